@@ -1,0 +1,46 @@
+# make train ALGO=r2d2 | make test | make help
+PYTHON ?= python3.11
+BIN := .venv/bin
+ALGO ?= r2d2
+ENV ?=
+ARGS ?=
+EXTRA ?= dev
+
+.PHONY: help train resume eval bench test test-slow lint format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+.venv: pyproject.toml requirements.lock
+	@echo "building .venv (once, a minute or two)"
+	@command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv --clear .venv || python3 -m venv --clear .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[$(EXTRA)]'
+	@touch .venv
+
+train: .venv  ## train: ALGO=r2d2 [ENV=<EnvPool id>] [ARGS="--field value ..."]
+	@$(BIN)/python -m rlsys.train $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
+
+resume: .venv  ## continue a run: RUN=<dir>
+	@$(BIN)/python -m rlsys.train resume $(RUN) $(ARGS)
+
+eval: .venv  ## play a run's newest checkpoint: RUN=<dir> [ARGS="--episodes 100"]
+	@$(BIN)/python -m rlsys.evaluate $(RUN) $(ARGS)
+
+bench: .venv  ## time the replay memory: ARGS="--help" for more
+	@$(BIN)/python -m experiments.bench_replay $(ARGS)
+
+test: .venv  ## run the tests
+	@$(BIN)/python -m pytest -n 2 -m 'not slow' tests
+
+test-slow: .venv  ## run every test, the long ones too
+	@$(BIN)/python -m pytest -n 2 tests
+
+lint: .venv  ## check style and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: .venv  ## rewrite the code in the project's style
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+clean:  ## remove .venv and caches; runs stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

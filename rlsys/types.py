@@ -1,0 +1,66 @@
+"""The data that flow from environment to learner. T steps, B environments (or sequences).
+
+Alignment, said once: `r_t = steps.reward[1:]`, `discount_t = gamma * steps.discount[1:]`,
+`v_tm1, v_t = v[:-1], v[1:]`, `a_tm1 = action`.
+
+Ends of episodes, two rules for every algorithm:
+1. A step onto `first` is the reset's, not the agent's: it has weight 0 in every loss, return,
+   priority and statistic, and n-step windows stop before it.
+2. A truncated step keeps its discount (bootstrap from the true last observation) and has
+   `lambda_t = 0`, which cuts every kind of multi-step return there.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Timestep(NamedTuple):
+    """What B environments show at one step."""
+
+    obs: Any  # [B, ...] x_t; a dict of arrays where the task has several
+    first: Any  # [B] bool, x_t opens an episode
+    reward: Any  # [B] float32 r_t, on reaching x_t
+    discount: Any  # [B] float32, 0. where x_t ended its episode, else 1.
+    truncated: Any  # [B] bool, x_t is its episode's last by time limit only
+
+
+class CoreState(NamedTuple):
+    """What an agent remembers when it is about to see x_t."""
+
+    lstm: Any  # (c, h), each [B, H] float32; () for a feed-forward agent
+    a_tm1: Any  # [B] int32 ([B, D] for D-dimensional actions); ignored where x_t is first
+    frames: Any  # like obs, [B, S - 1, ...]: x_{t-S+1} .. x_{t-1}, for stacks of S frames
+    age: Any  # [B] int32, how many of those belong to x_t's episode, unless x_t is first
+
+
+class Trajectory(NamedTuple):
+    """T consecutive steps of B environments, time first."""
+
+    steps: Timestep  # [T + 1, B, ...] x_0 .. x_T and how each was reached
+    action: Any  # [T, B] a_t, taken in x_t
+    aux: Any  # [T, B, ...] what the algorithm's act() wants kept
+    core_state: Any  # [B, ...] CoreState before x_0
+
+
+class Sample(NamedTuple):
+    """B sequences from replay."""
+
+    trajectory: Trajectory  # burn-in, learned steps and one more observation; aux is ()
+    mask: Any  # [T, B] bool, True where the step from x_t to x_{t+1} is learned from
+    weights: Any  # [B] float32 importance weights, at most 1, normalised over the whole batch
+
+
+TIME_MAJOR = jax.P(None, "batch")
+TRAJECTORY_SPEC = Trajectory(TIME_MAJOR, TIME_MAJOR, TIME_MAJOR, jax.P("batch"))  # over devices
+SAMPLE_SPEC = Sample(TRAJECTORY_SPEC, TIME_MAJOR, jax.P("batch"))
+
+
+class LearnerState(NamedTuple):
+    """All that a learner step changes."""
+
+    params: Any
+    opt_state: Any
+    key: jax.Array
+    step: jax.Array  # [] int32, learner steps taken
+    target_params: Any = None  # where the algorithm has a target network
