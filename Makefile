@@ -25,7 +25,7 @@ resume: .venv  ## continue a run: RUN=<dir>
 	@$(BIN)/python -m rlsys.train resume $(RUN) $(ARGS)
 
 eval: .venv  ## play a run's newest checkpoint: RUN=<dir> [ARGS="--episodes 100"]
-	@$(BIN)/python -m rlsys.evaluate $(RUN) $(ARGS)
+	@$(BIN)/python -m rlsys.train eval $(RUN) $(ARGS)
 
 bench: .venv  ## time the replay memory: ARGS="--help" for more
 	@$(BIN)/python -m experiments.bench_replay $(ARGS)

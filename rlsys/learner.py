@@ -1,8 +1,13 @@
 """Data-parallel learner steps: the one file that knows there are devices."""
 
 import jax
+import numpy as np
+
+from rlsys.types import UserError
 
 BATCH = "batch"
+REPLICATED = jax.P()
+SHARDED = jax.P(BATCH)
 
 
 def make_mesh(devices=None) -> jax.sharding.Mesh:
@@ -11,7 +16,7 @@ def make_mesh(devices=None) -> jax.sharding.Mesh:
     return jax.make_mesh((len(devices),), (BATCH,), (jax.sharding.AxisType.Auto,), devices=devices)
 
 
-def place(mesh, tree, spec=jax.P()):
+def place(mesh, tree, spec=REPLICATED):
     """Puts tree on the devices. spec: one PartitionSpec or a prefix of tree made of them."""
     sharding = jax.tree.map(
         lambda s: jax.NamedSharding(mesh, s), spec, is_leaf=lambda s: isinstance(s, jax.P)
@@ -34,12 +39,37 @@ def value_and_grad(loss):
     return jax.value_and_grad(mean_loss, has_aux=True)
 
 
-def data_parallel(update, mesh, batch_spec, out_spec=jax.P()):
+def data_parallel(update, mesh, batch_spec, out_spec=REPLICATED):
     """Jits update(config, state, batch) -> (state, out) over the mesh; state is donated.
 
     batch_spec, out_spec: PartitionSpecs of the batch and of what comes out beside the state.
     """
     mapped = jax.shard_map(
-        update, mesh=mesh, in_specs=(jax.P(), jax.P(), batch_spec), out_specs=(jax.P(), out_spec)
+        update,
+        mesh=mesh,
+        in_specs=(REPLICATED, REPLICATED, batch_spec),
+        out_specs=(REPLICATED, out_spec),
     )
     return jax.jit(mapped, donate_argnums=1)
+
+
+def mean(metrics):
+    """The mean over all devices of each leaf, inside update."""
+    return jax.lax.pmean(metrics, BATCH)
+
+
+def snapshot(params):
+    """A copy of the parameters on the first device, which outlives the donated state."""
+    return jax.tree.map(lambda x: x.addressable_shards[0].data.copy(), params)
+
+
+def check_batch(mesh, batch_size: int) -> None:
+    """Raises UserError unless the batch can be split evenly over the devices."""
+    if batch_size % mesh.size:
+        raise UserError(f"a batch of {batch_size} cannot be split evenly over {mesh.size} devices")
+
+
+def check_finite(priorities, learner_step: int) -> None:
+    """Raises FloatingPointError, in a sentence for the user, if one is not a finite number."""
+    if not np.isfinite(priorities).all():
+        raise FloatingPointError(f"the loss is no finite number at learner step {learner_step}")

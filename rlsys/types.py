@@ -15,6 +15,10 @@ from typing import Any, NamedTuple
 import jax
 
 
+class UserError(ValueError):
+    """What the user asked for cannot work. The message is one sentence for them."""
+
+
 class Timestep(NamedTuple):
     """What B environments show at one step."""
 

@@ -1,0 +1,317 @@
+"""R2D2: recurrent replay distributed DQN.
+
+Kapturowski et al. 2019, "Recurrent Experience Replay in Distributed Reinforcement Learning",
+https://openreview.net/forum?id=r1lyTjAqYX. Section 2.3: sequences, stored state, burn-in, priority;
+table 2: the numbers, here the preset "atari".
+
+Departures, and why:
+- Sequences may cross episodes (cross_episodes), so that short episodes fill them. State, targets
+  and priorities do not leak from one to the next (tests/test_r2d2_sequences.py). Off in "atari".
+- The first window of an episode learns its opening: the paper does not say what is burnt in there.
+- Replay ratio is held: updates wait for data and data for updates. The paper's ran free, at 0.8.
+- Continuous actions are discretised, and Q of an action is the mean of its dimensions' Q (Seyde et
+  al. 2023, "Solving Continuous Control via Q-Learning", https://arxiv.org/abs/2210.12566).
+"""
+
+import contextlib
+import functools
+from collections import deque
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rlsys import actor, envs, evaluate, learner, networks
+from rlsys.actor import Actors
+from rlsys.algorithms.r2d2_config import Config
+from rlsys.checkpoint import Checkpoints
+from rlsys.losses.q_learning import identity, n_step_double_q
+from rlsys.losses.r2d2 import sequence_loss, sequence_priority
+from rlsys.losses.value_rescaling import h, h_inv
+from rlsys.replay import Replay
+from rlsys.run import Run
+from rlsys.types import SAMPLE_SPEC, LearnerState, Sample, Timestep, Trajectory
+
+
+class Aux(NamedTuple):
+    """What act keeps of each step: enough for the priority of sequences and their first state."""
+
+    q_a: Any  # [B] Q(x_t, a_t)
+    q_max: Any  # [B] max_a Q(x_t, a)
+    lstm: Any  # [B, ...] recurrent state before x_t
+
+
+def q_of(q: jax.Array, action: jax.Array) -> jax.Array:
+    """Q of actions: [T, B, A], [T, B] or [T, B, D, K], [T, B, D] -> [T, B]."""
+    taken = jnp.take_along_axis(q, action[..., None], axis=-1)
+    return taken.reshape(*q.shape[:2], -1).mean(axis=-1)
+
+
+def greedy(q: jax.Array, obs: Any) -> jax.Array:
+    """The legal action of the largest Q: [..., A] -> [...]."""
+    legal = networks.legal(obs)
+    return jnp.argmax(q if legal is None else jnp.where(legal, q, -jnp.inf), axis=-1)
+
+
+def act(network, params, timestep: Timestep, core_state, key, epsilon):
+    """a_t for [B] environments: a random legal action with probability epsilon [B], else greedy."""
+    steps = jax.tree.map(lambda x: x[None], timestep)
+    q, state = network.apply(params, steps, core_state.a_tm1[None][:0], core_state)
+    explore_key, action_key = jax.random.split(key)
+    best = greedy(q, steps.obs)
+    legal = networks.legal(steps.obs)
+    logits = jnp.zeros_like(q) if legal is None else jnp.where(legal, 0.0, -jnp.inf)
+    explore = jax.random.uniform(explore_key, epsilon.shape) < epsilon
+    explore = explore.reshape(1, -1, *(1 for _ in best.shape[2:]))
+    action = jnp.where(explore, jax.random.categorical(action_key, logits), best)
+    aux = Aux(q_of(q, action)[0], q_of(q, best)[0], core_state.lstm)
+    return action[0], aux, state._replace(a_tm1=action[0])
+
+
+def td_errors(config: Config, q_a, q_star_t, steps: Timestep):
+    """Errors of transitions x_{t-1} -> x_t.
+
+    Args:
+      q_a: [T, B] Q(x_{t-1}, a_{t-1}).
+      q_star_t: [T, B] Q^-(x_t, argmax_a Q(x_t, a)).
+      steps: Timestep [T + 1, B].
+    """
+    rescale = (h, h_inv) if config.value_rescaling else (identity, identity)
+    only = jnp.zeros_like(q_a, jnp.int32)  # one column each: Q of that action
+    return n_step_double_q(
+        q_a[..., None],
+        only,
+        q_star_t[..., None],
+        only,
+        steps.reward[1:],
+        config.discount * steps.discount[1:],
+        config.n,
+        lambda_t=1.0 - steps.truncated[1:],  # rule 2
+        h=rescale[0],
+        h_inv=rescale[1],
+    )
+
+
+def q_values(network, params, burn_in: int, trajectory: Trajectory):
+    """Q(x_t, .) after a burn-in that no gradient flows through: [length + 1, B, A]."""
+    steps, action, state = trajectory.steps, trajectory.action, trajectory.core_state
+    if burn_in:
+        early = jax.tree.map(lambda x: x[:burn_in], steps)
+        _, state = network.apply(jax.lax.stop_gradient(params), early, action[: burn_in - 1], state)
+        state = state._replace(a_tm1=action[burn_in - 1])
+    late = jax.tree.map(lambda x: x[burn_in:], steps)
+    return network.apply(params, late, action[burn_in:], state)[0]
+
+
+def loss(network, config: Config, params, target_params, sample: Sample):
+    """Of B sequences -> scalar; priorities [B] and metrics."""
+    q = q_values(network, params, config.burn_in, sample.trajectory)
+    q_target = q_values(network, target_params, config.burn_in, sample.trajectory)
+    steps = jax.tree.map(lambda x: x[config.burn_in :], sample.trajectory.steps)
+    mask = sample.mask[config.burn_in :]
+
+    q_a = q_of(q[:-1], sample.trajectory.action[config.burn_in :])
+    q_star = q_of(q_target, greedy(q, steps.obs))
+    td_error = td_errors(config, q_a, q_star[1:], steps)
+    priorities = sequence_priority(td_error, mask, eta=config.priority_eta)
+    value = sequence_loss(td_error, mask, sample.weights)
+    metrics = {
+        "loss": value,
+        "td_error": jnp.mean(mask * jnp.abs(td_error)),
+        "q_mean": jnp.mean(q),
+        "q_abs_max": jnp.mean(jnp.max(jnp.abs(q), axis=(0, *range(2, q.ndim)))),
+        "learned_share": jnp.mean(mask),
+        "importance_weight": jnp.mean(sample.weights),
+    }
+    return value, (priorities, learner.mean(metrics))
+
+
+def optimizer(config: Config):
+    """Adam on clipped gradients."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_gradient_norm),
+        optax.adam(config.learning_rate, eps=config.adam_eps),
+    )
+
+
+def update(network, config: Config, state: LearnerState, sample: Sample):
+    """One learner step -> LearnerState, (priorities [B], metrics)."""
+    grad = learner.value_and_grad(functools.partial(loss, network, config))
+    (value, (priorities, metrics)), grads = grad(state.params, state.target_params, sample)
+    updates, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    target_params = optax.periodic_update(params, state.target_params, step, config.target_update)
+    metrics["gradient_norm"] = optax.global_norm(grads)
+    # Priorities cross to the host at every update, and tell it when learning has failed.
+    failed = ~jnp.isfinite(value + metrics["gradient_norm"])
+    priorities = jnp.where(failed, jnp.nan, priorities)
+    return LearnerState(params, opt_state, state.key, step, target_params), (priorities, metrics)
+
+
+def make_network(config: Config, env: envs.Envs):
+    return networks.q_network(
+        env.observation_space,
+        env.action_space,
+        torso=config.torso,
+        hidden_size=config.hidden_size,
+        core_size=config.core_size,
+        head_size=config.head_size,
+        frame_stack=config.frame_stack,
+    )
+
+
+def make_state(network, config: Config) -> LearnerState:
+    """The LearnerState before the first step."""
+    key, init_key = jax.random.split(jax.random.key(config.seed))
+    params = networks.init(network, init_key)
+    step = jnp.zeros((), jnp.int32)
+    target_params = jax.tree.map(jnp.copy, params)
+    return LearnerState(params, optimizer(config).init(params), key, step, target_params)
+
+
+def make_policy(network, epsilon):
+    """act as actors call it, compiled, with epsilon [B]."""
+
+    @jax.jit
+    def policy(params, timestep, core_state, key):
+        key, act_key = jax.random.split(key)
+        return *act(network, params, timestep, core_state, act_key, epsilon), key
+
+    return policy
+
+
+def ladder(config: Config, num_envs: int) -> np.ndarray:
+    """epsilon [num_envs], from the largest down."""
+    i = np.arange(num_envs) / max(num_envs - 1, 1)
+    return np.float32(config.epsilon_base ** (1 + config.epsilon_exponent * i))
+
+
+def make_replay(config: Config, state: actor.ActorState) -> Replay:
+    """A Replay for what act and the environments bring; state is an example of it, [B, ...]."""
+    number = np.zeros(len(state.timestep.first), np.float32)
+    return Replay(
+        state.timestep,
+        state.core_state,
+        Aux(number, number, state.core_state.lstm),
+        num_envs=config.num_envs,
+        capacity=config.replay_capacity,
+        length=config.length,
+        stride=config.stride,
+        burn_in=config.burn_in,
+        cross_episodes=config.cross_episodes,
+        priority_exponent=config.priority_exponent,
+        importance_exponent=config.importance_exponent,
+        seed=config.seed,
+    )
+
+
+def initial_priorities(config: Config, trajectory: Trajectory, mask):
+    """Priorities [W] by the actor's own Q-values, of learned steps [length + 1, W]."""
+    q_a, q_max = trajectory.aux.q_a[:-1], trajectory.aux.q_max[1:]
+    td_error = td_errors(config, q_a, q_max, trajectory.steps)
+    return sequence_priority(td_error, mask, eta=config.priority_eta)
+
+
+def updates_due(config: Config, env_steps: int) -> int:
+    """Updates that the replay ratio allows after so many environment steps."""
+    learned = (env_steps - config.learning_starts) * config.replay_ratio
+    return int(learned // (config.batch_size * config.length))
+
+
+def train(config: Config, *, resume: bool = False) -> Path:
+    """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
+    mesh = learner.make_mesh()
+    learner.check_batch(mesh, config.batch_size)
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(Run("r2d2", config, resume=resume))
+        pools = actor.make_envs(config, run.seeds(config.actors))
+        network = make_network(config, pools[0])
+        epsilons = np.split(ladder(config, config.num_envs), config.actors)
+        policies = [make_policy(network, epsilon) for epsilon in epsilons]
+        actors = Actors(pools, policies, network.initial, config, run.log)
+        stack.callback(actors.close)
+        replay = make_replay(config, actors.states[0])
+        learn = learner.data_parallel(
+            functools.partial(update, network), mesh, SAMPLE_SPEC, (learner.SHARDED, jax.P())
+        )
+        first_priorities = jax.jit(functools.partial(initial_priorities, config))
+        state = make_state(network, config)
+        if resume:
+            trees, meta = run.restore({"learner": state, "actors": actors.states, "replay": None})
+            state, actors.states = trees["learner"], trees["actors"]
+            replay.restore(trees["replay"], meta["replay"])
+            actors.restart(run.seeds(config.actors))
+        state = learner.place(mesh, state)
+        running: deque = deque()  # updates whose priorities have not come back
+        metrics: list = []  # of updates, on the device
+
+        def add(unroll: actor.Unroll):
+            with run.log.time("replay"):
+                numbers, learned, mask = replay.add(unroll.trajectory)
+                replay.set_priorities(numbers, first_priorities(learned, mask)[: len(numbers)])
+            run.env_steps += config.unroll_length * config.num_envs
+            run.log.episodes(actors.pop_episodes())
+
+        def finish_updates():
+            while running:
+                step, numbers, priorities = running.popleft()
+                with run.log.time("learner"):
+                    priorities = np.asarray(priorities)  # waits for the update
+                learner.check_finite(priorities, step)
+                replay.set_priorities(numbers, priorities)
+
+        while run.active:
+            unroll = actors.get(state.params, run.learner_steps)
+            add(unroll)
+            while run.learner_steps < updates_due(config, run.env_steps):
+                with run.log.time("replay"):  # while the update before this one runs
+                    numbers, sample = replay.sample(config.batch_size)
+                finish_updates()
+                with run.log.time("learner"):
+                    sample = learner.place(mesh, sample, SAMPLE_SPEC)
+                    state, (priorities, scalars) = learn(config, state, sample)
+                run.learner_steps += 1
+                running.append((run.learner_steps, numbers, priorities))
+                metrics.append(scalars)
+            if run.log_due():
+                finish_updates()
+                learned = run.learner_steps * config.batch_size * config.length
+                ratio = {"replay_ratio": learned / run.env_steps}
+                run.write(metrics, unroll.learner_step, replay.metrics() | ratio)
+            if run.checkpoint_due():
+                for unroll in actors.drain():
+                    add(unroll)
+                finish_updates()
+                arrays, counters = replay.state()
+                trees = {"learner": state, "actors": actors.states, "replay": arrays}
+                run.save(trees, {"replay": counters})
+                actors.restart(run.seeds(config.actors))
+        params = learner.snapshot(state.params)
+    if not run.stopping:
+        player = make_player(config, config.eval_episodes, evaluate.SEED, "greedy")
+        run.conclude(evaluate.play(player, params, config.eval_episodes))
+    return run.folder
+
+
+PLAYERS = ("greedy", "ladder")
+
+
+def make_player(config: Config, num_episodes: int, seed: int, kind: str, *, render: bool = False):
+    """What evaluate.play needs. kind: "greedy", or "ladder" to explore as in training."""
+    num_envs = min(num_episodes, config.num_envs)
+    pool = envs.Envs(config.env, num_envs, seed, config.task, render=render)
+    network = make_network(config, pool)
+    epsilon = np.zeros(num_envs, np.float32) if kind == "greedy" else ladder(config, num_envs)
+    return evaluate.Player(pool, make_policy(network, epsilon), network.initial(num_envs), seed)
+
+
+def load_params(config: Config):
+    """The parameters in the newest good checkpoint of the run in config.run_dir."""
+    pool = envs.Envs(config.env, 1, 0, config.task)
+    state = make_state(make_network(config, pool), config)
+    checkpoints = Checkpoints(Path(config.run_dir) / "checkpoints")
+    return checkpoints.restore({"learner": state})[1]["learner"].params

@@ -1,0 +1,199 @@
+"""What can be set of R2D2, and presets: table 2 of the paper, and small tasks that need memory."""
+
+import dataclasses
+
+from rlsys import envs
+from rlsys.config import check_positive, register
+from rlsys.types import UserError
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """R2D2 on a small task that needs memory; see PRESETS for others."""
+
+    env: str = "CartPole-v1"
+    """EnvPool task."""
+    task: envs.Options = envs.Options(observe=(0, 2))
+    env_steps: int = 1_500_000
+    """Environment steps of the whole run, all environments together."""
+    num_envs: int = 64
+    """Environments; number i of N explores with epsilon_base^(1 + epsilon_exponent i / (N - 1))."""
+    seed: int = 0
+    """Of environments, parameters, exploration and sampling."""
+    run_dir: str = ""
+    """Folder of the run; runs/<algorithm>-<task>-<time> if empty."""
+
+    discount: float = 0.99
+    """gamma."""
+    n: int = 5
+    """Steps of the bootstrapped return."""
+    value_rescaling: bool = True
+    """Learn h(Q), h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x."""
+    epsilon_base: float = 0.4
+    """Largest exploration rate."""
+    epsilon_exponent: float = 7.0
+    """How far the rates are spread."""
+
+    burn_in: int = 10
+    """Steps that only bring the recurrent state up to date."""
+    length: int = 20
+    """Learned steps of a sequence."""
+    stride: int = 10
+    """Steps from one sequence's start to the next."""
+    cross_episodes: bool = True
+    """Let sequences run on into the next episode."""
+    stored_state: bool = True
+    """Begin burn-in with the actor's recurrent state rather than zeros."""
+    replay_capacity: int = 200_000
+    """Steps held."""
+    learning_starts: int = 5_000
+    """Steps held before learning begins."""
+    replay_ratio: float = 2.5
+    """Learned steps for each environment step."""
+    priority_eta: float = 0.9
+    """Priority is eta max|delta| + (1 - eta) mean|delta|."""
+    priority_exponent: float = 0.9
+    """Sequences are drawn in proportion to priority^this."""
+    importance_exponent: float = 0.6
+    """Weights are (1 / probability)^this."""
+
+    batch_size: int = 32
+    """Sequences of an update, over all devices."""
+    learning_rate: float = 5e-4
+    """Of Adam."""
+    adam_eps: float = 1e-5
+    """Of Adam."""
+    max_gradient_norm: float = 40.0
+    """Gradients are scaled down to it."""
+    target_update: int = 200
+    """Updates from one copy of the target network to the next."""
+
+    torso: str | None = None
+    """nature, impala, grid or mlp; by the observation's shape if None."""
+    hidden_size: int = 64
+    """Of the torso's dense layer."""
+    core_size: int = 64
+    """Of the LSTM; 0 for a memoryless agent, without previous action and reward."""
+    head_size: int = 64
+    """Of the hidden layers of the dueling head."""
+    frame_stack: int = 1
+    """Images seen at once."""
+
+    actors: int = 1
+    """Threads with equal shares of the environments."""
+    unrolls_ahead: int = 0
+    """Unrolls that actors may be ahead of the learner; 0 to play in turn, reproducibly."""
+    unroll_length: int = 20
+    """Steps that an actor plays at a time."""
+    refresh_steps: int = 20
+    """Steps of each environment after which actors copy the parameters."""
+
+    checkpoint_every: int = 500_000
+    """Environment steps from one checkpoint to the next; environments start afresh there."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept."""
+    log_every: int = 20_000
+    """Environment steps from one line of the log to the next."""
+    eval_episodes: int = 64
+    """Greedy episodes played at the end."""
+
+    def __post_init__(self):
+        if self.length < 1 or self.burn_in < 0 or not 1 <= self.stride <= self.length:
+            raise UserError(
+                f"a sequence needs learned steps, a stride of 1 to as many, and a burn-in of 0 or "
+                f"more, not length {self.length}, stride {self.stride}, burn_in {self.burn_in}"
+            )
+        if self.num_envs % self.actors:
+            raise UserError(
+                f"{self.num_envs} environments cannot be shared evenly by {self.actors} actors"
+            )
+        if self.replay_capacity < self.batch_size * self.length:
+            raise UserError(
+                f"a replay of {self.replay_capacity} steps is smaller than a batch of "
+                f"{self.batch_size} x {self.length} = {self.batch_size * self.length}"
+            )
+        if self.refresh_steps % self.unroll_length:
+            raise UserError(
+                f"refresh_steps {self.refresh_steps} is no multiple of unroll_length "
+                f"{self.unroll_length}"
+            )
+        if self.n < 1:
+            raise UserError(f"n must be 1 or more, not {self.n}")
+        check_positive(
+            self, "env_steps num_envs batch_size learning_rate target_update actors unroll_length"
+        )
+
+
+PRESETS = {
+    "cartpole": Config(),  # without velocities
+    "small": Config(task=envs.Options()),
+    "catch": Config(
+        env="Catch-v0",
+        task=envs.Options(only_first=True),
+        env_steps=400_000,
+        learning_rate=1e-3,
+        log_every=10_000,
+    ),
+    "memory": Config(
+        env="MiniGrid-MemoryS7-v0",
+        task=envs.Options(),
+        env_steps=2_500_000,
+        epsilon_exponent=3.0,
+        length=16,
+        stride=8,
+        burn_in=0,
+        learning_rate=1e-3,
+    ),
+    "atari": Config(
+        env="Breakout-v5",
+        task=envs.Options(),
+        env_steps=2_500_000_000,
+        num_envs=256,
+        discount=0.997,
+        burn_in=40,
+        length=80,
+        stride=40,
+        cross_episodes=False,
+        replay_capacity=4_000_000,
+        learning_starts=200_000,
+        replay_ratio=0.8,
+        batch_size=64,
+        learning_rate=1e-4,
+        adam_eps=1e-3,
+        target_update=2500,
+        hidden_size=512,
+        core_size=512,
+        head_size=512,
+        frame_stack=4,
+        actors=2,
+        unrolls_ahead=1,
+        unroll_length=40,
+        refresh_steps=400,
+        checkpoint_every=10_000_000,
+        log_every=100_000,
+        eval_episodes=32,
+    ),
+}
+
+
+SUITS = {"atari": "atari", "procgen": "atari", "vizdoom": "atari"}  # families of tasks
+
+
+def preset(name: str | None, env: str | None) -> Config:
+    """The preset of that name or, without one, what suits the task; set to the task if given.
+
+    Raises:
+      UserError: there is no such preset, or no such task.
+    """
+    if env is not None:
+        envs.check_task(env)
+    if name is None:
+        same = [key for key, config in PRESETS.items() if config.env == env]
+        name = same[0] if same else SUITS.get(envs.family(env), "small") if env else "cartpole"
+    if name not in PRESETS:
+        raise UserError(f"there is no preset {name!r}, only {', '.join(PRESETS)}")
+    config = PRESETS[name]
+    if env is None or env == config.env:
+        return config
+    return dataclasses.replace(config, env=env, task=envs.Options())

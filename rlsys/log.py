@@ -1,0 +1,312 @@
+"""What a run tells: metrics.jsonl, TensorBoard events, and a display of its progress."""
+
+import collections
+import errno
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+from tensorboardX.proto import event_pb2, summary_pb2
+from tensorboardX.record_writer import masked_crc32c
+
+PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
+RATE_WRITES = 20  # the rates shown, and the time left, are over so many writes
+
+
+class Log:
+    """Writes down a run. `with Log(...) as log` gives the terminal back whatever happens.
+
+    `write`, `close` belong to one thread; `time`, `episodes`, `say` may be called from any.
+    """
+
+    def __init__(
+        self, run_dir: str | os.PathLike, total_env_steps: int, resume_at: int | None = None
+    ):
+        """Makes run_dir where it is missing.
+
+        Args:
+            run_dir: folder of metrics.jsonl and of the TensorBoard events.
+            total_env_steps: environment steps of the whole run.
+            resume_at: env_steps of the checkpoint that the run goes on from: what was written
+                beyond is dropped, as it will be made again. None for a new run.
+        Raises:
+            ValueError: a new run would be mixed into the metrics of another.
+        """
+        folder = Path(run_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        if resume_at is None and path.exists():
+            raise ValueError(f"{path} is there already, so {folder} belongs to another run.")
+        kept = [] if resume_at is None else _drop_beyond(path, resume_at)
+        self._metrics = _File(path)
+        self._events = _File(folder / f"events.out.tfevents.{time.time():.6f}.rlsys")
+        self._event(file_version="brain.Event:2", step=0)
+        if resume_at is not None:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._event(session_log=start, step=resume_at + 1)  # TensorBoard purges from here on
+
+        self._total = max(total_env_steps, 1)
+        self._begin = time.perf_counter()
+        self._seconds_before = kept[-1]["seconds"] if kept else 0.0
+        # (perf_counter, env_steps, learner_steps) at the last writes; nan where unknown
+        start = (self._begin, 0, 0) if resume_at is None else (self._begin, resume_at, math.nan)
+        self._writes: collections.deque = collections.deque([start], maxlen=RATE_WRITES)
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._busy: list[dict[str, float]] = []  # per thread: seconds by activity, ever growing
+        self._busy_before: dict[str, float] = {}
+        self._episodes: list[Any] = []  # since the last write
+        self._returns: collections.deque = collections.deque(maxlen=100)
+        self._rates, self._shares, self._end = "starting", "", math.nan  # what is shown
+        self._plain_at = self._begin
+        self._plain_due = False
+        self._disk_full = False
+        self._live = None
+        self._console = Console(highlight=False)
+        # Not Console.is_terminal, which FORCE_COLOR makes true for a file.
+        if sys.stdout.isatty() and not self._console.is_dumb_terminal:
+            self._live = Live(get_renderable=self._panel, console=self._console)
+            self._live.start()
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def time(self, activity: str) -> "_Timer":
+        """A context that adds its wall time to what the calling thread spent on an activity."""
+        busy = getattr(self._local, "busy", None)
+        if busy is None:
+            busy = self._local.busy = collections.defaultdict(float)
+            with self._lock:
+                self._busy.append(busy)
+        return _Timer(busy, activity)
+
+    def episodes(self, episodes: Iterable[Any]) -> None:
+        """Takes finished episodes: .episode_return (raw), .length (agent steps)."""
+        with self._lock:
+            for episode in episodes:
+                self._episodes.append(episode)
+                self._returns.append(episode.episode_return)
+
+    def write(self, env_steps: int, learner_steps: int, scalars: dict[str, Any]) -> None:
+        """Writes one line to metrics.jsonl and TensorBoard, and shows it.
+
+        Beside scalars (floats or host arrays of shape []) a line has env_steps, learner_steps,
+        seconds (of the run, with those before it was resumed), env_steps_per_second,
+        learner_steps_per_second, time/<activity> (share of the wall time; threads add up, so it
+        may pass 1), and of the episodes that ended: episodes (how many), episode_return,
+        episode_return_min, episode_return_max, episode_length. All but the first three are of
+        the time since the last write; what is unknown or not finite is null.
+        """
+        now = time.perf_counter()
+        last, last_env_steps, last_learner_steps = self._writes[-1]
+        wall = max(now - last, 1e-9)
+        with self._lock:
+            episodes, self._episodes = self._episodes, []
+        values = {
+            "env_steps": int(env_steps),
+            "learner_steps": int(learner_steps),
+            "seconds": round(self._seconds_before + now - self._begin, 3),
+            "env_steps_per_second": (env_steps - last_env_steps) / wall,
+            "learner_steps_per_second": (learner_steps - last_learner_steps) / wall,
+        }
+        values |= _episode_statistics(episodes)
+        values |= {f"time/{name}": spent / wall for name, spent in self._spent().items()}
+        values |= {name: float(value) for name, value in scalars.items()}
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        line = {name: finite.get(name) for name in values}
+
+        self._metrics.append((json.dumps(line, allow_nan=False) + "\n").encode())
+        summary = [summary_pb2.Summary.Value(tag=n, simple_value=v) for n, v in finite.items()]
+        self._event(summary=summary_pb2.Summary(value=summary), step=int(env_steps))
+        self._tell_of_full_disk()
+        self._writes.append((now, env_steps, learner_steps))
+        self._show(values)
+
+    def _spent(self) -> dict[str, float]:
+        """Seconds by activity since the last call, all threads together."""
+        with self._lock:
+            threads = [dict(busy) for busy in self._busy]
+        busy = {
+            name: sum(t.get(name, 0.0) for t in threads) for name in sorted(set().union(*threads))
+        }
+        before, self._busy_before = self._busy_before, busy
+        return {name: seconds - before.get(name, 0.0) for name, seconds in busy.items()}
+
+    def say(self, message: str) -> None:
+        """A line of text, above the display where there is one."""
+        if self._live is None:
+            print(message, flush=True)
+        else:
+            self._console.print(message, markup=False, emoji=False)
+
+    def close(self) -> None:
+        """Shows the last write, gives the terminal back and closes the files; may be repeated."""
+        if self._live is not None:
+            self._live.stop()
+        elif self._plain_due:
+            self._print_plain()
+        self._metrics.close()
+        self._events.close()
+
+    def _event(self, **fields) -> None:
+        """One TensorBoard event, as a TFRecord: length, its CRC, data, its CRC.
+
+        Not tensorboardX's SummaryWriter: on a full disk its thread dies, and once its queue of
+        10 is full the run waits for it for ever.
+        """
+        data = event_pb2.Event(wall_time=time.time(), **fields).SerializeToString()
+        length = len(data).to_bytes(8, "little")
+        crcs = [masked_crc32c(part).to_bytes(4, "little") for part in (length, data)]
+        self._events.append(length + crcs[0] + data + crcs[1])
+
+    def _tell_of_full_disk(self) -> None:
+        error = self._metrics.error or self._events.error
+        if error and not self._disk_full:
+            self.say(f"Could not write the metrics, which are kept until it works: {error}.")
+        self._disk_full = error is not None
+
+    def _show(self, values: dict[str, float]) -> None:
+        """Puts the last write into words, for the display's thread to take."""
+        begin, end = self._writes[0], self._writes[-1]
+        wall = max(end[0] - begin[0], 1e-9)
+        env_rate = (end[1] - begin[1]) / wall
+        update_rate = (end[2] - begin[2]) / wall
+        if math.isnan(begin[2]):  # resumed: how many learner steps it was at was not known
+            self._writes.popleft()
+        with self._lock:
+            mean_return = sum(self._returns) / len(self._returns) if self._returns else math.nan
+        self._rates = (
+            f"{env_rate:,.0f} steps/s, {_text(update_rate, ',.1f')} updates/s, "
+            f"episode return {_text(mean_return, ',.4g')}, "
+            f"loss {_text(values.get('loss', math.nan), '.4g')}"
+        )
+        self._shares = " | ".join(
+            f"{name[5:]} {100 * share:.0f}%"
+            for name, share in values.items()
+            if name.startswith("time/")
+        )
+        self._end = end[0] + (self._total - end[1]) / env_rate if env_rate > 0 else math.nan
+        self._plain_due = True
+        if self._live is None and end[0] >= self._plain_at:
+            self._print_plain()
+            self._plain_at = end[0] + PLAIN_SECONDS
+
+    def _steps(self) -> str:
+        env_steps = self._writes[-1][1]
+        return f"{100 * env_steps / self._total:.0f}%  {env_steps:,} / {self._total:,} env steps"
+
+    def _clock(self) -> str:
+        now = time.perf_counter()
+        elapsed = self._seconds_before + now - self._begin
+        return f"{_minutes(elapsed)} elapsed, {_minutes(self._end - now)} left"
+
+    def _panel(self) -> Panel:
+        bar = Table.grid(expand=True, padding=(0, 1))
+        bar.add_column(ratio=1)
+        bar.add_column(no_wrap=True)
+        bar.add_row(ProgressBar(self._total, self._writes[-1][1]), self._steps())
+        lines = Text("\n".join((self._rates, self._clock(), self._shares)))
+        return Panel(Group(bar, lines), border_style="dim")
+
+    def _print_plain(self) -> None:
+        print(", ".join((self._steps(), self._rates, self._clock(), self._shares)), flush=True)
+        self._plain_due = False
+
+
+class _Timer:
+    """Adds the wall time between entering and leaving it to busy[activity]."""
+
+    __slots__ = ("activity", "begin", "busy")
+
+    def __init__(self, busy: dict[str, float], activity: str):
+        self.busy, self.activity = busy, activity
+
+    def __enter__(self) -> None:
+        self.begin = time.perf_counter()
+
+    def __exit__(self, *exception) -> None:
+        self.busy[self.activity] += time.perf_counter() - self.begin
+
+
+class _File:
+    """A file that records are appended to, whole or not at all.
+
+    What a full disk refuses is kept and written with the next record, and the run goes on.
+    """
+
+    def __init__(self, path: Path):
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
+        self.error: OSError | None = None
+
+    def append(self, record: bytes) -> None:
+        self._waiting += record
+        whole = self._file.tell()
+        try:
+            written = self._file.write(self._waiting)
+            if written < len(self._waiting):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._waiting, self.error = b"", None
+        except OSError as error:
+            self.error = error
+            self._file.truncate(whole)
+            self._file.seek(whole)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _drop_beyond(path: Path, env_steps: int) -> list[dict]:
+    """Keeps those lines of metrics.jsonl that are not beyond env_steps; returns them."""
+    kept = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue  # cut off when the run was killed
+        if line["env_steps"] <= env_steps:
+            kept.append(line)
+    new = path.with_suffix(".new")
+    new.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    new.replace(path)
+    return kept
+
+
+def _episode_statistics(episodes: list[Any]) -> dict[str, float]:
+    returns = [float(episode.episode_return) for episode in episodes] or [math.nan]
+    lengths = [episode.length for episode in episodes] or [math.nan]
+    return {
+        "episodes": len(episodes),
+        "episode_return": sum(returns) / len(returns),
+        "episode_return_min": min(returns),
+        "episode_return_max": max(returns),
+        "episode_length": sum(lengths) / len(lengths),
+    }
+
+
+def _text(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "-"
+
+
+def _minutes(seconds: float) -> str:
+    """12:34 or 1:02:34."""
+    if not math.isfinite(seconds):
+        return "-"
+    minutes, seconds = divmod(max(int(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,165 @@
+"""Torsos: from an observation of any space to a vector."""
+
+import flax.linen as nn
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+
+from rlsys.networks.convolution import Conv
+
+TORSOS = ("nature", "impala", "grid", "mlp")
+SMALLEST_NATURE = 36  # pixels: three VALID convolutions leave one
+LARGEST_GRID = 20  # cells a side; beyond it bytes are colours, not categories
+CATEGORIES = 16  # one-hot depth of a byte in a small grid: MiniGrid has 11 objects, 6 colours
+LARGEST_ONE_HOT = 512
+
+
+def space_leaves(space: gymnasium.Space) -> list[gymnasium.Space]:
+    """The spaces in a (nested) Dict space in the order of jax.tree.leaves, without action_mask."""
+    if not isinstance(space, spaces.Dict):
+        return [space]
+    keys = sorted(key for key in space if key != "action_mask")
+    return [leaf for key in keys for leaf in space_leaves(space[key])]
+
+
+def shape_of(space: gymnasium.Space) -> tuple[int, ...]:
+    assert space.shape is not None  # only Dict, Tuple and their like have none
+    return space.shape
+
+
+def is_image(space: gymnasium.Space) -> bool:
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+
+
+def is_grid(space: gymnasium.Space) -> bool:
+    """Whether neighbours in the array are neighbours in the world: [H, W] or [H, W, C]."""
+    return (
+        isinstance(space, spaces.Box | spaces.MultiBinary)
+        and len(shape_of(space)) in (2, 3)
+        and min(shape_of(space)[:2]) >= 4
+    )
+
+
+def pick_torso(space: gymnasium.Space, name: str | None) -> str:
+    """The torso for one leaf of an observation; a name applies to images and grids only."""
+    if not is_grid(space):
+        return "mlp"
+    if name is not None:
+        return name
+    shape = shape_of(space)
+    fits_nature = len(shape) == 3 and min(shape[:2]) >= SMALLEST_NATURE
+    return "nature" if fits_nature else "grid"
+
+
+def symlog(x):
+    """sign(x) log(1 + |x|): leaves small numbers as they are and tames large ones."""
+    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+
+
+def encode(space: gymnasium.Space, x):
+    """An observation as float32 of order 1, by its space.
+
+    Categories become one-hot on a new last axis: Discrete and MultiDiscrete, integers known to lie
+    within [0, 32), and the bytes of small grids (MiniGrid's object, colour and state). Other bytes
+    are divided by 255, other bounded numbers by their bound, and unbounded ones squashed by symlog.
+
+    Args:
+      space: gymnasium space of one observation.
+      x: [N, ...] observations; images may hold more channels (stacked frames) than the space.
+
+    Returns:
+      [N, ...] float32, of categories [N, ..., depth].
+    """
+    if isinstance(space, spaces.Discrete):
+        if space.n > LARGEST_ONE_HOT:
+            return (x - space.start).astype(jnp.float32) / space.n
+        return one_hot(x - space.start, int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        return one_hot(x, int(space.nvec.max()))
+    if not isinstance(space, spaces.Box):  # MultiBinary
+        return x.astype(jnp.float32)
+    if np.issubdtype(space.dtype, np.integer) and space.low.min() >= 0 and space.high.max() < 32:
+        return one_hot(x, int(space.high.max()) + 1)
+    if is_image(space) and max(space.shape[:2]) <= LARGEST_GRID:
+        return one_hot(x, CATEGORIES)
+    x = x.astype(jnp.float32)
+    if space.dtype == np.uint8:
+        return x / 255.0
+    low, high = space.low.astype(np.float64)[None], space.high.astype(np.float64)[None]
+    bound = np.maximum(np.abs(low), np.abs(high))
+    bounded = bound < 1e6
+    scale = np.where(bounded & (bound > 0), bound, 1.0).astype(np.float32)
+    return jnp.where(bounded, x / scale, symlog(x))
+
+
+def one_hot(x, depth: int):
+    """One-hot integers on a new last axis; those past the last category count as the last."""
+    return jax.nn.one_hot(jnp.minimum(x, depth - 1), depth)
+
+
+class Nature(nn.Module):
+    """Mnih et al. 2015, "Human-level control through deep RL", methods: three convolutions."""
+
+    conv: str
+
+    @nn.compact
+    def __call__(self, x):
+        for features, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            x = nn.relu(Conv(features, size, stride, "VALID", self.conv)(x))
+        return x
+
+
+class Impala(nn.Module):
+    """Espeholt et al. 2018, "IMPALA", fig. 3: the deep residual network, 15 convolutions."""
+
+    conv: str
+
+    @nn.compact
+    def __call__(self, x):
+        for features in (16, 32, 32):
+            x = Conv(features, 3, form=self.conv)(x)
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+            for _ in range(2):
+                y = Conv(features, 3, form=self.conv)(nn.relu(x))
+                x = x + Conv(features, 3, form=self.conv)(nn.relu(y))
+        return nn.relu(x)
+
+
+class Grid(nn.Module):
+    """Two 3x3 convolutions that keep the size of a small grid."""
+
+    conv: str
+
+    @nn.compact
+    def __call__(self, x):
+        for features in (16, 32):
+            x = nn.relu(Conv(features, 3, form=self.conv)(x))
+        return x
+
+
+class Torso(nn.Module):
+    """Encodes every leaf of the observation, concatenates, and ends in one dense layer.
+
+    Images and grids pass through convolutions first, so that with one image this is the
+    published network.
+    """
+
+    observation_space: gymnasium.Space
+    name_of_torso: str | None
+    hidden_size: int
+    conv: str
+
+    @nn.compact
+    def __call__(self, leaves):
+        """leaves: arrays [N, ...] in the order of space_leaves -> [N, hidden_size]."""
+        layers = {"nature": Nature, "impala": Impala, "grid": Grid}
+        features = []
+        for space, x in zip(space_leaves(self.observation_space), leaves, strict=True):
+            x = encode(space, x)
+            torso = pick_torso(space, self.name_of_torso)
+            if torso != "mlp":
+                x = layers[torso](self.conv)(x.reshape(*x.shape[:3], -1))
+            features.append(x.reshape(x.shape[0], -1))
+        return nn.relu(nn.Dense(self.hidden_size)(jnp.concatenate(features, axis=-1)))

@@ -1,0 +1,326 @@
+"""Replay in host memory: every step once, sequences as windows over them, a sum tree over those.
+
+Each environment has a ring of its last steps. A sequence is a window of one ring: `burn_in` steps,
+`length` learned steps and one more observation. Windows begin every `stride` steps of a segment: an
+episode (Kapturowski et al. 2019, section 2.3: sequences never cross an episode's end) or, with
+cross_episodes, all that the environment ever does. The recurrent state is kept at window starts
+only. What lies in the ring before a segment is burnt in and forgotten, because the segment opens
+with `first`, so that its opening is learned too; its last window is cut by the mask.
+
+Sampling is proportional to priority^priority_exponent, importance weights are
+(1 / P(i))^importance_exponent over the largest of the whole batch (Schaul et al. 2016,
+https://arxiv.org/abs/1511.05952, section 3), computed here once for all devices.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlsys.sum_tree import SumTree
+from rlsys.types import CoreState, Sample, Timestep, Trajectory, UserError
+
+MIN_PRIORITY = 1e-6  # so that a sequence without error can still be drawn
+
+
+class Steps(NamedTuple):
+    """What is kept of each step, [B, S, ...]: the last S steps of B environments, as rings."""
+
+    timestep: Timestep
+    action: Any
+    aux: Any
+
+
+class Sequences(NamedTuple):
+    """What is kept of each sequence, [M, ...], or [B, K, ...] of those not yet complete."""
+
+    env: Any  # int64
+    start: Any  # int64, step of the environment at which learning begins; -1 for no sequence
+    end: Any  # int64, step at which learning ends, start + length at most
+    complete: Any  # int64, step at which it was complete
+    uses: Any  # int64, how often it was sampled
+    lstm: Any  # recurrent state before the first step of burn-in
+
+
+def _rings(tree, *shape):
+    """Zeros of `shape` for each leaf [B, ...] of tree."""
+    return jax.tree.map(lambda x: np.zeros((*shape, *x.shape[1:]), x.dtype), tree)
+
+
+def _take(rings, rows):
+    """Copies whole rows, as fast as memory does."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]).take(rows, axis=0), rings)
+
+
+def _write(tree, index, values):
+    jax.tree.map(lambda to, x: to.__setitem__(index, x), tree, values)
+
+
+class Replay:
+    """Holds the last `capacity` steps of environments that step together."""
+
+    def __init__(
+        self,
+        timestep: Timestep,
+        core_state: CoreState,
+        aux: Any,
+        *,
+        num_envs: int,
+        capacity: int,
+        length: int,
+        stride: int,
+        burn_in: int = 0,
+        cross_episodes: bool = False,
+        priority_exponent: float = 0.9,
+        importance_exponent: float = 0.6,
+        seed: int = 0,
+    ):
+        """The first three are examples of what add will bring: shapes [B, ...] and dtypes count.
+
+        Args:
+          timestep: of the environments.
+          core_state: of the agent.
+          aux: of the actor: a NamedTuple that is kept to compute initial priorities from, but for
+            its field lstm, the recurrent state before each step, which is kept at window starts.
+          num_envs: B.
+          capacity: steps held, of all environments together.
+          length: learned steps of a sequence.
+          stride: steps from one sequence's start to the next.
+          burn_in: steps before the learned ones, for the recurrent state.
+          cross_episodes: let a sequence run on into the next episode.
+
+        Raises:
+          ValueError: two sequences of each environment do not fit.
+        """
+        self.num_envs = num_envs
+        self._length, self._stride, self._burn_in = length, stride, burn_in
+        self._cross_episodes = cross_episodes
+        self._priority_exponent = priority_exponent
+        self._importance_exponent = importance_exponent
+        self._random = np.random.default_rng(seed)
+
+        self._frames = core_state.frames
+        depth = max([0, *(x.shape[1] for x in jax.tree.leaves(core_state.frames))])
+        self._before = max(depth, 1)  # steps needed before a window: frames, at least a_{t-1}
+        self._size = capacity // self.num_envs  # S
+        window = self._before + burn_in + length + 1
+        if self._size < 2 * window:
+            raise UserError(
+                f"a replay of {capacity} steps holds {self._size} of each of {self.num_envs} "
+                f"environments, but two sequences need {2 * window}"
+            )
+        steps = Steps(timestep, core_state.a_tm1, aux._replace(lstm=()))
+        self._steps = _rings(steps, self.num_envs, self._size)
+        self._now = 0  # steps that each environment has taken
+        self._segment = np.zeros(self.num_envs, np.int64)  # the step that opened its segment
+
+        number = np.zeros(1, np.int64)
+        sequence = Sequences(number, number, number, number, number, core_state.lstm)
+        self._capacity = self.num_envs * (self._size // stride + 1)  # M
+        self._sequences = _rings(sequence, self._capacity)  # number i lies at i mod M
+        self._oldest = self._newest = 0  # numbers of the sequences that are there
+        self._priorities = SumTree(self._capacity)
+        self._open = _rings(sequence, self.num_envs, (burn_in + length) // stride + 2)
+        self._open.start[:] = -1
+        self._sampled = np.zeros(3)  # since `metrics`: count, sums of age and of uses
+
+    def __len__(self) -> int:
+        """Number of sequences held."""
+        return self._newest - self._oldest
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes when full."""
+        arrays = jax.tree.leaves((self._steps, self._sequences, self._open))
+        return sum(x.nbytes for x in arrays) + self._priorities.nbytes
+
+    def add(self, trajectory: Trajectory) -> tuple[np.ndarray, Trajectory, np.ndarray]:
+        """Adds T steps of every environment; x_T comes with the next call, as its x_0.
+
+        Args:
+          trajectory: [T + 1, B, ...]; aux as in the example given at the start.
+
+        Returns:
+          numbers [W] of the sequences that are now complete, which are not sampled before
+          set_priorities has given them their first; their learned steps, a Trajectory
+          [length + 1, W', ...] without observations; its mask [length, W']. W' is the next multiple
+          of B, for few compiled shapes; what it is filled up with is masked.
+        """
+        trajectory = jax.tree.map(np.asarray, trajectory)
+        lstm, aux = trajectory.aux.lstm, trajectory.aux._replace(lstm=())
+        num_steps = len(trajectory.action)
+        slots = (self._now + np.arange(num_steps)) % self._size
+        steps = Steps(jax.tree.map(lambda x: x[:-1], trajectory.steps), trajectory.action, aux)
+        _write(self._steps, np.s_[:, slots], jax.tree.map(lambda x: x.swapaxes(0, 1), steps))
+        newest = self._newest
+        for t in range(num_steps):
+            self._close_at_episode_ends(trajectory.steps.first[t])
+            self._open_windows(jax.tree.map(lambda x, t=t: x[t], lstm))
+            opened = self._open.start
+            self._complete((opened >= 0) & (opened + self._length == self._now), self._now)
+            self._now += 1
+        self._drop_overwritten()
+
+        numbers = np.arange(max(newest, self._oldest), self._newest)
+        filled = np.resize(numbers, -(-len(numbers) // self.num_envs) * self.num_envs)
+        rows, learned = self._rows(filled, np.arange(self._length + 1))
+        window = _take(self._steps._replace(timestep=self._steps.timestep._replace(obs=())), rows)
+        mask = learned[:-1] & ~window.timestep.first[1:]
+        mask[:, len(numbers) :] = False
+        return numbers, Trajectory(window.timestep, window.action[:-1], window.aux, ()), mask
+
+    def sample(self, batch_size: int) -> tuple[np.ndarray, Sample]:
+        """Draws sequences [B] in proportion to priority^priority_exponent, with replacement.
+
+        Returns:
+          their numbers, for set_priorities; and the Sample, of burn_in + length + 1 steps.
+        """
+        mass = self._random.random(batch_size) * self._priorities.total
+        index = self._priorities.find(mass)
+        numbers = self._oldest + (index - self._oldest) % self._capacity
+        np.add.at(self._sequences.uses, index, 1)
+        age = (self._now - self._sequences.complete[index]) * self.num_envs
+        self._sampled += batch_size, age.sum(), self._sequences.uses[index].sum()
+        weights = self._priorities[index] ** -self._importance_exponent
+
+        rows, learned = self._rows(numbers, np.arange(-self._burn_in, self._length + 1))
+        steps = _take(self._steps._replace(aux=()), rows)
+        mask = learned[:-1] & ~steps.timestep.first[1:]  # rule 1
+        trajectory = Trajectory(
+            steps.timestep, steps.action[:-1], (), self._core_state(numbers, index)
+        )
+        return numbers, Sample(trajectory, mask, np.float32(weights / weights.max()))
+
+    def set_priorities(self, numbers: np.ndarray, priorities: np.ndarray) -> None:
+        """Gives sequences their priority, before the exponent; those overwritten are left out."""
+        priorities = np.maximum(np.asarray(priorities, np.float64), MIN_PRIORITY)
+        if not np.isfinite(priorities).all():
+            raise ValueError(f"priorities must be finite numbers: {priorities}")
+        held = numbers >= self._oldest
+        self._priorities.set(
+            numbers[held] % self._capacity, priorities[held] ** self._priority_exponent
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the samples since the last call: their age and how often each was used."""
+        samples, self._sampled = self._sampled, np.zeros(3)
+        count = max(samples[0], 1)
+        return {
+            "replay/sequences": float(len(self)),
+            "replay/sample_age": samples[1] / count,  # environment steps since it was complete
+            "replay/sample_uses": samples[2] / count,
+        }
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays (only what is in use of them) and counters, for a checkpoint."""
+        steps = jax.tree.map(lambda x: x[:, : self._now], self._steps)
+        sequences = jax.tree.map(lambda x: x[: self._newest], self._sequences)
+        priorities = self._priorities[np.arange(min(self._newest, self._capacity))]
+        tree = (steps, sequences, self._open, self._segment, priorities)
+        arrays = {
+            jax.tree_util.keystr(path, simple=True, separator="."): x
+            for path, x in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        counters = {"now": self._now, "oldest": self._oldest, "newest": self._newest}
+        return arrays, counters | {"random": self._random.bit_generator.state}
+
+    def restore(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
+        """Takes on what `state` gave, of a Replay made with the same arguments."""
+        priorities = np.zeros(min(counters["newest"], self._capacity))
+        tree = (self._steps, self._sequences, self._open, self._segment, priorities)
+        for path, to in jax.tree_util.tree_leaves_with_path(tree):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            saved = np.asarray(arrays[name])
+            to[tuple(slice(n) for n in saved.shape)] = saved
+        self._now, self._oldest = counters["now"], counters["oldest"]
+        self._newest = counters["newest"]
+        self._random.bit_generator.state = counters["random"]
+        self._priorities.set(np.arange(len(priorities)), priorities)
+
+    def _close_at_episode_ends(self, first: np.ndarray) -> None:
+        """Before step `now`: where it is the first of an episode, the segment ended before it."""
+        if self._cross_episodes or not first.any():
+            return
+        end = self._now - 1
+        start = self._open.start
+        ended = (start >= 0) & first[:, None]
+        # A later window is of use only if it learns what the one before it did not.
+        opening = start == self._segment[:, None]
+        useful = (start < end) & (opening | (start - self._stride + self._length < end))
+        self._complete(ended & useful, end)
+        start[ended] = -1
+        self._segment[first] = self._now
+
+    def _open_windows(self, lstm: Any) -> None:
+        """At step `now`: opens the windows whose burn-in begins here."""
+        age = self._now - self._segment
+        opening = np.flatnonzero(age == 0)  # also those whose burn-in would have begun earlier
+        for start in range(self._now, self._now + self._burn_in + 1, self._stride):
+            self._open_window(opening, start, lstm)
+        later = np.flatnonzero((age > 0) & ((age + self._burn_in) % self._stride == 0))
+        self._open_window(later, self._now + self._burn_in, lstm)
+
+    def _open_window(self, envs: np.ndarray, start: int, lstm: Any) -> None:
+        if len(envs):
+            slot = start // self._stride % self._open.start.shape[1]
+            self._open.start[envs, slot] = start
+            _write(self._open.lstm, (envs, slot), jax.tree.map(lambda x: x[envs], lstm))
+
+    def _complete(self, which: np.ndarray, end: int) -> None:
+        """Moves open windows, which [B, K], to the sequences."""
+        env, slot = np.nonzero(which)
+        if not len(env):
+            return
+        start = self._open.start[env, slot]
+        number = self._newest + np.arange(len(env))
+        now = np.full(len(env), self._now)
+        lstm = jax.tree.map(lambda x: x[env, slot], self._open.lstm)
+        complete = Sequences(env, start, np.full(len(env), end), now, np.zeros_like(env), lstm)
+        _write(self._sequences, number % self._capacity, complete)
+        self._priorities.set(number % self._capacity, np.zeros(len(env)))
+        self._open.start[env, slot] = -1
+        self._newest += len(env)
+
+    def _drop_overwritten(self) -> None:
+        """Forgets sequences of which a step, or the entry itself, has been overwritten."""
+        # A sequence that was complete at step c begins at c - length - 1 at the earliest, and
+        # numbers are given in the order of c.
+        reach = self._before + self._burn_in + self._length + 1
+        oldest = max(self._oldest, self._newest - self._capacity)
+        while oldest < self._newest and (
+            self._sequences.complete[oldest % self._capacity] - reach < self._now - self._size
+        ):
+            oldest += 1
+        dropped = np.arange(max(self._oldest, self._newest - self._capacity), oldest)
+        self._priorities.set(dropped % self._capacity, np.zeros(len(dropped)))
+        self._oldest = oldest
+
+    def _rows(self, numbers: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where steps lie, and if they are learned: both [T, N].
+
+        Args:
+          numbers: [N] of sequences.
+          offsets: [T] of steps from the sequences' starts.
+
+        What lies past a segment's end is another episode's, or older, and never learned.
+        """
+        index = numbers % self._capacity
+        start, end = self._sequences.start[index], self._sequences.end[index]
+        at = start + offsets[:, None]
+        rows = self._sequences.env[index] * self._size + at % self._size
+        return rows, (at >= start) & (at < end)
+
+    def _core_state(self, numbers: np.ndarray, index: np.ndarray) -> CoreState:
+        """What the agent remembered before the first step of burn-in, [N, ...]."""
+        before = np.arange(-self._burn_in - self._before, -self._burn_in)
+        rows, _ = self._rows(numbers, before)
+        obs, frames = self._steps.timestep.obs, self._frames
+        if isinstance(frames, dict):
+            obs = {name: obs[name] for name in frames}
+        frames = jax.tree.map(
+            lambda x, ring: _take(ring, rows[len(rows) - x.shape[1] :]).swapaxes(0, 1), frames, obs
+        )
+        first = _take(self._steps.timestep.first, rows)[::-1]  # from x_{t-1} backwards
+        age = np.where(first.any(axis=0), first.argmax(axis=0) + 1, len(first))
+        lstm = jax.tree.map(lambda x: x[index], self._sequences.lstm)
+        return CoreState(lstm, _take(self._steps.action, rows[-1]), frames, np.int32(age))

@@ -1,0 +1,194 @@
+"""A run: its folder, its log, its checkpoints, and when to stop."""
+
+import ctypes
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import psutil
+
+from rlsys import evaluate
+from rlsys.checkpoint import CheckpointError, Checkpoints
+from rlsys.envs import Episode
+from rlsys.log import Log
+from rlsys.types import UserError
+
+
+class Run:
+    """One run's folder, held open: config.json, metrics.jsonl, TensorBoard events, checkpoints/.
+
+    SIGINT and SIGTERM set `stopping`, for the loop to save a checkpoint and leave; a second one
+    ends the process as usual.
+    """
+
+    def __init__(self, algorithm: str, config: Any, *, resume: bool = False):
+        """Makes the folder, or opens the one that config.run_dir names to go on in it.
+
+        Raises:
+          UserError: the folder holds another run.
+          CheckpointError: there is nothing to resume.
+        """
+        name = f"{algorithm}-{config.env.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+        self.folder = Path(config.run_dir or Path("runs") / name)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=config.keep_checkpoints)
+        self.resuming = resume
+        self.stopping = False
+        self._config = config
+        self._handlers: dict[int, Any] = {}
+        counters = self.checkpoints.meta()["counters"] if resume else {}
+        if not resume:
+            if (self.folder / "config.json").exists():
+                raise UserError(f"{self.folder} holds a run already: make resume RUN={self.folder}")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            content = {"algorithm": algorithm, "config": dataclasses.asdict(config)}
+            (self.folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+        self.number = counters.get("checkpoint", 0)  # of the newest checkpoint
+        self.env_steps = counters.get("env_steps", 0)
+        self.learner_steps = counters.get("learner_steps", 0)
+        self._logged = self._saved = self.env_steps
+        self.log = Log(self.folder, config.env_steps, self.env_steps if resume else None)
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+            for s in self._handlers:
+                signal.signal(s, self._on_signal)
+        self.log.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._restore_handlers()
+        return self.log.__exit__(*error)
+
+    def _on_signal(self, number, _):
+        self.stopping = True
+        self._restore_handlers()
+        self.log.say(f"{signal.Signals(number).name}: saving a checkpoint, then stopping")
+
+    def _restore_handlers(self):
+        for s, handler in self._handlers.items():
+            signal.signal(s, handler)
+        self._handlers = {}
+
+    @property
+    def active(self) -> bool:
+        """Whether there is more to do."""
+        return self.env_steps < self._config.env_steps and not self.stopping
+
+    def log_due(self) -> bool:
+        """Once every log_every environment steps, and at the end."""
+        due = self.env_steps - self._logged >= self._config.log_every or not self.active
+        self._logged = self.env_steps if due else self._logged
+        return due
+
+    def checkpoint_due(self) -> bool:
+        """Once every checkpoint_every environment steps, and at the end."""
+        due = self.env_steps - self._saved >= self._config.checkpoint_every or not self.active
+        self._saved = self.env_steps if due else self._saved
+        return due
+
+    def seeds(self, number: int, of: str = "actors") -> list[int]:
+        """`number` seeds that follow from the run's seed, the newest checkpoint and the use."""
+        sequence = np.random.SeedSequence([self._config.seed, self.number, *of.encode()])
+        return [int(x) for x in sequence.generate_state(number)]
+
+    def save(self, trees: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Saves the next checkpoint. If the disk is full the run says so and goes on."""
+        self.number += 1
+        counters = {
+            "checkpoint": self.number,
+            "env_steps": self.env_steps,
+            "learner_steps": self.learner_steps,
+        }
+        try:
+            self.checkpoints.save(self.number, trees, {"counters": counters, **meta})
+        except CheckpointError as error:
+            self.log.say(f"{error} The run goes on; earlier checkpoints are kept.")
+
+    def restore(self, templates: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Trees and meta of the newest good checkpoint."""
+        _, trees, meta = self.checkpoints.restore(templates, self.log.say)
+        return trees, meta
+
+    def write(
+        self, metrics: list[dict[str, Any]], params_step: int, more: dict[str, float]
+    ) -> None:
+        """A line of the log.
+
+        Args:
+          metrics: of the updates since the last line, which cross to the host here, all at once.
+          params_step: learner step of the parameters that the newest unroll was played with.
+          more: other scalars.
+        """
+        metrics = jax.device_get(metrics)
+        means = {name: np.mean([m[name] for m in metrics]) for name in (metrics or [{}])[0]}
+        lag = {"params_lag": self.learner_steps - params_step}
+        self.log.write(self.env_steps, self.learner_steps, {**means, **lag, **more})
+
+    def conclude(self, episodes: list[Episode]) -> None:
+        """Prints what the run has come to, and where everything is."""
+        result = evaluate.summary(episodes)
+        evaluate.save(self.folder, {"greedy": result})
+        print(
+            f"{evaluate.describe('greedy', result)}\n"
+            f"{self.folder}: config.json, metrics.jsonl, evaluation.json, checkpoints/, and events "
+            f"for TensorBoard\n"
+            f"make eval RUN={self.folder}    more episodes, and a gif of one"
+        )
+
+
+def prepare_process() -> None:
+    """What a program may set and an import may not: memory that XLA frees stays with the process.
+
+    Given back at every call, it is faulted in again at the next: a third of the time of a
+    convolutional network's update on CPU.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc; malloc.h
+        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_top_pad, 256 * 2**20)
+
+
+def load(folder: str | os.PathLike) -> dict[str, Any]:
+    """What config.json of a run says: algorithm and config, as in `Run`.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        content = json.loads(path.read_text())
+        return {"algorithm": content["algorithm"], "config": dict(content["config"])}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {folder} is no run") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+def check_memory(num_bytes: int, capacity: int) -> str:
+    """A sentence that says what a replay will take.
+
+    Raises:
+      UserError: it is more than the machine has.
+    """
+    free = psutil.virtual_memory().available
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and limit.read_text().strip().isdigit():
+        free = min(free, int(limit.read_text()) - psutil.Process().memory_info().rss)
+    gb = 1e9
+    if num_bytes > free:
+        fits = int(0.8 * capacity * free / num_bytes)
+        raise UserError(
+            f"a replay of {capacity} steps takes {num_bytes / gb:.1f} GB, but this machine has "
+            f"{free / gb:.1f} GB free: --replay-capacity {fits} would fit"
+        )
+    return f"replay: {num_bytes / gb:.2f} GB for {capacity} steps, of {free / gb:.1f} GB free"

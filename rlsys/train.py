@@ -1,0 +1,146 @@
+"""The command line.
+
+python -m rlsys.train ALGORITHM [--env TASK] [--preset NAME] [--field value ...]
+python -m rlsys.train resume RUN [--field value ...]
+python -m rlsys.train eval RUN [--episodes N]
+"""
+
+import dataclasses
+import difflib
+import importlib
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from rlsys import evaluate, run
+from rlsys.checkpoint import CheckpointError
+from rlsys.config import from_dict
+from rlsys.types import UserError
+
+ALGORITHMS = ("r2d2",)
+TYRO = (tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes)
+
+
+def algorithm(name: str):
+    """The module of an algorithm.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    if name not in ALGORITHMS:
+        raise UserError(unknown("algorithm", name, ALGORITHMS))
+    return importlib.import_module(f"rlsys.algorithms.{name}")
+
+
+def unknown(what: str, name: str, known) -> str:
+    """A sentence that names what comes nearest."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)[:5]
+    return f"there is no {what} {name!r}; the nearest: {', '.join(near)}"
+
+
+def field_names(config: Any) -> list[str]:
+    """Of a Config and the dataclasses in it, as on the command line."""
+    names = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        names += field_names(value) if dataclasses.is_dataclass(value) else [field.name]
+    return [name.replace("_", "-") for name in names]
+
+
+def take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """The last value of a flag, and the arguments without it."""
+    value, rest, words = None, [], iter(args)
+    for word in words:
+        name, _, given = word.partition("=")
+        if name != flag:
+            rest.append(word)
+            continue
+        value = given or next(words, None)
+        if value is None:
+            raise UserError(f"{flag} needs a value")
+    return value, rest
+
+
+def parse(default: Any, args: list[str], description: str):
+    """default with the fields that the command line gives."""
+    known = [f"--{name}" for name in [*field_names(default), "help"]]
+    for word in args:
+        name = word.partition("=")[0].replace("_", "-")
+        if word.startswith("--") and name not in known:
+            raise UserError(unknown("field", name, known))
+    return tyro.cli(type(default), default=default, args=args, config=TYRO, description=description)
+
+
+def exit_code(command: Callable[[], None]) -> int:
+    """Runs a command: 0, or 2 after a sentence on what the user asked for, or 1 after a failure."""
+    try:
+        command()
+    except (UserError, CheckpointError) as error:
+        print(f"rlsys: {str(error).rstrip('.')}.", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"rlsys: {str(error).rstrip('.')}.", file=sys.stderr)
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Plays whole episodes with a run's newest checkpoint."""
+
+    episodes: int = 100
+    """Episodes of each kind: greedy, and with the exploration of training."""
+    seed: int = evaluate.SEED
+    """Of the environments."""
+    gif: bool = True
+    """Record a greedy episode."""
+
+
+def main(args: list[str]) -> None:
+    if not args or args[0] in ("-h", "--help"):
+        print(f"{__doc__.strip()}\n\nAlgorithms: {', '.join(ALGORITHMS)}")
+        return
+    command, *args = args
+    if command not in ("resume", "eval"):
+        module = algorithm(command)
+        preset, args = take(args, "--preset")
+        env, args = take(args, "--env")
+        module.train(parse(module.preset(preset, env), args, f"Presets: {[*module.PRESETS]}"))
+        return
+    if not args:
+        raise UserError(f"{command} needs the folder of a run: make {command} RUN=runs/...")
+    folder, *args = args
+    saved = run.load(folder)
+    module = algorithm(saved["algorithm"])
+    config = from_dict(type(module.preset(None, None)), {**saved["config"], "run_dir": folder})
+    if command == "resume":
+        module.train(parse(config, args, "Goes on with a run; fields may be changed."), resume=True)
+    else:
+        evaluate_run(module, config, parse(EvalConfig(), args, str(EvalConfig.__doc__)))
+
+
+def evaluate_run(module, config, options: EvalConfig) -> None:
+    """Plays each kind of episode, prints and saves the returns, and records a picture."""
+    params, results = module.load_params(config), {}
+    for kind in module.PLAYERS:
+        player = module.make_player(config, options.episodes, options.seed, kind)
+        results[kind] = evaluate.summary(evaluate.play(player, params, options.episodes))
+        print(evaluate.describe(kind, results[kind]))
+    print(f"saved {evaluate.save(Path(config.run_dir), results)}")
+    if options.gif:
+        path = Path(config.run_dir) / "episode.gif"
+        player = module.make_player(config, 1, options.seed, module.PLAYERS[0], render=True)
+        evaluate.record(path, player, params)
+        print(f"saved {path}")
+
+
+if __name__ == "__main__":
+    run.prepare_process()
+    sys.exit(exit_code(lambda: main(sys.argv[1:])))

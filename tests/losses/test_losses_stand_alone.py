@@ -1,0 +1,75 @@
+"""Each file of rlsys/losses works when it is copied into an empty folder."""
+
+import ast
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import rlsys
+
+LOSSES = pathlib.Path(rlsys.__file__).parent / "losses"
+FILES = sorted(path for path in LOSSES.glob("*.py") if path.name != "__init__.py")
+MAY_IMPORT = {"jax", "typing", "functools", "collections"}
+EXAMPLES = {
+    "value_rescaling": "assert abs(m.h_inv(m.h(3.0)) - 3.0) < 1e-5",
+    "q_learning": """
+i, x = jax.numpy.zeros(2, int), jax.numpy.ones(2)
+error = jax.jit(m.n_step_double_q, static_argnums=6)(x[:, None], i, x[:, None], i, x, x, 2)
+assert error.tolist() == [2.0, 1.0]
+""",
+    "r2d2": """
+x, mask = jax.numpy.ones((3, 2)), jax.numpy.ones((3, 2), bool)
+assert m.sequence_loss(x, mask, x[0]) == 1.5
+assert m.sequence_priority(x, mask).tolist() == [1.0, 1.0]
+""",
+}
+
+
+def imported(source: str) -> set[str]:
+    """Top-level names of the modules that the source imports; '.' for a relative import."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            names.add("." if node.level else node.module.split(".")[0])
+    return names
+
+
+def test_there_are_files_and_each_example_is_of_one():
+    assert set(EXAMPLES) <= {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_imports_jax_only(path):
+    names = imported(path.read_text())
+    assert "jax" in names
+    assert names <= MAY_IMPORT
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_runs_alone(path, tmp_path):
+    shutil.copy(path, tmp_path)
+    program = f"""
+import pathlib, sys
+import jax
+import {path.stem} as m
+assert pathlib.Path(m.__file__).parent == pathlib.Path.cwd(), m.__file__
+{EXAMPLES.get(path.stem, "")}
+assert not {{"rlsys", "rlax", "chex", "flax", "optax"}} & set(sys.modules)
+print("ran")
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.stdout == "ran\n", result.stderr

@@ -1,0 +1,335 @@
+"""The Q-network: time, episodes and batch elements are kept apart; parts equal definitions."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from rlsys import networks
+from rlsys.networks.recurrent import Lstm
+from rlsys.networks.torsos import Impala, Nature, encode
+from rlsys.types import CoreState, Timestep
+
+T, B = 9, 3
+MINIGRID = spaces.Dict(
+    direction=spaces.Discrete(4),
+    image=spaces.Box(0, 255, (7, 7, 3), np.uint8),
+    mission=spaces.Box(0, 255, (96,), np.uint8),
+    action_mask=spaces.MultiBinary(7),
+)
+MAZE = spaces.Dict(
+    agent=spaces.Dict(row=spaces.Discrete(10), col=spaces.Discrete(10)),
+    walls=spaces.MultiBinary((10, 10)),
+    step_count=spaces.Discrete(4000),
+)
+TASKS = {
+    "images": (spaces.Box(0, 255, (36, 36, 1), np.uint8), spaces.Discrete(3), 4),
+    "minigrid": (MINIGRID, spaces.Discrete(7), 2),
+    "maze": (MAZE, spaces.Discrete(4), 1),
+    "vector": (spaces.Box(-2.0, 2.0, (5,)), spaces.MultiDiscrete([3, 3]), 4),
+}
+
+
+@functools.cache
+def make(task, **sizes):
+    """A small network, parameters of which none is zero, and its compiled apply."""
+    observation_space, action_space, frame_stack = TASKS[task]
+    sizes = {"hidden_size": 16, "core_size": 8, "head_size": 8, "frame_stack": frame_stack} | sizes
+    network = networks.q_network(observation_space, action_space, **sizes)
+    shapes = jax.eval_shape(lambda: networks.init(network, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: 0.1 * rng.normal(size=x.shape).astype(np.float32), shapes)
+    return network, params, jax.jit(network.apply)
+
+
+def draw(rng, space, length=T):
+    if isinstance(space, spaces.Dict):
+        return {key: draw(rng, space[key], length) for key in space}
+    space.seed(int(rng.integers(2**31)))
+    return np.stack([[space.sample() for _ in range(B)] for _ in range(length)])
+
+
+def play(task, seed=0):
+    """Steps [T, B, ...], actions [T, B, ...] and a core state amid an episode."""
+    rng = np.random.default_rng(seed)
+    observation_space, action_space, _ = TASKS[task]
+    first = rng.random((T, B)) < 0.25
+    reward = rng.normal(size=(T, B)).astype(np.float32)
+    steps = Timestep(draw(rng, observation_space), first, reward, reward * 0 + 1, first & False)
+    start = make(task)[0].initial(B)
+    past = draw(rng, observation_space, max(jax.tree.leaves(start.frames)[0].shape[1], 1))
+    frames = jax.tree.map(
+        lambda x, like: np.swapaxes(x, 0, 1)[:, : like.shape[1]].astype(like.dtype),
+        {k: v for k, v in past.items() if k != "action_mask"} if isinstance(past, dict) else past,
+        start.frames,
+    )
+    lstm = tuple(rng.normal(size=(B, 8)).astype(np.float32) for _ in range(2))
+    action = draw(rng, action_space, T + 1).astype(np.int32)
+    age = np.minimum(np.arange(B, dtype=np.int32), jax.tree.leaves(start.frames)[0].shape[1])
+    return steps, action[1:], CoreState(lstm, action[0], frames, age)
+
+
+def at(steps, index):
+    return jax.tree.map(lambda x: x[index], steps)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_steps_at_once_equal_one_step_at_a_time(task):
+    _, params, apply = make(task)
+    steps, action, start = play(task)
+    assert steps.first.any() and not steps.first.all()
+    q, end = apply(params, steps, action[:-1], start)
+
+    state, one_by_one = start, []
+    for t in range(T):
+        q_t, state = apply(params, at(steps, slice(t, t + 1)), action[:0], state)
+        state = state._replace(a_tm1=action[t])
+        one_by_one.append(q_t[0])
+    np.testing.assert_allclose(q, np.stack(one_by_one), atol=1e-5)
+    expected = end._replace(a_tm1=action[-1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state, expected)
+    same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), end, start)
+    assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_nothing_passes_an_episodes_start(task):
+    _, params, apply = make(task)
+    (steps, action, start), (other_steps, other_action, other_start) = play(task), play(task, 1)
+    k = 4
+    steps.first[k] = True
+    q, end = apply(params, steps, action[:-1], start)
+    steps = jax.tree.map(lambda a, b: np.concatenate([b[:k], a[k:]]), steps, other_steps)
+    steps.reward[k] = 7.0  # of the step that the environment spent on its reset
+    action = np.concatenate([other_action[:k], action[k:]])
+    other_q, other_end = apply(params, steps, action[:-1], other_start)
+    assert (q[:k] != other_q[:k]).any()
+    np.testing.assert_array_equal(q[k:], other_q[k:])
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        end._replace(a_tm1=()),
+        other_end._replace(a_tm1=()),
+    )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_batch_elements_do_not_mix(task):
+    _, params, apply = make(task)
+    (steps, action, start), (other_steps, other_action, other_start) = play(task), play(task, 1)
+    keep = np.arange(B) == 1
+
+    def change(axis):
+        def pick(a, b):
+            shape = [-1 if n == axis else 1 for n in range(a.ndim)]
+            return np.where(keep.reshape(shape), a, b)
+
+        return pick
+
+    changed = jax.tree.map(change(1), (steps, action), (other_steps, other_action))
+    changed_start = jax.tree.map(change(0), start, other_start)
+    q, end = apply(params, steps, action[:-1], start)
+    other_q, other_end = apply(params, changed[0], changed[1][:-1], changed_start)
+    assert (q[:, 0] != other_q[:, 0]).any()
+    np.testing.assert_array_equal(q[:, keep], other_q[:, keep])
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[keep], b[keep]), end, other_end)
+
+
+@pytest.mark.parametrize(("core_size", "matters"), [(0, False), (8, True)])
+def test_only_a_recurrent_network_sees_the_previous_action_and_reward(core_size, matters):
+    _, params, apply = make("vector", core_size=core_size)
+    steps, action, start = play("vector")
+    steps.first[:] = False
+    start = start._replace(lstm=start.lstm if core_size else ())
+    q, _ = apply(params, steps, action[:-1], start)
+    acted, _ = apply(params, steps, 2 - action[:-1], start)
+    began, _ = apply(params, steps, action[:-1], start._replace(a_tm1=2 - start.a_tm1))
+    paid, _ = apply(params, steps._replace(reward=steps.reward + 1), action[:-1], start)
+    assert [(q[t] != acted[t]).any() for t in range(T)] == [False] + [matters] * (T - 1)
+    assert (q[0] != began[0]).any() == matters
+    assert (q[0] != paid[0]).any() == matters
+
+
+def test_the_action_mask_is_found_and_is_no_input():
+    _, params, apply = make("minigrid")
+    steps, action, start = play("minigrid")
+    q, _ = apply(params, steps, action[:-1], start)
+    masked = steps._replace(obs=steps.obs | {"action_mask": 1 - steps.obs["action_mask"]})
+    np.testing.assert_array_equal(q, apply(params, masked, action[:-1], start)[0])
+    assert networks.legal(steps.obs) is steps.obs["action_mask"]
+    assert networks.legal(np.zeros(3)) is None and networks.legal({"image": 0}) is None
+
+
+def test_lstm_equals_flax():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(7, 4, 5)).astype(np.float32)
+    state = tuple(rng.normal(size=(4, 6)).astype(np.float32) for _ in range(2))
+    first = np.zeros((7, 4), bool)
+    params = jax.jit(Lstm(6).init)(jax.random.key(0), x, first, state)["params"]
+    params = jax.tree.map(np.asarray, params)
+    params["bias"] = rng.normal(size=24).astype(np.float32)
+    cell = {}
+    for n, gate in enumerate("ifgo"):
+        columns = slice(6 * n, 6 * n + 6)
+        recurrent = params["recurrent_kernel"][:, columns]
+        np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(6), atol=1e-5)
+        cell["i" + gate] = {"kernel": params["kernel"][:, columns]}
+        cell["h" + gate] = {"kernel": recurrent, "bias": params["bias"][columns]}
+
+    def ours(params, x, state):
+        return Lstm(6).apply({"params": params}, x, first, state)
+
+    def flaxs(cell, x, state):
+        step = lambda s, x_t: nn.OptimizedLSTMCell(6).apply({"params": cell}, s, x_t)  # noqa: E731
+        state, h = jax.lax.scan(step, state, x)
+        return h, state
+
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5)  # noqa: E731
+    jax.tree.map(close, jax.jit(ours)(params, x, state), jax.jit(flaxs)(cell, x, state))
+    weight = rng.normal(size=(7, 4, 6)).astype(np.float32)
+
+    def grad(lstm):
+        loss = lambda *args: (lstm(*args)[0] * weight).sum() + lstm(*args)[1][0].sum()  # noqa: E731
+        return jax.jit(jax.grad(loss, (0, 1, 2)))
+
+    grads, expected = grad(ours)(params, x, state), grad(flaxs)(cell, x, state)
+    jax.tree.map(close, grads[1:], expected[1:])
+    for name, part, leaf in [("kernel", "i", "kernel"), ("recurrent_kernel", "h", "kernel")]:
+        gates = [expected[0][part + gate][leaf] for gate in "ifgo"]
+        close(grads[0][name], np.concatenate(gates, -1))
+    close(grads[0]["bias"], np.concatenate([expected[0]["h" + g]["bias"] for g in "ifgo"]))
+
+
+@pytest.mark.parametrize("task", ["images", "vector"])
+def test_q_is_value_plus_centred_advantage(task):
+    network, params, _ = make(task, core_size=0)
+    steps, action, start = play(task)
+    apply = jax.jit(functools.partial(network.apply, capture_intermediates=True))
+    (q, _), aux = apply(params, steps, action[:-1], start._replace(lstm=()))
+    x = np.asarray(aux["intermediates"]["torso"]["__call__"][0]).reshape(T, B, -1)
+    head = params["params"]["head"]
+    hidden = np.maximum(x @ head["Dense_0"]["kernel"] + head["Dense_0"]["bias"], 0)
+    v = hidden[..., :8] @ head["value"]["kernel"] + head["value"]["bias"]
+    a = hidden[..., 8:] @ head["advantage"]["kernel"] + head["advantage"]["bias"]
+    if task == "vector":
+        v, a = v[..., None], a.reshape(T, B, 2, 3)
+    np.testing.assert_allclose(q, v + a - a.mean(-1, keepdims=True), rtol=1e-5, atol=1e-5)
+    assert q.shape == ((T, B, 3) if task == "images" else (T, B, 2, 3))
+
+
+def test_torsos_are_the_published_ones():
+    x = np.zeros((1, 84, 84, 4), np.float32)
+    kernels = lambda net: [  # noqa: E731
+        leaf.shape
+        for path, leaf in jax.tree.leaves_with_path(jax.eval_shape(net.init, jax.random.key(0), x))
+        if "kernel" in str(path)
+    ]
+    assert kernels(Nature("auto")) == [(8, 8, 4, 32), (4, 4, 32, 64), (3, 3, 64, 64)]
+    deep = kernels(Impala("auto"))
+    assert len(deep) == 15
+    assert [sum(shape[-1] == n for shape in deep) for n in (16, 32)] == [5, 10]
+    out = jax.eval_shape(lambda: Impala("auto").init_with_output(jax.random.key(0), x)[0])
+    assert out.shape == (1, 11, 11, 32)
+
+
+def test_encoding_by_space():
+    def check(space, x, expected):
+        np.testing.assert_allclose(encode(space, np.asarray(x)[None])[0], expected, atol=1e-6)
+
+    eye = np.eye(16)
+    check(spaces.Discrete(3, start=1), 2, [0, 1, 0])
+    check(spaces.Discrete(4000), 1000, 0.25)
+    check(spaces.MultiDiscrete([2, 3]), [1, 2], [[0, 1, 0], [0, 0, 1]])
+    check(spaces.MultiBinary(3), np.array([1, 0, 1], np.int8), [1, 0, 1])
+    check(spaces.Box(0, 2, (2,), np.int32), [2, 0], [[0, 0, 1], [1, 0, 0]])
+    check(spaces.Box(0, 100, (2,), np.int32), [50, 0], [0.5, 0])
+    check(spaces.Box(0, 255, (2,), np.uint8), np.array([51, 255], np.uint8), [0.2, 1])
+    big = np.iinfo(np.int32)
+    board = spaces.Box(big.min, big.max, (2,), np.int32)
+    check(board, [2047, -1], [np.log(2048), -np.log(2)])
+    box = spaces.Box(np.array([-4, -np.inf, 0]).astype("f"), np.array([2, np.inf, 0]).astype("f"))
+    check(box, [2.0, -np.e + 1, 0.0], [0.5, -1, 0])
+    image = spaces.Box(0, 255, (4, 5, 3), np.uint8)
+    cells = np.arange(60).reshape(4, 5, 3).astype(np.uint8)
+    check(image, cells, eye[np.minimum(cells, 15)])
+    photo = spaces.Box(0, 255, (84, 84, 1), np.uint8)
+    check(photo, np.full((84, 84, 4), 51, np.uint8), np.full((84, 84, 4), 0.2))
+
+
+@pytest.mark.parametrize(
+    ("space", "torso", "expected"),
+    [
+        (spaces.Box(0, 255, (84, 84, 1), np.uint8), None, "Nature_0"),
+        (spaces.Box(0, 255, (84, 84, 1), np.uint8), "impala", "Impala_0"),
+        (MINIGRID, None, "Grid_0"),
+        (MINIGRID, "mlp", None),
+        (spaces.Box(0, 1, (10, 5)), None, "Grid_0"),
+        (spaces.Box(0, 1, (20, 2)), None, None),
+        (spaces.Discrete(16), None, None),
+    ],
+)
+def test_torso_is_picked_by_shape_unless_named(space, torso, expected):
+    network = networks.q_network(
+        space, spaces.Discrete(2), torso=torso, hidden_size=4, core_size=4, head_size=4
+    )
+    params = jax.eval_shape(lambda: networks.init(network, jax.random.key(0)))["params"]
+    assert set(params["torso"]) == {"Dense_0"} | ({expected} if expected else set())
+
+
+@pytest.mark.parametrize(
+    ("space", "action", "torso", "message"),
+    [
+        (MINIGRID, spaces.Discrete(2), "natur", "'natur'; the nearest are nature"),
+        (MINIGRID, spaces.Discrete(2), "nature", "36 pixels a side, not 7"),
+        (spaces.Discrete(3), spaces.Discrete(2), "impala", r"'impala'.*not Discrete\(3\)"),
+        (MINIGRID, spaces.MultiDiscrete([2, 3]), None, r"not MultiDiscrete\(\[2 3\]\)"),
+        (MINIGRID, spaces.Box(-1, 1, (2,)), None, "not Box"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_a_sentence(space, action, torso, message):
+    with pytest.raises(ValueError, match=message) as error:
+        networks.q_network(space, action, torso=torso)
+    assert "\n" not in str(error.value)
+
+
+def test_sharded_over_devices_and_mapped_over_members():
+    """shard_map with its default checks, and vmap over parameters, give what each gives alone."""
+    network, params, _ = make("images")
+    members = jax.tree.map(lambda x: np.stack([x, 1.1 * x]), params)
+    steps, action, start = play("images")
+    twice = lambda axis: lambda x: np.concatenate([x, x], axis)  # noqa: E731
+    steps, action = jax.tree.map(twice(1), (steps, action[:-1]))
+    start = jax.tree.map(twice(0), start)
+
+    def loss(params, steps, action, start):
+        q, end = network.apply(params, steps, action, start)
+        return (q**2).mean(), end
+
+    def mean_grad(params, *args):
+        def mean(params):
+            value, end = loss(params, *args)
+            return jax.lax.pmean(value, "batch"), end
+
+        return jax.value_and_grad(mean, has_aux=True)(params)
+
+    mesh = jax.make_mesh((2, 2), ("member", "batch"), (jax.sharding.AxisType.Auto,) * 2)
+    time, batch, member = jax.P(None, "batch"), jax.P("batch"), jax.P("member")
+    both = jax.P("member", "batch")
+    sharded = jax.shard_map(
+        jax.vmap(mean_grad, in_axes=(0, None, None, None)),
+        mesh=mesh,
+        in_specs=(member, time, time, batch),
+        out_specs=((member, both), member),
+    )
+    (value, end), grads = jax.jit(sharded)(members, steps, action, start)
+    grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    for n in range(2):
+        alone = jax.tree.map(lambda x, n=n: x[n], members)
+        expected = grad(alone, steps, action, start)
+        jax.tree.map(
+            lambda a, b, n=n: np.testing.assert_allclose(a[n], b, atol=1e-5, rtol=1e-4),
+            ((value, end), grads),
+            expected,
+        )

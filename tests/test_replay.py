@@ -1,0 +1,254 @@
+"""Replay against a naive memory of everything that ever happened."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from rlsys.replay import Replay
+from rlsys.sum_tree import SumTree
+from rlsys.types import CoreState, Timestep, Trajectory, UserError
+
+B, STACK = 3, 3
+
+
+class Aux(NamedTuple):
+    number: Any
+    lstm: Any
+
+
+class History:
+    """Plays made-up episodes: every number tells which environment and step it comes from."""
+
+    def __init__(self, seed=0, num_steps=2000, mean_length=13):
+        random = np.random.default_rng(seed)
+        t, b = np.arange(num_steps)[:, None], np.arange(B)
+        self.number = 10_000 * b + t  # [T, B]
+        self.first = random.random((num_steps, B)) < 1 / mean_length
+        self.first[0] = True
+        self.truncated = np.roll(self.first, -1, 0) & (random.random((num_steps, B)) < 0.5)
+        terminated = np.roll(self.first, -1, 0) & ~self.truncated
+        self.discount = 1.0 - np.float32(terminated)
+        self.t = 0
+
+    def steps(self, t):
+        number = np.float32(self.number[t])
+        image = (number[..., None, None, None] * np.ones((1, 2, 1), np.float32)).astype(np.float32)
+        return Timestep(
+            {"image": image, "number": self.number[t]},
+            self.first[t],
+            number / 7,
+            self.discount[t],
+            self.truncated[t],
+        )
+
+    def trajectory(self, num_steps):
+        t = np.arange(self.t, self.t + num_steps + 1)
+        self.t += num_steps
+        action = np.int32(self.number[t[:-1]] % 17)
+        lstm = (np.float32(self.number[t[:-1], :, None]), -np.float32(self.number[t[:-1], :, None]))
+        return Trajectory(self.steps(t), action, Aux(np.float32(self.number[t[:-1]]), lstm), ())
+
+
+def make(history, **kwargs):
+    steps = history.steps(np.array([0]))
+    timestep = Timestep(
+        {k: v[0] for k, v in steps.obs.items()}, *(np.asarray(x)[0] for x in steps[1:])
+    )
+    frames = {
+        "image": np.zeros((B, STACK - 1, 1, 2, 1), np.float32),
+        "number": np.zeros((B, STACK - 1), np.int64),
+    }
+    lstm = (np.zeros((B, 1), np.float32),) * 2
+    core_state = CoreState(lstm, np.zeros(B, np.int32), frames, np.zeros(B, np.int32))
+    arguments = {"capacity": B * 120, "length": 8, "stride": 4, "burn_in": 6} | kwargs
+    return Replay(timestep, core_state, Aux(np.zeros(B, np.float32), lstm), num_envs=B, **arguments)
+
+
+def episode_of(history, env, t):
+    """First and last step of the episode that step t belongs to."""
+    first = np.flatnonzero(history.first[:, env])
+    begin = first[first <= t].max()
+    later = first[first > t]
+    return begin, (later.min() - 1 if len(later) else len(history.first) - 1)
+
+
+def check_sample(history, replay, sample, *, burn_in, length, stride, cross):
+    trajectory, mask = sample.trajectory, np.asarray(sample.mask)
+    number = trajectory.steps.obs["number"]
+    assert number.shape == (burn_in + length + 1, mask.shape[1])
+    assert mask.any(axis=0).all() and not mask[:burn_in].any()
+    openings = 0
+    for i in range(mask.shape[1]):
+        learned = burn_in + np.flatnonzero(mask[burn_in:, i])
+        env = int(number[learned[0], i]) // 10_000
+        # Learning may begin at burn_in; steps are consecutive where they count.
+        start = int(number[burn_in, i]) % 10_000
+        begin, end = episode_of(history, env, start)
+        early = min(burn_in, start) if cross else min(burn_in, start - begin)
+        last = start + length if cross else min(start + length, end)
+        assert (start - (0 if cross else begin)) % stride == 0
+        for j in range(burn_in - early, burn_in + last - start + 1):
+            t = start - burn_in + j
+            assert number[j, i] == history.number[t, env]
+            assert trajectory.steps.first[j, i] == history.first[t, env]
+            assert trajectory.steps.discount[j, i] == history.discount[t, env]
+            assert trajectory.steps.truncated[j, i] == history.truncated[t, env]
+            assert trajectory.steps.reward[j, i] == np.float32(history.number[t, env]) / np.float32(
+                7
+            )
+            if j < burn_in + last - start:
+                assert trajectory.action[j, i] == history.number[t, env] % 17
+        expected = [
+            start - burn_in + j
+            for j in range(burn_in, burn_in + last - start)
+            if not history.first[start - burn_in + j + 1, env]
+        ]
+        assert [start - burn_in + j for j in learned] == expected
+        if early < burn_in:  # the opening of an episode, or of the environment's life
+            assert trajectory.steps.first[burn_in - early, i]
+            openings += 1
+            continue
+        t = start - burn_in  # stored in line with the sequence's first step
+        state = trajectory.core_state
+        assert state.lstm[0][i, 0] == history.number[t, env] == -state.lstm[1][i, 0]
+        if t > 0:
+            assert state.a_tm1[i] == history.number[t - 1, env] % 17
+            begin, _ = episode_of(history, env, t - 1)
+            assert state.age[i] == min(t - begin, STACK - 1)
+            for k in range(1, state.age[i] + 1):
+                assert state.frames["number"][i, -k] == history.number[t - k, env]
+                assert (state.frames["image"][i, -k] == history.number[t - k, env]).all()
+    return openings
+
+
+@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize(
+    ("burn_in", "length", "stride", "unroll"),
+    [(6, 8, 4, 5), (0, 8, 8, 20), (3, 7, 2, 1), (4, 4, 4, 33)],
+)
+def test_samples_are_what_happened(cross, burn_in, length, stride, unroll):
+    history = History()
+    replay = make(history, burn_in=burn_in, length=length, stride=stride, cross_episodes=cross)
+    sampled = openings = 0
+    while history.t < 900:
+        numbers, window, _ = replay.add(history.trajectory(unroll))
+        assert window.aux.number.shape[:1] == (length + 1,)
+        replay.set_priorities(numbers, np.ones(len(numbers)))
+        if history.t % 7 == 0 and len(replay):
+            numbers, sample = replay.sample(16)
+            sampled += 1
+            openings += check_sample(
+                history, replay, sample, burn_in=burn_in, length=length, stride=stride, cross=cross
+            )
+    assert sampled > 3
+    assert openings or cross or not burn_in
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_every_step_is_learned(cross):
+    """Openings and endings too: each step that an agent took is in one or two sequences."""
+    history = History()
+    replay = make(history, cross_episodes=cross, capacity=B * 1000)
+    seen = np.zeros_like(history.number)
+    while history.t < 600:
+        _, window, mask = replay.add(history.trajectory(10))
+        at = window.aux.number[:-1][mask].astype(int)  # aux is the step's own number
+        np.add.at(seen, (at % 10_000, at // 10_000), 1)
+    taken = ~np.roll(history.first, -1, 0)[:500]
+    assert (seen[:500][~taken] == 0).all()
+    assert (seen[:500][taken] >= 1).all() and (seen[:500][taken] <= 2).all()
+
+
+def test_overwritten_sequences_are_forgotten():
+    history = History()
+    replay = make(history, cross_episodes=True)
+    numbers, _, _ = replay.add(history.trajectory(60))
+    replay.set_priorities(numbers, np.ones(len(numbers)))
+    old = numbers
+    while history.t < 400:
+        numbers, _, _ = replay.add(history.trajectory(60))
+        replay.set_priorities(numbers, np.ones(len(numbers)))
+    total = replay._priorities.total
+    replay.set_priorities(old, np.full(len(old), 1e9))
+    assert replay._priorities.total == total
+
+
+def test_a_sequence_without_priority_is_not_sampled():
+    history = History()
+    replay = make(history, cross_episodes=True)
+    first, _, _ = replay.add(history.trajectory(30))
+    replay.set_priorities(first, np.ones(len(first)))
+    second, _, _ = replay.add(history.trajectory(30))
+    assert len(second)
+    drawn, _ = replay.sample(500)
+    assert set(drawn) == set(first)
+
+
+def test_frequencies_and_weights_follow_priorities():
+    history = History()
+    replay = make(history, cross_episodes=True, priority_exponent=0.9, importance_exponent=0.6)
+    numbers, _, _ = replay.add(history.trajectory(60))
+    priorities = np.random.default_rng(1).exponential(size=len(numbers)) + 0.01
+    replay.set_priorities(numbers, priorities)
+    expected = priorities**0.9 / (priorities**0.9).sum()
+    drawn = np.concatenate([replay.sample(100)[0] for _ in range(200)])
+    counts = np.array([(drawn == n).sum() for n in numbers])
+    assert len(numbers) > 20
+    chi_squared = ((counts - len(drawn) * expected) ** 2 / (len(drawn) * expected)).sum()
+    assert chi_squared < len(numbers) + 4 * np.sqrt(2 * len(numbers))
+    drawn, sample = replay.sample(50)
+    weights = (1 / expected[np.searchsorted(numbers, drawn)]) ** 0.6
+    np.testing.assert_allclose(sample.weights, weights / weights.max(), rtol=1e-5)
+
+
+def test_a_restored_replay_goes_on_alike():
+    history, again = History(), History()
+    replay = make(history)
+    for _ in range(9):
+        numbers, _, _ = replay.add(history.trajectory(25))
+        replay.set_priorities(numbers, np.random.default_rng(0).random(len(numbers)))
+    replay.sample(4)
+    copy = make(again)
+    arrays, counters = replay.state()
+    copy.restore({k: v.copy() for k, v in arrays.items()}, counters)
+    again.t = history.t
+    for _ in range(5):
+        for r, h in ((replay, history), (copy, again)):
+            numbers, _, _ = r.add(h.trajectory(25))
+            r.set_priorities(numbers, np.ones(len(numbers)))
+        a, b = replay.sample(16), copy.sample(16)
+        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_array_equal(a[1].trajectory.steps.reward, b[1].trajectory.steps.reward)
+        np.testing.assert_array_equal(a[1].weights, b[1].weights)
+        np.testing.assert_array_equal(
+            a[1].trajectory.core_state.lstm[0], b[1].trajectory.core_state.lstm[0]
+        )
+
+
+def test_refusals():
+    history = History()
+    with pytest.raises(UserError, match=r"90 steps holds 30 .* two sequences need 34"):
+        make(history, capacity=90)
+    replay = make(history)
+    with pytest.raises(ValueError, match="finite"):
+        replay.set_priorities(np.array([0]), np.array([np.nan]))
+
+
+def test_sum_tree_against_cumulated_sums():
+    random = np.random.default_rng(0)
+    for capacity in (1, 2, 5, 64, 1000):
+        tree, values = SumTree(capacity), np.zeros(capacity)
+        for _ in range(5):
+            leaves = random.integers(capacity, size=20)
+            new = random.exponential(size=20) * (random.random(20) < 0.8)
+            for leaf, value in zip(leaves, new, strict=True):
+                values[leaf] = value
+            tree.set(leaves, new)
+        np.testing.assert_allclose(tree.total, values.sum(), rtol=1e-14)
+        np.testing.assert_array_equal(tree[np.arange(capacity)], values)
+        if tree.total:
+            mass = random.random(500) * tree.total
+            found = tree.find(mass)
+            np.testing.assert_array_equal(found, np.searchsorted(np.cumsum(values), mass, "right"))
+            assert (values[tree.find(np.array([np.nextafter(tree.total, 0)]))] > 0).all()
