@@ -26,14 +26,15 @@ TYRO = (tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes)
 
 
 def algorithm(name: str):
-    """The module of an algorithm.
+    """The modules of an algorithm and of its Config.
 
     Raises:
       UserError: there is none of that name.
     """
     if name not in ALGORITHMS:
         raise UserError(unknown("algorithm", name, ALGORITHMS))
-    return importlib.import_module(f"rlsys.algorithms.{name}")
+    module = f"rlsys.algorithms.{name}"
+    return importlib.import_module(module), importlib.import_module(f"{module}_config")
 
 
 def unknown(what: str, name: str, known) -> str:
@@ -109,17 +110,18 @@ def main(args: list[str]) -> None:
         return
     command, *args = args
     if command not in ("resume", "eval"):
-        module = algorithm(command)
+        module, configs = algorithm(command)
         preset, args = take(args, "--preset")
         env, args = take(args, "--env")
-        module.train(parse(module.preset(preset, env), args, f"Presets: {[*module.PRESETS]}"))
+        default = configs.preset(preset, env)
+        module.train(parse(default, args, f"Presets: {', '.join(configs.PRESETS)}."))
         return
     if not args:
         raise UserError(f"{command} needs the folder of a run: make {command} RUN=runs/...")
     folder, *args = args
     saved = run.load(folder)
-    module = algorithm(saved["algorithm"])
-    config = from_dict(type(module.preset(None, None)), {**saved["config"], "run_dir": folder})
+    module, configs = algorithm(saved["algorithm"])
+    config = from_dict(configs.Config, {**saved["config"], "run_dir": folder})
     if command == "resume":
         module.train(parse(config, args, "Goes on with a run; fields may be changed."), resume=True)
     else:

@@ -108,6 +108,10 @@ def q_values(network, params, burn_in: int, trajectory: Trajectory):
 
 def loss(network, config: Config, params, target_params, sample: Sample):
     """Of B sequences -> scalar; priorities [B] and metrics."""
+    if not config.stored_state:
+        core_state = sample.trajectory.core_state
+        core_state = core_state._replace(lstm=jax.tree.map(jnp.zeros_like, core_state.lstm))
+        sample = sample._replace(trajectory=sample.trajectory._replace(core_state=core_state))
     q = q_values(network, params, config.burn_in, sample.trajectory)
     q_target = q_values(network, target_params, config.burn_in, sample.trajectory)
     steps = jax.tree.map(lambda x: x[config.burn_in :], sample.trajectory.steps)

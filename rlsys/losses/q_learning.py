@@ -87,7 +87,7 @@ def _pick(q: jax.Array, a: jax.Array) -> jax.Array:
     return jnp.take_along_axis(q, a[..., None], axis=-1)[..., 0]
 
 
-def _check_shapes(q_tm1, a_tm1, q_target_t, a_star_t, r_t, discount_t, lambda_t):
+def _check_shapes(q_tm1, a_tm1, q_target_t, a_star_t, r_t, discount_t, lambda_t) -> None:
     if q_tm1.shape != q_target_t.shape or q_tm1.shape[:-1] != r_t.shape:
         raise ValueError(
             f"q_tm1 {q_tm1.shape} and q_target_t {q_target_t.shape} must be [T, ..., A]"

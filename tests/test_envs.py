@@ -1,0 +1,325 @@
+"""Envs: episode ends, restarts, seeds, options, and what is refused."""
+
+import subprocess
+import sys
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from test_envs_families import assert_aligned, assert_episodes, play
+
+from rlsys import envs
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_time_limit_truncates_and_keeps_the_discount():
+    env = envs.Envs("CartPole-v1", 4, 0, envs.Options(max_episode_steps=5))
+    timesteps, _ = play(env, 24)
+    for i, t in enumerate(timesteps):
+        assert (t.truncated == (i % 6 == 5)).all()
+        assert (t.first == (i % 6 == 0)).all()
+        assert (t.discount == 1).all()
+    assert [e.length for e in env.pop_episodes()] == [5] * 16
+
+
+def test_alignment_on_a_step_counter():
+    """Jumanji's maze shows its own step count."""
+    env = envs.Envs("Maze-v0", 2, 0)
+    timesteps, _ = play(env, 230)
+    assert any(t.first.any() for t in timesteps[1:])
+    age = np.zeros(2, int)
+    for t in timesteps:
+        age = np.where(t.first, 0, age + 1)
+        np.testing.assert_array_equal(t.obs["step_count"], age)
+
+
+def test_rewards_of_resets_are_dropped():
+    """DM Control's resets have a reward of their own."""
+    env = envs.Envs("CartpoleBalance-v1", 2, 0, envs.Options(max_episode_steps=4))
+    timesteps, _ = play(env, 20)
+    assert_aligned(timesteps)
+    assert all((t.reward > 0.1).all() for t in timesteps if not t.first.any())
+
+
+@pytest.mark.parametrize("task", ["CartPole-v1", "MiniGrid-MemoryS7-v0", "BinPack-v2", "Pong-v5"])
+def test_same_seed_same_timesteps_whatever_the_threads(task):
+    options = envs.Options(flicker=0.3)
+    plays = [play(envs.Envs(task, 3, 7, options, num_threads=n), 60)[0] for n in (1, 3)]
+    assert_same(*plays)
+    other = play(envs.Envs(task, 3, 8, options), 60)[0]
+    with pytest.raises(AssertionError):
+        assert_same(plays[0], other)
+
+
+def test_neighbouring_seeds_share_no_environment():
+    a, b = (envs.Envs("CartPole-v1", 8, seed).reset().obs for seed in (0, 1))
+    assert len(np.unique(np.concatenate([a, b]), axis=0)) == 16
+    alone = envs.Envs("CartPole-v1", 2, 0).reset().obs
+    np.testing.assert_array_equal(alone, a[:2])  # environment i is the same in any number of them
+    envs.Envs("CartPole-v1", 1, 2**70).reset()
+
+
+@pytest.mark.parametrize("task", ["CartPole-v1", "MiniGrid-MemoryS7-v0", "Pong-v5"])
+def test_restart_equals_a_fresh_start(task):
+    options = envs.Options(flicker=0.3)
+    env = envs.Envs(task, 3, 0, options)
+    timesteps, _ = play(env, 30)
+    env.pop_episodes()
+    last = timesteps[-1]
+    cut = env.restart(5, last)
+    running = (last.discount == 1) & ~last.first
+    np.testing.assert_array_equal(cut.truncated, last.truncated | running)
+    assert_same(cut._replace(truncated=None), last._replace(truncated=None))
+
+    fresh = envs.Envs(task, 3, 5, options)
+    expected, actions = play(fresh, 40)
+    ignored = np.full_like(actions[0], 1)
+    assert_same([env.step(a) for a in [ignored, *actions]], expected)
+    assert env.pop_episodes() == fresh.pop_episodes()
+
+
+def test_restart_leaves_firsts_and_ends_alone():
+    env = envs.Envs("CartPole-v1", 16, 0)
+    timesteps, _ = play(env, 25)
+    t = next(t for t in timesteps[1:] if t.first.any() and (t.discount == 0).any())
+    cut = env.restart(0, t)
+    np.testing.assert_array_equal(cut.truncated, ~t.first & (t.discount == 1))
+    assert cut.truncated.any()
+
+
+def test_reset_drops_running_episodes():
+    env = envs.Envs("CartPole-v1", 2, 0, envs.Options(max_episode_steps=5))
+    env.reset()
+    for _ in range(3):
+        env.step(np.zeros(2, int))
+    timesteps, _ = play(env, 5)
+    assert_episodes(timesteps, env.pop_episodes())
+
+
+def test_observations_are_not_overwritten():
+    env = envs.Envs("CartPole-v1", 2, 0)
+    timesteps, _ = play(env, 1)
+    kept, copy = timesteps[1].obs, timesteps[1].obs.copy()
+    play(env, 20)
+    np.testing.assert_array_equal(kept, copy)
+
+
+def test_life_loss_ends_the_learners_episode_alone():
+    """The same games as without the option, if its no-ops are played: ends and firsts are added."""
+    env = envs.Envs("Breakout-v5", 6, 0, envs.Options(life_loss_ends=True, noop_max=5))
+    timesteps, actions = play(env, 500)
+    assert_aligned(timesteps)
+    game = envs.Envs("Breakout-v5", 6, 0, envs.Options(noop_max=5))
+    assert_same(game.reset(), timesteps[0])
+    lost = np.zeros(6, bool)
+    num_lost = no_ops = np.zeros(6, int)
+    for action, t in zip(actions, timesteps[1:], strict=True):
+        raw = game.step(np.where(lost, 0, action))
+        np.testing.assert_array_equal(t.obs, raw.obs)
+        np.testing.assert_array_equal(t.first, raw.first | lost)
+        np.testing.assert_array_equal(t.reward, np.where(lost, 0, raw.reward))
+        no_ops = no_ops + lost
+        lost = (t.discount == 0) & (raw.discount == 1)
+        num_lost = num_lost + lost
+    assert num_lost.sum() > 20 and no_ops.sum() > 20
+    ours, raws = env.pop_episodes(), game.pop_episodes()
+    assert len(ours) > 6 and sum(e.episode_return for e in raws) > 0
+    for a, b in zip(ours, raws, strict=True):
+        assert (a.env, a.episode_return) == (b.env, b.episode_return)
+        assert a.length == b.length - 4  # five lives, so four no-ops in place of the agent
+
+
+def test_atari_starts_with_no_ops_and_sticks():
+    def start(**options):
+        return play(envs.Envs("Breakout-v5", 4, 0, envs.Options(**options)), 30)[0]
+
+    one = start(noop_max=1)[0].obs
+    assert (one == one[:1]).all()
+    many = start()
+    assert len(np.unique(np.stack([t.obs for t in many]).swapaxes(0, 1), axis=0)) > 1
+    sticky = start(sticky_actions=0.9)
+    with pytest.raises(AssertionError):
+        assert_same(many, sticky)
+
+
+def test_clip_rewards_clips_for_the_learner_alone():
+    clipped = envs.Envs("Taxi-v3", 4, 0, envs.Options(clip_rewards=True))
+    plain = envs.Envs("Taxi-v3", 4, 0)
+    a, b = play(clipped, 210)[0], play(plain, 210)[0]
+    assert min(t.reward.min() for t in b) == -10
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x.reward, y.reward.clip(-1, 1))
+    episodes = clipped.pop_episodes()
+    assert episodes and episodes == plain.pop_episodes()
+
+
+def test_action_bins_span_the_range():
+    env = envs.Envs("Pendulum-v1", 5, 0)
+    torque = env._actions.to_pool(np.arange(5)[:, None])
+    np.testing.assert_array_equal(torque, np.float32([[-2], [-1], [0], [1], [2]]))
+    car = envs.Envs("CarRacing-v3", 1, 0, envs.Options(action_bins=3))
+    controls = car._actions.to_pool(np.array([[0, 0, 2], [1, 1, 1]]))
+    np.testing.assert_array_equal(controls, np.float32([[-1, 0, 1], [0, 0.5, 0.5]]))
+
+
+def test_observe_keeps_some_entries():
+    part = envs.Envs("CartPole-v1", 3, 0, envs.Options(observe=(2, 0)))
+    whole = envs.Envs("CartPole-v1", 3, 0)
+    for a, b in zip(play(part, 30)[0], play(whole, 30)[0], strict=True):
+        np.testing.assert_array_equal(a.obs, b.obs[:, [2, 0]])
+    np.testing.assert_array_equal(part.observation_space.high, whole.observation_space.high[[2, 0]])
+
+
+def test_flicker_blanks_all_but_the_mask():
+    flicker = envs.Envs("Maze-v0", 8, 0, envs.Options(flicker=0.25))
+    plain = envs.Envs("Maze-v0", 8, 0)
+    num_blank = 0
+    for a, b in zip(play(flicker, 200)[0], play(plain, 200)[0], strict=True):
+        np.testing.assert_array_equal(a.obs["action_mask"], b.obs["action_mask"])
+        for i in range(8):
+            mine = {k: v[i] for k, v in a.obs.items() if k != "action_mask"}
+            blank = not mine["walls"].any()
+            num_blank += blank
+            assert_same(mine, {k: 0 * b.obs[k][i] if blank else b.obs[k][i] for k in mine})
+    assert 0.2 < num_blank / (8 * 201) < 0.3
+
+
+def test_only_first_shows_first_observations():
+    hidden = envs.Envs("Catch-v0", 4, 0, envs.Options(only_first=True))
+    plain = envs.Envs("Catch-v0", 4, 0)
+    for a, b in zip(play(hidden, 40)[0], play(plain, 40)[0], strict=True):
+        np.testing.assert_array_equal(a.obs, b.obs * a.first[:, None, None])
+
+
+REFUSED_OPTIONS = [
+    (dict(sticky_actions=1.0), r"sticky_actions must lie in \[0, 1\), not 1.0"),
+    (dict(flicker=-0.1), "flicker must lie"),
+    (dict(noop_max=0), "noop_max must be 1 or more"),
+    (dict(action_bins=1), "action_bins must be 2 or more"),
+    (dict(max_episode_steps=0), "max_episode_steps must be 1 or more"),
+    (dict(observe=(0, 0)), "observe must name entries"),
+    (dict(observe=(-1,)), "observe must name entries"),
+]
+
+
+@pytest.mark.parametrize("options, message", REFUSED_OPTIONS)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        envs.Options(**options)
+
+
+REFUSED = [
+    ("Breakot-v5", {}, "unknown task 'Breakot-v5'; did you mean 'Breakout-v5'"),
+    ("breakout", {}, "did you mean 'Breakout-v5'"),
+    ("TicTacToe-v1", {}, "'TicTacToe-v1' has 2 players"),
+    ("IntersectionMultiAgent-v0", {}, "has 2 players"),
+    ("Sudoku-v0", {}, "EnvPool cannot make 'Sudoku-v0' here: failed to open Sudoku database"),
+    ("LqrLqr21-v1", {}, "range over -1e[+]10 to 1e[+]10"),
+    ("CartPole-v1", dict(sticky_actions=0.25), "sticky_actions is for Atari, and 'CartPole-v1'"),
+    ("CartPole-v1", dict(noop_max=1), "noop_max is for Atari"),
+    ("CartPole-v1", dict(life_loss_ends=True), "life_loss_ends is for Atari"),
+    ("CartPole-v1", dict(action_bins=7), "action_bins is for continuous actions"),
+    ("CartPole-v1", dict(observe=(0, 4)), "has 4 entries, counted from 0"),
+    ("Pong-v5", dict(observe=(0,)), "observe needs one flat vector"),
+    ("MiniGrid-MemoryS7-v0", dict(observe=(0,)), "observe needs one flat vector"),
+    ("FrozenLake-v1", dict(flicker=0.5), "flicker and only_first need an array to blank"),
+    ("Catch-v0", dict(max_episode_steps=3), "does not heed max_episode_steps in 'Catch-v0'"),
+    ("Highway-v0", dict(max_episode_steps=3), "does not heed max_episode_steps"),
+]
+
+
+@pytest.mark.parametrize("task, options, message", REFUSED)
+def test_refused(task, options, message):
+    with pytest.raises(ValueError, match=message) as info:
+        envs.Envs(task, 1, 0, envs.Options(**options))
+    assert "\n" not in str(info.value)
+
+
+def test_check_task():
+    envs.check_task("Pong-v5")
+    for task in ("Breakot-v5", "TicTacToe-v1"):
+        with pytest.raises(ValueError, match=task):
+            envs.check_task(task)
+
+
+def test_sizes_and_seeds_out_of_range():
+    for arguments in ((0, 0), (1, -1)):
+        with pytest.raises(ValueError, match="must be"):
+            envs.Envs("CartPole-v1", *arguments)
+
+
+@pytest.mark.parametrize(
+    "task, action, message",
+    [
+        ("CartPole-v1", np.zeros(2, int), r"is int \[3\], not int64 \[2\]"),
+        ("CartPole-v1", np.zeros((3, 1), int), r"is int \[3\]"),
+        ("CartPole-v1", np.zeros(3), "not float64"),
+        ("CartPole-v1", np.array([0, 2, 1]), "lies in 0 to 1, not 2"),
+        ("CartPole-v1", np.array([0, -1, 1]), "lies in 0 to 1, not -1"),
+        ("Pendulum-v1", np.zeros(3, int), r"is int \[3, 1\]"),
+        ("Pendulum-v1", np.full((3, 1), 5), "lies in 0 to 4, not 5"),
+    ],
+)
+def test_wrong_actions_never_reach_envpool(task, action, message):
+    env = envs.Envs(task, 3, 0)
+    env.reset()
+    with pytest.raises(ValueError, match=message):
+        env.step(action)
+
+
+@pytest.mark.parametrize(
+    "task, shape", [("CartPole-v1", (400, 600, 3)), ("Pong-v5", (210, 160, 3))]
+)
+def test_render(task, shape):
+    env = envs.Envs(task, 2, 0, render=True)
+    env.reset()
+    picture = env.render()
+    assert picture.shape == shape and picture.dtype == np.uint8 and picture.std() > 0
+
+
+def test_render_falls_back_on_the_observation():
+    env = envs.Envs("Catch-v0", 2, 0, render=True)
+    obs = env.reset().obs
+    picture = env.render()
+    assert picture.dtype == np.uint8 and picture.shape == (330, 165, 3)
+    np.testing.assert_array_equal(picture[16::33, 16::33, 0], obs[0] * 255)
+
+
+def test_render_refuses():
+    env = envs.Envs("CartPole-v1", 1, 0)
+    env.reset()
+    with pytest.raises(ValueError, match="render=True"):
+        env.render()
+    lake = envs.Envs("FrozenLake-v1", 1, 0, render=True)
+    with pytest.raises(ValueError, match=r"a reset\(\) before it"):
+        lake.render()
+    lake.reset()
+    with pytest.raises(ValueError, match="'FrozenLake-v1' cannot be drawn here"):
+        lake.render()
+
+
+@pytest.mark.slow
+def test_mujoco_renders_or_says_that_it_cannot():
+    env = envs.Envs("Hopper-v5", 1, 0, render=True)
+    env.reset()
+    try:
+        assert env.render().shape[-1] == 3
+    except ValueError as error:
+        assert "cannot be drawn here" in str(error)
+
+
+def test_no_warning_reaches_the_user():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        play(envs.Envs("Hopper-v5", 1, 0), 3)
+        play(envs.Envs("CartpoleSwingup-v1", 1, 0), 3)
+
+
+def test_nothing_is_printed():
+    code = "from rlsys import envs; envs.Envs('Hopper-v5', 1, 0).reset()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

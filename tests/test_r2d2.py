@@ -1,0 +1,358 @@
+"""R2D2: each line of what is often got wrong, and the same result on any number of devices."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from gymnasium import spaces
+
+from rlsys import learner, networks
+from rlsys.actor import ActorState
+from rlsys.algorithms import r2d2
+from rlsys.algorithms.r2d2_config import PRESETS, Config
+from rlsys.types import SAMPLE_SPEC, CoreState, Sample, Timestep, Trajectory
+
+A = 3
+OBS = spaces.Box(-1.0, 1.0, (4,), np.float32)
+CONFIG = Config(
+    burn_in=4, length=12, stride=6, num_envs=4, batch_size=8, n=3, discount=0.9,
+    hidden_size=8, core_size=8, head_size=8, replay_capacity=2000, unroll_length=5, refresh_steps=5,
+)  # fmt: skip
+
+
+@functools.cache
+def make_network(core_size=8):
+    return networks.q_network(
+        OBS, spaces.Discrete(A), hidden_size=8, core_size=core_size, head_size=8
+    )
+
+
+@functools.cache
+def make_params(seed=0):
+    return networks.init(make_network(), jax.random.key(seed))
+
+
+def play(num_steps, num_envs=4, seed=0, mean_length=7, params_seed=0, agent=True):
+    """What an actor would hand over: made-up episodes, an agent's own Q-values and states."""
+    random = np.random.default_rng(seed)
+    shape = (num_steps + 1, num_envs)
+    first = random.random(shape) < 1 / mean_length
+    first[0] = True
+    last = np.roll(first, -1, 0)
+    truncated = last & (random.random(shape) < 0.5)
+    steps = Timestep(
+        random.uniform(-1, 1, (*shape, 4)).astype(np.float32),
+        first,
+        np.where(first, 0, random.normal(size=shape)).astype(np.float32),
+        (1.0 - (last & ~truncated)).astype(np.float32),
+        truncated,
+    )
+    policy = r2d2.make_policy(make_network(), np.full(num_envs, 0.5, np.float32))
+    state, key = make_network().initial(num_envs), jax.random.key(seed)
+    actions, auxs = [], []
+    for t in range(num_steps):
+        timestep = jax.tree.map(lambda x, t=t: x[t], steps)
+        action, aux, state, key = policy(make_params(params_seed), timestep, state, key)
+        actions.append(np.asarray(action))
+        auxs.append(jax.tree.map(np.asarray, aux))
+    aux = jax.tree.map(lambda *xs: np.stack(xs), *auxs)
+    return Trajectory(steps, np.stack(actions), aux, make_network().initial(num_envs))
+
+
+def filled_replay(config, trajectory):
+    timestep = jax.tree.map(lambda x: x[0], trajectory.steps)
+    replay = r2d2.make_replay(
+        config, ActorState(timestep, make_network().initial(config.num_envs), None)
+    )
+    numbers, learned, mask = replay.add(trajectory)
+    priorities = np.asarray(r2d2.initial_priorities(config, learned, mask))[: len(numbers)]
+    replay.set_priorities(numbers, priorities)
+    return replay, numbers, priorities
+
+
+def loss_of(config, sample, params=None, target_params=None):
+    """Loss, priorities and gradient as on one device."""
+    mesh = learner.make_mesh(jax.devices()[:1])
+    params = make_params() if params is None else params
+
+    def step(config, state, sample):
+        grad = learner.value_and_grad(functools.partial(r2d2.loss, make_network(), config))
+        (value, (priorities, _)), grads = grad(state[0], state[1], sample)
+        return state, (value, priorities, grads)
+
+    step = learner.data_parallel(
+        step, mesh, SAMPLE_SPEC, (learner.REPLICATED, learner.SHARDED, learner.REPLICATED)
+    )
+    state = jax.tree.map(jnp.copy, (params, params if target_params is None else target_params))
+    return jax.device_get(step(config, state, sample)[1])
+
+
+def test_no_gradient_flows_through_burn_in():
+    replay, *_ = filled_replay(CONFIG, play(60))
+    _, sample = replay.sample(8)
+    value, _, grads = loss_of(CONFIG, sample)
+    # The same from the state after burn-in, given as data.
+    b, trajectory, network = CONFIG.burn_in, sample.trajectory, make_network()
+    steps = jax.tree.map(lambda x: x[:b], trajectory.steps)
+    _, state = network.apply(
+        make_params(), steps, trajectory.action[: b - 1], trajectory.core_state
+    )
+    after = Trajectory(
+        jax.tree.map(lambda x: x[b:], trajectory.steps),
+        trajectory.action[b:],
+        (),
+        jax.tree.map(np.asarray, state._replace(a_tm1=trajectory.action[b - 1])),
+    )
+    short = dataclasses.replace(CONFIG, burn_in=0)
+    expected, _, expected_grads = loss_of(short, Sample(after, sample.mask[b:], sample.weights))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), grads, expected_grads)
+    # It would show: with burn-in learned through, the gradient is another.
+    _, _, through = loss_of(short, sample)
+    apart = jax.tree.map(lambda x, y: np.abs(x - y).max(), grads, through)
+    assert max(jax.tree.leaves(apart)) > 1e-3
+
+
+def test_burn_in_is_under_both_parameters():
+    """The target's burn-in is its own: with other target parameters the targets are those of a
+    network that ran under them from the stored state on."""
+    replay, *_ = filled_replay(CONFIG, play(60))
+    _, sample = replay.sample(8)
+    other = make_params(1)
+    q = r2d2.q_values(make_network(), other, CONFIG.burn_in, sample.trajectory)
+    whole, _ = make_network().apply(
+        other, sample.trajectory.steps, sample.trajectory.action, sample.trajectory.core_state
+    )
+    np.testing.assert_allclose(q, whole[CONFIG.burn_in :], atol=1e-5)
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_what_is_masked_does_not_matter(cross):
+    """Neither loss nor priority nor gradient depends on padding past an episode's end."""
+    config = dataclasses.replace(CONFIG, cross_episodes=cross)
+    replay, *_ = filled_replay(config, play(100, mean_length=9))
+    _, sample = replay.sample(8)
+    steps, mask = sample.trajectory.steps, sample.mask
+    # Steps after a sequence's last learned one, and the step it leads to.
+    learned = np.flip(np.maximum.accumulate(np.flip(mask, 0), 0), 0)
+    unused = np.concatenate([np.zeros_like(mask[:1]), ~learned])
+    unused[: config.burn_in] = False
+    assert unused.any()
+    garbage = steps._replace(
+        reward=np.where(unused, 1e6, steps.reward).astype(np.float32),
+        obs=np.where(unused[..., None], 7.0, steps.obs).astype(np.float32),
+    )
+    result = loss_of(config, sample)
+    other = loss_of(config, sample._replace(trajectory=sample.trajectory._replace(steps=garbage)))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7), result, other)
+
+
+def literal_errors(config, trajectory, env, begin, end):
+    """TD errors of one episode, alone, in float64: x_begin .. x_end, from a state of zeros."""
+    network, params, target = make_network(), make_params(), make_params(1)
+    steps = jax.tree.map(lambda x: x[begin : end + 1, env : env + 1], trajectory.steps)
+    action = trajectory.action[begin:end, env : env + 1]
+    zero = network.initial(1)
+    q = np.float64(network.apply(params, steps, action, zero)[0])[:, 0]
+    q_target = np.float64(network.apply(target, steps, action, zero)[0])[:, 0]
+    eps = 1e-3
+
+    def h(x):
+        return np.sign(x) * (np.sqrt(abs(x) + 1) - 1) + eps * x
+
+    def h_inv(x):
+        root = np.sqrt(1 + 4 * eps * (abs(x) + 1 + eps))
+        return np.sign(x) * (((root - 1) / (2 * eps)) ** 2 - 1)
+
+    value = [h_inv(q_target[t][q[t].argmax()]) for t in range(len(q))]
+    errors = []
+    for t in range(len(action)):
+        last = min(t + config.n, len(action))  # no further than the episode's end
+        g = value[last]
+        for k in range(last, t, -1):
+            g = np.float64(steps.reward[k, 0]) + config.discount * steps.discount[k, 0] * g
+        errors.append(h(g) - q[t][action[t, 0]])
+    return np.array(errors)
+
+
+def test_episodes_in_one_sequence_equal_each_alone():
+    """Sequences that cross episodes: no state, target or priority leaks from one to the next."""
+    config = dataclasses.replace(CONFIG, burn_in=0, length=40, stride=40, batch_size=4)
+    trajectory = play(41, mean_length=8)
+    replay, *_ = filled_replay(config, trajectory)
+    numbers, sample = replay.sample(64)
+    q = r2d2.q_values(make_network(), make_params(), 0, sample.trajectory)
+    q_target = r2d2.q_values(make_network(), make_params(1), 0, sample.trajectory)
+    steps = sample.trajectory.steps
+    td_error = np.asarray(
+        r2d2.td_errors(
+            config,
+            r2d2.q_of(q[:-1], sample.trajectory.action),
+            r2d2.q_of(q_target, r2d2.greedy(q, steps.obs))[1:],
+            steps,
+        )
+    )
+    _, priorities, _ = loss_of(config, sample, target_params=make_params(1))
+    compared = {"terminated": 0, "truncated": 0}
+    for i in np.unique(numbers, return_index=True)[1]:
+        env = int(np.flatnonzero((trajectory.steps.obs[0] == steps.obs[0, i]).all(-1))[0])
+        begins = [*np.flatnonzero(steps.first[:, i]), 41]
+        errors = []
+        for begin, after in zip(begins[:-1], begins[1:], strict=True):
+            end = after - 1  # its last observation
+            if after < 41:
+                compared["truncated" if steps.truncated[end, i] else "terminated"] += 1
+            alone = literal_errors(config, trajectory, env, begin, end)
+            np.testing.assert_allclose(td_error[begin:end, i], alone, rtol=1e-4, atol=1e-5)
+            assert sample.mask[begin:end, i].all()
+            assert after == 41 or not sample.mask[end, i]
+            errors.extend(np.abs(alone))
+        expected = 0.9 * np.max(errors) + 0.1 * np.mean(errors)
+        np.testing.assert_allclose(priorities[i], expected, rtol=1e-4)
+    assert min(compared.values()) > 2
+
+
+def test_the_paper_preset_never_crosses_an_episodes_end():
+    assert not PRESETS["atari"].cross_episodes
+    config = dataclasses.replace(CONFIG, cross_episodes=False)
+    replay, *_ = filled_replay(config, play(200, mean_length=9))
+    _, sample = replay.sample(200)
+    b = config.burn_in
+    for i in range(200):
+        learned = b + np.flatnonzero(sample.mask[b:, i])
+        assert not sample.trajectory.steps.first[learned[0] + 1 : learned[-1] + 2, i].any()
+
+
+def test_initial_priorities_are_those_of_the_learner():
+    """With the same parameters, the actor's own Q-values give what the learner would."""
+    config = dataclasses.replace(CONFIG, burn_in=6)
+    replay, numbers, initial = filled_replay(config, play(80))
+    drawn, sample = replay.sample(64)
+    _, priorities, _ = loss_of(dataclasses.replace(config, batch_size=64), sample)
+    expected = initial[np.searchsorted(numbers, drawn)]
+    np.testing.assert_allclose(priorities, expected, rtol=1e-4)
+    assert initial.std() / initial.mean() > 0.05
+
+
+def test_the_core_sees_previous_action_and_reward_but_at_first():
+    network, params = make_network(), make_params()
+    timestep = jax.tree.map(lambda x: x[:1], play(1).steps)
+    state = network.initial(4)._replace(a_tm1=np.ones(4, np.int32))
+    no_action = np.zeros((0, 4), np.int32)
+
+    def q(first, **change):
+        steps = timestep._replace(first=np.full((1, 4), first))
+        changed = {k: v for k, v in change.items() if k in Timestep._fields}
+        rest = {k: v for k, v in change.items() if k in CoreState._fields}
+        return network.apply(params, steps._replace(**changed), no_action, state._replace(**rest))[
+            0
+        ]
+
+    for change in ({"reward": np.ones((1, 4), np.float32)}, {"a_tm1": np.full(4, 2, np.int32)}):
+        assert np.abs(q(False, **change) - q(False)).max() > 1e-4
+        np.testing.assert_array_equal(q(True, **change), q(True))
+
+
+def test_each_environment_explores_with_its_own_rate():
+    epsilon = r2d2.ladder(Config(), 8)
+    np.testing.assert_allclose(epsilon, [0.4 ** (1 + 7 * i / 7) for i in range(8)], rtol=1e-6)
+    policy = r2d2.make_policy(make_network(), epsilon)
+    timestep = jax.tree.map(lambda x: np.repeat(x[0, :1], 8, 0), play(1).steps)
+    state, key = make_network().initial(8), jax.random.key(0)
+    greedy = r2d2.make_policy(make_network(), np.zeros(8, np.float32))
+    best, *_ = greedy(make_params(), timestep, state, key)
+    random = np.zeros(8)
+    for _ in range(2000):
+        action, _, _, key = policy(make_params(), timestep, state, key)
+        random += np.asarray(action) != np.asarray(best)
+    expected = epsilon * (A - 1) / A
+    assert (np.abs(random / 2000 - expected) < 4 * np.sqrt(expected / 2000)).all()
+
+
+def test_only_legal_actions_are_taken_or_bootstrapped_from():
+    q = jnp.array([[[1.0, 5.0, 3.0], [9.0, 2.0, 4.0]]])
+    obs = {"action_mask": jnp.array([[[True, False, True], [False, True, False]]])}
+    np.testing.assert_array_equal(r2d2.greedy(q, obs), [[2, 1]])
+    np.testing.assert_array_equal(r2d2.greedy(q, {}), [[1, 0]])
+
+
+def test_q_of_discretised_actions_is_the_mean_of_their_dimensions():
+    q = jnp.arange(12.0).reshape(1, 2, 2, 3)
+    action = jnp.array([[[0, 2], [1, 1]]])
+    np.testing.assert_allclose(r2d2.q_of(q, action), [[(0 + 5) / 2, (7 + 10) / 2]])
+
+
+def learn(num_devices, config, optimizer, sample, num_updates=5):
+    mesh = learner.make_mesh(jax.devices()[:num_devices])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(r2d2, "optimizer", lambda config: optimizer)
+        step = learner.data_parallel(
+            functools.partial(r2d2.update, make_network()), mesh, SAMPLE_SPEC,
+            (learner.SHARDED, learner.REPLICATED),
+        )  # fmt: skip
+        state = learner.place(mesh, r2d2.make_state(make_network(), config))
+        losses = []
+        for _ in range(num_updates):
+            state, (priorities, metrics) = step(
+                config, state, learner.place(mesh, sample, SAMPLE_SPEC)
+            )
+            losses.append(jax.device_get(metrics))
+    return jax.device_get((state.params, state.target_params, priorities, losses))
+
+
+def test_the_number_of_devices_does_not_change_the_result():
+    """SGD, which does not hide a gradient's scale as Adam does; uneven weights and masks."""
+    replay, *_ = filled_replay(CONFIG, play(100))
+    _, sample = replay.sample(8)
+    assert np.ptp(sample.weights) > 0.1
+    one = learn(1, CONFIG, optax.sgd(0.05), sample)
+    assert one[3][-1]["loss"] < 0.98 * one[3][0]["loss"]
+    for num_devices in (2, 4):
+        other = learn(num_devices, CONFIG, optax.sgd(0.05), sample)
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-6), one, other
+        )
+
+
+def test_the_target_network_is_a_copy_made_every_target_update_steps():
+    config = dataclasses.replace(CONFIG, target_update=3)
+    replay, *_ = filled_replay(config, play(60))
+    _, sample = replay.sample(8)
+    start = jax.device_get(r2d2.make_state(make_network(), config).params)
+    for num_updates, expected in ((2, "start"), (3, "now"), (5, "then")):
+        params, target, _, _ = learn(1, config, optax.sgd(0.05), sample, num_updates)
+        copied = start if expected == "start" else learn(1, config, optax.sgd(0.05), sample, 3)[0]
+        jax.tree.map(np.testing.assert_array_equal, target, copied)
+        assert jax.tree.all(jax.tree.map(np.array_equal, params, target)) == (expected == "now")
+
+
+def test_the_replay_ratio_is_held():
+    config = Config(learning_starts=1000, replay_ratio=2.5, batch_size=32, length=20)
+    assert r2d2.updates_due(config, 1000) == 0
+    assert r2d2.updates_due(config, 1000 + 256) == 1
+    assert r2d2.updates_due(config, 1000 + 256 * 40 - 1) == 39
+
+
+def test_the_atari_preset_is_the_papers_table():
+    config = PRESETS["atari"]
+    expected = {
+        "discount": 0.997, "n": 5, "burn_in": 40, "length": 80, "stride": 40, "batch_size": 64,
+        "replay_capacity": 4_000_000, "priority_exponent": 0.9, "priority_eta": 0.9,
+        "importance_exponent": 0.6, "learning_rate": 1e-4, "adam_eps": 1e-3, "target_update": 2500,
+        "value_rescaling": True, "num_envs": 256, "epsilon_base": 0.4, "epsilon_exponent": 7.0,
+        "frame_stack": 4, "hidden_size": 512, "core_size": 512, "head_size": 512,
+        "refresh_steps": 400, "replay_ratio": 0.8, "stored_state": True,
+    }  # fmt: skip
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert not config.task.clip_rewards and not config.task.life_loss_ends
+
+
+def test_a_config_is_a_pytree_of_its_numbers():
+    leaves = jax.tree.leaves(Config())
+    assert len(leaves) > 5 and all(isinstance(x, float) for x in leaves)
+    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), Config(), Config(learning_rate=1.0))
+    assert stacked.learning_rate.shape == (2,)
