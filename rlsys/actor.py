@@ -162,10 +162,10 @@ class Actors:
         first, *others = [future.result() for future in unrolls]
         if not others:
             return Unroll(first, learner_step)
-        time_major = jax.tree.map(
+        steps, action, aux = jax.tree.map(
             lambda *xs: np.concatenate(xs, axis=1), first[:3], *(t[:3] for t in others)
         )
         core_state = jax.tree.map(
             lambda *xs: np.concatenate(xs), first.core_state, *(t.core_state for t in others)
         )
-        return Unroll(Trajectory(*time_major, core_state), learner_step)
+        return Unroll(Trajectory(steps, action, aux, core_state), learner_step)

@@ -95,10 +95,9 @@ class Checkpoints:
                 self._remove(number)
             saving.rename(final)
             _sync(self.directory)
-            older = [n for n in self.numbers() if n <= number]
-            for n in self.numbers():
-                if n not in older[-self.keep :]:
-                    self._remove(n)
+            kept = [n for n in self.numbers() if n <= number][-self.keep :]
+            for other in set(self.numbers()) - set(kept):
+                self._remove(other)
         except BaseException as error:
             shutil.rmtree(saving, ignore_errors=True)
             if not isinstance(error, Exception):
@@ -129,19 +128,19 @@ class Checkpoints:
             if template is not None:
                 _check_fit(path, content["trees"][name], _leaves(name, template))
         about = {k: a for name in templates for k, a in content["trees"][name].items()}
-        arrays = _read_arrays(path / "trees", about)
-        leaves = {
-            k: jax.random.wrap_key_data(jnp.asarray(v), impl=about[k]["impl"])
-            if "impl" in about[k]
-            else v
-            for k, v in arrays.items()
-        }
-        trees = {
-            name: _nest({k: (about[k]["path"], leaves[k]) for k in content["trees"][name]})
-            if template is None
-            else jax.tree.structure(template).unflatten(leaves[k] for k in _leaves(name, template))
-            for name, template in templates.items()
-        }
+        leaves = _read_arrays(path / "trees", about)
+        for key in about:
+            if "impl" in about[key]:
+                data = jnp.asarray(leaves[key])
+                leaves[key] = jax.random.wrap_key_data(data, impl=about[key]["impl"])
+        trees = {}
+        for name, template in templates.items():
+            if template is None:
+                table = content["trees"][name]
+                trees[name] = _nest([(table[key]["path"], leaves[key]) for key in table])
+            else:
+                ordered = [leaves[key] for key in _leaves(name, template)]
+                trees[name] = jax.tree.unflatten(jax.tree.structure(template), ordered)
         return number, trees, content["meta"]
 
     def meta(self, number: int | None = None) -> dict:
@@ -168,9 +167,8 @@ class Checkpoints:
         if not self.directory.is_dir():
             raise CheckpointError(f"There is no folder {self.directory} to take a checkpoint from.")
         others = ", ".join(sorted(path.name for path in self.directory.iterdir())[:3])
-        raise CheckpointError(
-            f"There is no checkpoint in {self.directory}, {f'only {others}' if others else 'it is empty'}."
-        )
+        there = f"only {others}" if others else "it is empty"
+        raise CheckpointError(f"There is no checkpoint in {self.directory}, {there}.")
 
     def _remove(self, number: int) -> None:
         """Removes a checkpoint, which counts no more from the first moment on."""
@@ -182,7 +180,7 @@ class Checkpoints:
         """Removes what a save that failed or was killed has left."""
         for pattern in ("saving-*", "removing-*"):
             for path in self.directory.glob(pattern):
-                path.unlink() if path.is_file() else shutil.rmtree(path)
+                shutil.rmtree(path)
 
 
 def _leaves(name: str, tree: Any) -> dict[str, tuple[list[str], Any]]:
@@ -200,9 +198,12 @@ def _leaves(name: str, tree: Any) -> dict[str, tuple[list[str], Any]]:
     return leaves
 
 
-def _nest(leaves: dict[str, tuple[list[str], Any]]) -> dict[str, Any]:
+def _nest(leaves: list[tuple[list[str], Any]]) -> Any:
+    """Nested dicts of leaves from their paths."""
     tree: dict[str, Any] = {}
-    for path, leaf in leaves.values():
+    for path, leaf in leaves:
+        if not path:
+            return leaf
         node = tree
         for part in path[:-1]:
             node = node.setdefault(part, {})
@@ -211,17 +212,17 @@ def _nest(leaves: dict[str, tuple[list[str], Any]]) -> dict[str, Any]:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _about(path: list[str], leaf: Any) -> dict[str, Any]:
     """What a checkpoint says of a leaf beside its values."""
     leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     about = {"path": path, "shape": [*leaf.shape], "dtype": str(leaf.dtype)}
-    if _is_key(leaf):
+    if isinstance(leaf, jax.Array) and _is_key(leaf):
         about["impl"] = str(jax.random.key_impl(leaf))
-    elif (nbytes := leaf.size * leaf.dtype.itemsize) > PIECE:
-        about["rows"] = max(1, PIECE * leaf.shape[0] // nbytes)
+    elif not _is_key(leaf) and leaf.size * leaf.dtype.itemsize > PIECE:
+        about["rows"] = max(1, PIECE * leaf.shape[0] // (leaf.size * leaf.dtype.itemsize))
     return about
 
 
@@ -285,7 +286,7 @@ def _pieces(key: str, shape: list[int], rows: int) -> dict[str, slice]:
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, dict]) -> None:
-    pieces = {}
+    pieces: dict[str, np.ndarray] = {}
     for key, array in arrays.items():
         if "rows" in about[key]:
             places = _pieces(key, about[key]["shape"], about[key]["rows"])
@@ -297,7 +298,7 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, di
             orbax.save(path, ocp.args.PyTreeSave(pieces))
 
 
-def _read_arrays(path: Path, about: dict[str, dict]) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path, about: dict[str, dict]) -> dict[str, Any]:
     arrays = {k: np.empty(a["shape"], a["dtype"]) for k, a in about.items() if "impl" not in a}
     whole = [k for k, a in about.items() if "rows" not in a and 0 not in a["shape"]]
     with _orbax() as orbax:

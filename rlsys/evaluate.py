@@ -84,7 +84,8 @@ def record(path: Path, player: Player, params: Any) -> None:
       ValueError: the task has no picture.
     """
     envs, policy, core_state, seed = player
-    timestep, key, images = envs.reset(), jax.random.key(seed), []
+    timestep, key = envs.reset(), jax.random.key(seed)
+    images: list[Image.Image] = []
     while len(images) < GIF_FRAMES and not (images and timestep.first[0]):
         images.append(Image.fromarray(envs.render()))
         action, _, core_state, key = policy(params, timestep, core_state, key)

@@ -17,7 +17,10 @@ def make_mesh(devices=None) -> jax.sharding.Mesh:
 
 
 def place(mesh, tree, spec=REPLICATED):
-    """Puts tree on the devices. spec: one PartitionSpec or a prefix of tree made of them."""
+    """Puts tree on the devices, which may alias it: donating the result then deletes tree's arrays.
+
+    spec: one PartitionSpec or a prefix of tree made of them.
+    """
     sharding = jax.tree.map(
         lambda s: jax.NamedSharding(mesh, s), spec, is_leaf=lambda s: isinstance(s, jax.P)
     )

@@ -5,7 +5,7 @@ Alignment, said once: `r_t = steps.reward[1:]`, `discount_t = gamma * steps.disc
 
 Ends of episodes, two rules for every algorithm:
 1. A step onto `first` is the reset's, not the agent's: it has weight 0 in every loss, return,
-   priority and statistic, and n-step windows stop before it.
+   priority and statistic. Before it lies a step with `discount` 0 or `truncated` True.
 2. A truncated step keeps its discount (bootstrap from the true last observation) and has
    `lambda_t = 0`, which cuts every kind of multi-step return there.
 """
@@ -41,7 +41,7 @@ class CoreState(NamedTuple):
 class Trajectory(NamedTuple):
     """T consecutive steps of B environments, time first."""
 
-    steps: Timestep  # [T + 1, B, ...] x_0 .. x_T and how each was reached
+    steps: Any  # Timestep [T + 1, B, ...] x_0 .. x_T and how each was reached
     action: Any  # [T, B] a_t, taken in x_t
     aux: Any  # [T, B, ...] what the algorithm's act() wants kept
     core_state: Any  # [B, ...] CoreState before x_0

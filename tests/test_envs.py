@@ -110,13 +110,13 @@ def test_observations_are_not_overwritten():
 
 def test_life_loss_ends_the_learners_episode_alone():
     """The same games as without the option, if its no-ops are played: ends and firsts are added."""
-    env = envs.Envs("Breakout-v5", 6, 0, envs.Options(life_loss_ends=True, noop_max=5))
-    timesteps, actions = play(env, 500)
+    env = envs.Envs("SpaceInvaders-v5", 4, 0, envs.Options(life_loss_ends=True, noop_max=5))
+    timesteps, actions = play(env, 400)
     assert_aligned(timesteps)
-    game = envs.Envs("Breakout-v5", 6, 0, envs.Options(noop_max=5))
+    game = envs.Envs("SpaceInvaders-v5", 4, 0, envs.Options(noop_max=5))
     assert_same(game.reset(), timesteps[0])
-    lost = np.zeros(6, bool)
-    num_lost = no_ops = np.zeros(6, int)
+    lost = np.zeros(4, bool)
+    num_lost = no_ops = np.zeros(4, int)
     for action, t in zip(actions, timesteps[1:], strict=True):
         raw = game.step(np.where(lost, 0, action))
         np.testing.assert_array_equal(t.obs, raw.obs)
@@ -125,25 +125,25 @@ def test_life_loss_ends_the_learners_episode_alone():
         no_ops = no_ops + lost
         lost = (t.discount == 0) & (raw.discount == 1)
         num_lost = num_lost + lost
-    assert num_lost.sum() > 20 and no_ops.sum() > 20
+    assert num_lost.sum() >= 8 and no_ops.sum() >= 8
     ours, raws = env.pop_episodes(), game.pop_episodes()
-    assert len(ours) > 6 and sum(e.episode_return for e in raws) > 0
+    assert len(ours) >= 3 and sum(e.episode_return for e in raws) > 0
     for a, b in zip(ours, raws, strict=True):
         assert (a.env, a.episode_return) == (b.env, b.episode_return)
-        assert a.length == b.length - 4  # five lives, so four no-ops in place of the agent
+        assert a.length == b.length - 2  # three lives, so two no-ops in place of the agent
 
 
 def test_atari_starts_with_no_ops_and_sticks():
     def start(**options):
-        return play(envs.Envs("Breakout-v5", 4, 0, envs.Options(**options)), 30)[0]
+        return play(envs.Envs("Breakout-v5", 2, 0, envs.Options(**options)), 20)[0]
 
-    one = start(noop_max=1)[0].obs
-    assert (one == one[:1]).all()
-    many = start()
-    assert len(np.unique(np.stack([t.obs for t in many]).swapaxes(0, 1), axis=0)) > 1
-    sticky = start(sticky_actions=0.9)
+    one, sticky = start(noop_max=1), start(noop_max=1, sticky_actions=0.9)
+    np.testing.assert_array_equal(one[0].obs[0], one[0].obs[1])
+    assert_same(one[0], sticky[0])
     with pytest.raises(AssertionError):
-        assert_same(many, sticky)
+        assert_same(one, sticky)
+    many = envs.Envs("SpaceInvaders-v5", 2, 0).reset().obs  # seed 0 draws two numbers of no-ops
+    assert (many[0] != many[1]).any()
 
 
 def test_clip_rewards_clips_for_the_learner_alone():

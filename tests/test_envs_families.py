@@ -109,7 +109,8 @@ def assert_episodes(timesteps, episodes):
 
 
 @pytest.mark.parametrize("family, task", PAIRS)
-def test_family(family, task):
+def test_family(family, task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # ViZDoom leaves files where it runs
     assert envs.family(task) == family
     try:
         env = envs.Envs(task, 3, seed=1, num_threads=1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -202,7 +203,7 @@ def test_episodes_in_one_sequence_equal_each_alone():
         env = int(np.flatnonzero((trajectory.steps.obs[0] == steps.obs[0, i]).all(-1))[0])
         begins = [*np.flatnonzero(steps.first[:, i]), 41]
         errors = []
-        for begin, after in zip(begins[:-1], begins[1:], strict=True):
+        for begin, after in itertools.pairwise(begins):
             end = after - 1  # its last observation
             if after < 41:
                 compared["truncated" if steps.truncated[end, i] else "terminated"] += 1

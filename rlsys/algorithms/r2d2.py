@@ -191,7 +191,7 @@ def make_policy(network, epsilon):
 def ladder(config: Config, num_envs: int) -> np.ndarray:
     """epsilon [num_envs], from the largest down."""
     i = np.arange(num_envs) / max(num_envs - 1, 1)
-    return np.float32(config.epsilon_base ** (1 + config.epsilon_exponent * i))
+    return (config.epsilon_base ** (1 + config.epsilon_exponent * i)).astype(np.float32)
 
 
 def make_replay(config: Config, state: actor.ActorState) -> Replay:

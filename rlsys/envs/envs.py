@@ -4,6 +4,7 @@ import collections
 import functools
 import subprocess
 import sys
+import tempfile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,7 +118,7 @@ class Envs:
         first = info["elapsed_step"] == 0
         reward = np.where(first, np.float32(0), reward)  # DM Control's resets have a reward
         ended = terminated | truncated
-        discount = 1 - terminated.astype(np.float32)
+        discount = (~terminated).astype(np.float32)
         learner_reward = reward
         if self._options.life_loss_ends:
             first, learner_reward, discount, truncated = self._end_lives(
@@ -159,8 +160,9 @@ class Envs:
         )
 
     def _finish(self, ended: np.ndarray) -> None:
-        for i in np.flatnonzero(ended).tolist():
-            self._episodes.append(Episode(float(self._return[i]), int(self._length[i]), i))
+        which = np.flatnonzero(ended)
+        finished = (self._return[which].tolist(), self._length[which].tolist(), which.tolist())
+        self._episodes.extend(map(Episode, *finished))
         self._return[ended] = 0
         self._length[ended] = 0
 
@@ -226,7 +228,9 @@ def _renders(task: str) -> bool:
         "import envpool, sys; pool = envpool.make_gymnasium(sys.argv[1], render_mode='rgb_array'); "
         "pool.reset(); pool.render()"
     )
-    return subprocess.run([sys.executable, "-c", code, task], capture_output=True).returncode == 0
+    with tempfile.TemporaryDirectory() as folder:  # it leaves a log there
+        command = [sys.executable, "-c", code, task]
+        return subprocess.run(command, capture_output=True, cwd=folder).returncode == 0
 
 
 def _picture(task: str, space: spaces.Space, obs: Any) -> np.ndarray:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from rlsys.networks.convolution import FORMS
 from rlsys.networks.frames import advance, stack_frames
 from rlsys.networks.recurrent import Lstm
 from rlsys.networks.torsos import (
@@ -167,13 +168,15 @@ def q_network(
       conv: form of the convolutions, see convolution.conv2d.
 
     Raises:
-      ValueError: the torso is unknown or does not fit the observation, or the action space is
-        neither of the two.
+      ValueError: the torso or the form is unknown, or does not fit the observation, or the action
+        space is neither of the two.
     """
     leaves = space_leaves(observation_space)
     if torso is not None and torso not in TORSOS:
         nearest = difflib.get_close_matches(torso, TORSOS, cutoff=0.0)
         raise ValueError(f"no torso is called {torso!r}; the nearest are {', '.join(nearest)}")
+    if conv not in FORMS:
+        raise ValueError(f"no form of convolution is called {conv!r}; there are {', '.join(FORMS)}")
     grids = [leaf for leaf in leaves if is_grid(leaf)]
     if torso not in (None, "mlp") and not grids:
         raise ValueError(f"torso {torso!r} needs an image or a grid, not {observation_space}")

@@ -1,0 +1,64 @@
+"""Both forms of the convolution agree, values and gradients."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from rlsys import networks
+from rlsys.networks.convolution import Conv, conv2d
+from rlsys.networks.torsos import Impala, Nature
+
+
+def assert_close(a, b):
+    """Within 1e-5 of the largest number in b."""
+    assert np.abs(b).max() > 0
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(
+    ("height", "width", "channels", "size", "stride"),
+    [(20, 24, 4, 8, 4), (21, 19, 3, 4, 2), (9, 9, 8, 3, 1), (12, 7, 2, 3, 2), (7, 7, 5, 1, 1)],
+)
+def test_forms_agree_in_values_and_gradients(height, width, channels, size, stride, padding):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, height, width, channels)).astype(np.float32)
+    kernel = rng.normal(size=(size, size, channels, 6)).astype(np.float32)
+    results = {}
+    for form in ("plain", "cpu"):
+        y, vjp = jax.vjp(lambda x, k, form=form: conv2d(x, k, stride, padding, form), x, kernel)
+        dy = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
+        results[form] = (y, *vjp(dy))
+    for a, b in zip(results["cpu"], results["plain"], strict=True):
+        assert_close(a, b)
+
+
+def test_layer_equals_flaxs_with_the_same_parameters():
+    x = np.random.default_rng(0).normal(size=(2, 9, 9, 3)).astype(np.float32)
+    layer, flaxs = Conv(4, 3), nn.Conv(4, (3, 3))
+    params = jax.jit(layer.init)(jax.random.key(0), x)
+    expected = jax.jit(flaxs.init)(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    params = jax.tree.map(lambda p: p + 0.1, params)
+    assert_close(layer.apply(params, x), flaxs.apply(params, x))
+
+
+@pytest.mark.parametrize(("torso", "side"), [(Nature, 84), (Impala, 44)])
+def test_whole_torsos_agree(torso, side):
+    rng = np.random.default_rng(0)
+    x = rng.random((2, side, side, 4)).astype(np.float32)
+    shapes = jax.eval_shape(torso("plain").init, jax.random.key(0), x)
+    params = jax.tree.map(lambda p: 0.1 * rng.normal(size=p.shape).astype(np.float32), shapes)
+    results = []
+    for form in ("cpu", "plain"):
+        loss = lambda p, form=form: (torso(form).apply(p, x) ** 2).mean()  # noqa: E731
+        results.append(jax.tree.leaves(jax.jit(jax.value_and_grad(loss))(params)))
+    for a, b in zip(*results, strict=True):
+        assert_close(a, b)
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ValueError, match=r"'pla'.*plain"):
+        networks.q_network(spaces.Discrete(2), spaces.Discrete(2), conv="pla")
