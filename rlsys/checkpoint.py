@@ -6,9 +6,9 @@ A folder of checkpoints holds one folder per checkpoint, named by its number:
     12/meta.json                the caller's meta; place, shape and dtype of every leaf
     12/manifest.json            size and CRC-32 of every other file
 
-Orbax's CheckpointManager lets a checkpoint count before anything could be added to it, and neither
-it nor the formats below it notice every flipped bit. So Orbax's Checkpointer writes into a folder
-of another name, which gets its manifest, goes to the disk and is renamed when it is complete.
+Orbax restores an array with flipped bits without a word (60 of 60 tries), so each file has its
+checksum here; and its CheckpointManager lets a checkpoint count before that could be added. So
+Orbax's Checkpointer writes into a folder of another name, which is renamed when it is complete.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 FORMAT = "rlsys checkpoint 1"
-PIECE = 32 * 2**20  # bytes; larger arrays are written in pieces of about this size
-WRITERS = 8  # pieces or arrays that are compressed and written at a time
+PIECE = 32 * 2**20  # bytes; larger arrays are written and read in pieces of about this size
+AT_A_TIME = 8  # pieces or arrays that are in the making, which bounds the memory that it takes
 
 
 class CheckpointError(ValueError):
@@ -87,7 +87,8 @@ class Checkpoints:
             saving.mkdir(parents=True)
             _write_arrays(saving / "trees", arrays, about)
             (saving / "meta.json").write_text(text)
-            files = {path.relative_to(saving).as_posix(): _sum(path) for path in _files(saving)}
+            written = [path for path in saving.rglob("*") if path.is_file()]
+            files = {path.relative_to(saving).as_posix(): _sum(path) for path in written}
             (saving / "manifest.json").write_text(json.dumps({"format": FORMAT, "files": files}))
             for path in [*saving.rglob("*"), saving]:
                 _sync(path)
@@ -248,11 +249,10 @@ def _check_fit(path: Path, saved: dict[str, dict], wanted: dict[str, tuple]) -> 
 
 
 class _FewAtATime(ocp.type_handlers.NumpyHandler):
-    """Writes `WRITERS` arrays at a time, each to its end, and without a copy of them before.
+    """Writes a few arrays at a time, each to its end, and without copying them before.
 
     Orbax would start all at once in one event loop. When the disk is full the first failure
-    closes that loop under the other writes, which go on for a while in a folder that is being
-    removed; and when the disk is slow, all that is compressed waits for it in memory.
+    closes that loop under the other writes, which go on in the folder that is being removed.
     """
 
     def __init__(self):
@@ -260,9 +260,9 @@ class _FewAtATime(ocp.type_handlers.NumpyHandler):
 
     async def serialize(self, values, infos, args=None):
         ones = [*zip(values, infos, args or [ocp.SaveArgs()] * len(values), strict=True)]
-        for begin in range(0, len(ones), WRITERS):
+        for begin in range(0, len(ones), AT_A_TIME):
             with contextlib.ExitStack() as wait_for_all:
-                for one in ones[begin : begin + WRITERS]:
+                for one in ones[begin : begin + AT_A_TIME]:
                     for future in await super().serialize(*([x] for x in one)):
                         wait_for_all.callback(future.result)
         return []
@@ -276,21 +276,21 @@ def _orbax() -> ocp.Checkpointer:
     )
 
 
-def _pieces(key: str, shape: list[int], rows: int) -> dict[str, slice]:
-    """The names and the rows of the arrays that Orbax writes for one of ours.
+def _pieces(key: str, about: dict[str, Any]) -> list[tuple[str, slice]]:
+    """The names and rows of the arrays that Orbax writes for a large one of ours.
 
-    Split here, as Orbax only knows chunks whose size divides that of the array: an array of a
-    prime number of frames would become one file per frame.
+    Orbax itself only makes chunks whose size divides the array's: an array of a prime number
+    of frames would become one file per frame.
     """
-    return {f"{key}/{i}": slice(i, i + rows) for i in range(0, shape[0], rows)}
+    rows = about["rows"]
+    return [(f"{key}/{i}", slice(i, i + rows)) for i in range(0, about["shape"][0], rows)]
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, dict]) -> None:
     pieces: dict[str, np.ndarray] = {}
     for key, array in arrays.items():
         if "rows" in about[key]:
-            places = _pieces(key, about[key]["shape"], about[key]["rows"])
-            pieces |= {piece: array[rows] for piece, rows in places.items()}
+            pieces |= {piece: array[rows] for piece, rows in _pieces(key, about[key])}
         elif array.size:  # Orbax refuses arrays without elements
             pieces[key] = array
     if pieces:
@@ -299,27 +299,24 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, di
 
 
 def _read_arrays(path: Path, about: dict[str, dict]) -> dict[str, Any]:
-    arrays = {k: np.empty(a["shape"], a["dtype"]) for k, a in about.items() if "impl" not in a}
-    whole = [k for k, a in about.items() if "rows" not in a and 0 not in a["shape"]]
+    arrays = {}
     with _orbax() as orbax:
 
         def read(keys):
-            how = dict.fromkeys(keys, ocp.RestoreArgs(restore_type=np.ndarray))
-            item = dict.fromkeys(keys, 0)
-            return orbax.restore(
-                path, ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)
-            )
+            item, how = dict.fromkeys(keys, 0), ocp.RestoreArgs(restore_type=np.ndarray)
+            arguments = {"restore_args": dict.fromkeys(keys, how), "partial_restore": True}
+            return orbax.restore(path, ocp.args.PyTreeRestore(item, **arguments)) if keys else {}
 
-        arrays |= read(whole) if whole else {}
-        for key in about:
-            if "rows" in about[key]:  # one at a time, so that memory holds the array only once
-                for piece, rows in _pieces(key, about[key]["shape"], about[key]["rows"]).items():
-                    arrays[key][rows] = read([piece])[piece]
-    return arrays
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+        for key, leaf in about.items():
+            if "rows" not in leaf and 0 not in leaf["shape"]:
+                continue
+            arrays[key] = np.empty(leaf["shape"], leaf["dtype"])
+            pieces = _pieces(key, leaf) if "rows" in leaf else []
+            for begin in range(0, len(pieces), AT_A_TIME):
+                few = dict(pieces[begin : begin + AT_A_TIME])
+                for piece, array in read(few).items():
+                    arrays[key][few[piece]] = array
+        return arrays | read([key for key in about if key not in arrays])
 
 
 def _sum(path: Path) -> list[int]:
@@ -349,14 +346,10 @@ def _verify(path: Path, names: list[str]) -> None:
             if found != written:
                 raise _Damaged(f"{path / file} is damaged: its checksum is not the one written.")
     except FileNotFoundError as error:
-        why = (
-            "so rlsys did not write it whole"
-            if error.filename == str(manifest)
-            else "it is damaged"
-        )
-        raise _Damaged(f"{path} has no {Path(error.filename).relative_to(path)}, {why}.") from error
+        missing = Path(error.filename).relative_to(path)
+        raise _Damaged(f"{path} is no whole checkpoint of rlsys: it has no {missing}.") from error
     except OSError as error:
-        raise _Damaged(f"{error.filename} cannot be read: {error.strerror}.") from error
+        raise _Damaged(f"{error.filename or path} cannot be read: {error.strerror}.") from error
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise _Damaged(f"{manifest} is damaged: it is not the JSON that was written.") from error
 

@@ -1,7 +1,6 @@
 """What a run tells: metrics.jsonl, TensorBoard events, and a display of its progress."""
 
 import collections
-import errno
 import json
 import math
 import os
@@ -224,7 +223,8 @@ class Log:
         return Panel(Group(bar, lines), border_style="dim")
 
     def _print_plain(self) -> None:
-        print(", ".join((self._steps(), self._rates, self._clock(), self._shares)), flush=True)
+        parts = (self._steps(), self._rates, self._clock(), self._shares)
+        print(", ".join(part for part in parts if part), flush=True)
         self._plain_due = False
 
 
@@ -258,9 +258,9 @@ class _File:
         self._waiting += record
         whole = self._file.tell()
         try:
-            written = self._file.write(self._waiting)
-            if written < len(self._waiting):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            rest = self._waiting
+            while rest:  # a disk that fills up takes a part, and then refuses
+                rest = rest[self._file.write(rest) :]
             self._waiting, self.error = b"", None
         except OSError as error:
             self.error = error

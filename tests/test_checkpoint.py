@@ -113,7 +113,7 @@ def test_templates_may_be_shapes_and_name_only_what_is_wanted(tmp_path):
 @pytest.mark.parametrize("size", [1, 12, 13, 31, 97])
 def test_large_arrays_are_cut_into_pieces(tmp_path, monkeypatch, size):
     monkeypatch.setattr(rlsys.checkpoint, "PIECE", 100)
-    monkeypatch.setattr(rlsys.checkpoint, "WRITERS", 3)
+    monkeypatch.setattr(rlsys.checkpoint, "AT_A_TIME", 3)
     checkpoints = saved(tmp_path)
     checkpoints.save(0, {"replay": replay(size)}, {})
     pieces = [*(tmp_path / "0/trees/replay/obs/image").glob("[0-9]*")]
@@ -174,7 +174,9 @@ def test_no_checkpoint_there(tmp_path):
     assert Checkpoints(tmp_path).numbers() == [] and os.listdir(tmp_path) == ["notes.txt"]
     (tmp_path / "100").mkdir()  # of another program
     (tmp_path / "100" / "_METADATA").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"100 has no manifest.json, so rlsys did not"):
+    with pytest.raises(
+        CheckpointError, match=r"/100 is no whole checkpoint of rlsys: it has no man"
+    ):
         Checkpoints(tmp_path).restore({})
 
 
@@ -228,14 +230,14 @@ def go_on(directory):
         checkpoints.save(number, {"tree": tree(number)}, {"number": number})
 
 rng = np.random.default_rng(0)
-for _ in range(10):
+for _ in range(8):
     child = os.fork()  # this process has started no threads, and need not import all again
     if child == 0:
         try:
             go_on(sys.argv[1])
         finally:
             os._exit(1)
-    time.sleep(rng.uniform(0.4, 1.0))
+    time.sleep(rng.uniform(0.5, 1.4))
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, "it failed by itself"
 """
@@ -244,7 +246,7 @@ for _ in range(10):
 def test_killed_while_saving(tmp_path):
     result = run(KILLED, tmp_path)
     assert result.returncode == 0, result.stderr + result.stdout
-    assert max(Checkpoints(tmp_path).numbers()) >= 5, result.stdout  # it did save
+    assert max(Checkpoints(tmp_path).numbers()) >= 3, result.stdout  # it did save
     assert "saving-" in result.stdout, result.stdout  # and was killed while at it
 
 

@@ -110,13 +110,13 @@ def test_observations_are_not_overwritten():
 
 def test_life_loss_ends_the_learners_episode_alone():
     """The same games as without the option, if its no-ops are played: ends and firsts are added."""
-    env = envs.Envs("SpaceInvaders-v5", 4, 0, envs.Options(life_loss_ends=True, noop_max=5))
+    env = envs.Envs("Breakout-v5", 5, 0, envs.Options(life_loss_ends=True, noop_max=5))
     timesteps, actions = play(env, 400)
     assert_aligned(timesteps)
-    game = envs.Envs("SpaceInvaders-v5", 4, 0, envs.Options(noop_max=5))
+    game = envs.Envs("Breakout-v5", 5, 0, envs.Options(noop_max=5))
     assert_same(game.reset(), timesteps[0])
-    lost = np.zeros(4, bool)
-    num_lost = no_ops = np.zeros(4, int)
+    lost = np.zeros(5, bool)
+    num_lost = no_ops = np.zeros(5, int)
     for action, t in zip(actions, timesteps[1:], strict=True):
         raw = game.step(np.where(lost, 0, action))
         np.testing.assert_array_equal(t.obs, raw.obs)
@@ -125,12 +125,12 @@ def test_life_loss_ends_the_learners_episode_alone():
         no_ops = no_ops + lost
         lost = (t.discount == 0) & (raw.discount == 1)
         num_lost = num_lost + lost
-    assert num_lost.sum() >= 8 and no_ops.sum() >= 8
+    assert num_lost.sum() > 20 and no_ops.sum() > 20
     ours, raws = env.pop_episodes(), game.pop_episodes()
-    assert len(ours) >= 3 and sum(e.episode_return for e in raws) > 0
+    assert len(ours) > 4 and sum(e.episode_return for e in raws) > 0
     for a, b in zip(ours, raws, strict=True):
         assert (a.env, a.episode_return) == (b.env, b.episode_return)
-        assert a.length == b.length - 2  # three lives, so two no-ops in place of the agent
+        assert a.length == b.length - 4  # five lives, so four no-ops in place of the agent
 
 
 def test_atari_starts_with_no_ops_and_sticks():
@@ -142,7 +142,7 @@ def test_atari_starts_with_no_ops_and_sticks():
     assert_same(one[0], sticky[0])
     with pytest.raises(AssertionError):
         assert_same(one, sticky)
-    many = envs.Envs("SpaceInvaders-v5", 2, 0).reset().obs  # seed 0 draws two numbers of no-ops
+    many = envs.Envs("Freeway-v5", 2, 0).reset().obs  # seed 0 draws two numbers of no-ops
     assert (many[0] != many[1]).any()
 
 

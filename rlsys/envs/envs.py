@@ -27,7 +27,8 @@ class Envs:
     """B environments of one task.
 
     EnvPool spends one step on a reset: that step's action is ignored, its reward is 0 and its
-    Timestep is `first`; the step before it shows the episode's true last observation.
+    Timestep is `first`; the step before it shows the episode's true last observation. An episode
+    that comes to its own end on the very step of its time limit counts as truncated.
 
     Where `life_loss_ends`, a lost life is such an end too (discount 0), and the step after it plays
     a no-op in place of the agent's action, is `first` and has reward 0: what the no-op earns counts

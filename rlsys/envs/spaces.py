@@ -37,7 +37,7 @@ def make_actions(task: str, spec: Any, options: Options) -> Actions:
     """Reads the action of an EnvPool spec.
 
     Raises:
-      UserError: its range has no bounds to cut into bins, or it has bins given and no range.
+      UserError: a continuous action without bounds, or action_bins without a continuous action.
     """
     name = spec._action_keys[-1]  # after env_id and players.env_id
     array = spec.action_array_spec[name]
@@ -49,25 +49,26 @@ def make_actions(task: str, spec: Any, options: Options) -> Actions:
         raise UserError(f"action_bins is for continuous actions, and those of {task!r} are not")
     sizes = tuple((np.ravel(high).astype(int) - np.ravel(low).astype(int) + 1).tolist())
     if len(sizes) == 1:
-        offset = low.astype(int)  # [] or [1]
         return Actions(
             spaces.Discrete(sizes[0]),
             sizes,
-            lambda action: (action.reshape(-1, *shape) + offset).astype(array.dtype),
+            lambda action: (action.reshape(-1, *shape) + low).astype(array.dtype),
         )
-    mask = next((m for k, m in _arrays(spec).items() if k == MASK), None)
-    joint = mask is not None and tuple(mask.shape) == sizes  # which pairs, triples ... are legal
+    mask = _arrays(spec).get(MASK)
+    joint = (
+        mask is not None and tuple(mask.shape) == sizes
+    )  # says which pairs, triples ... are legal
     if not joint and len(set(sizes)) == 1:
         return Actions(
             spaces.MultiDiscrete(list(sizes)),
             (len(sizes), sizes[0]),
-            lambda action: (action + low.astype(int)).astype(array.dtype),
+            lambda action: (action + low).astype(array.dtype),
         )
     n = int(np.prod(sizes))
     return Actions(
         spaces.Discrete(n),
         (n,),
-        lambda action: np.stack(np.unravel_index(action, sizes), -1).astype(array.dtype),
+        lambda action: (np.stack(np.unravel_index(action, sizes), -1) + low).astype(array.dtype),
     )
 
 

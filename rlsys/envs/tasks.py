@@ -61,7 +61,7 @@ class Options:
         for name in ("sticky_actions", "flicker"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
-        # 0 no-ops crash EnvPool's process.
+        # noop_max=0 crashes EnvPool, and with it the process.
         for name, least in (("noop_max", 1), ("action_bins", 2), ("max_episode_steps", 1)):
             value = getattr(self, name)
             if value is not None and not least <= value < NO_LIMIT:
@@ -123,21 +123,17 @@ def make_pool(
         )
     except Exception as error:  # whatever a family raises: RuntimeError, ImportError ...
         raise _cannot_make(task, error) from error
-    with (
-        warnings.catch_warnings()
-    ):  # gymnasium warns of float64 bounds; made here once, kept inside
-        warnings.simplefilter("ignore")
-        _ = pool.observation_space
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gymnasium's, of float64 bounds
+        _ = pool.observation_space  # made now and kept: step() would make it
     return pool
 
 
 def _settings(task: str, options: Options) -> dict[str, Any]:
     """What EnvPool is told of the task, once it is clear that it will heed the options."""
     kind = family(task)
-    given = {f.name for f in dataclasses.fields(options)}
-    given = {name for name in given if getattr(options, name) != getattr(DEFAULTS, name)}
     for name in ("sticky_actions", "noop_max", "life_loss_ends"):
-        if name in given and kind != "atari":
+        if kind != "atari" and getattr(options, name) != getattr(DEFAULTS, name):
             raise UserError(f"{name} is for Atari, and {task!r} is of the family {kind!r}")
     settings: dict[str, Any] = {}
     if kind == "atari":

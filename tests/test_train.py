@@ -1,0 +1,268 @@
+"""Whole runs, from the command line, with faults where faults happen."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rlsys import actor, train
+from rlsys.algorithms import r2d2
+from rlsys.algorithms.r2d2_config import Config, preset
+from rlsys.checkpoint import Checkpoints
+from rlsys.envs import Envs, Options
+
+SMALL = (
+    "--env Catch-v0 --num-envs 8 --batch-size 8 --replay-capacity 4000 --learning-starts 400 "
+    "--hidden-size 16 --core-size 16 --head-size 16 --target-update 20 --eval-episodes 8 "
+    "--unroll-length 10 --refresh-steps 20 --log-every 400 --checkpoint-every 1200"
+).split()
+
+
+def command(*words):
+    return [sys.executable, "-m", "rlsys.train", *map(str, words)]
+
+
+def start(*words, cwd):
+    env = {**os.environ, "PYTHONPATH": str(Path(train.__file__).parents[1])}
+    return subprocess.Popen(
+        command(*words), cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+
+
+def run(*words, cwd):
+    process = start(*words, cwd=cwd)
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def checkpoint(folder):
+    """Everything in a run's newest checkpoint, and which it is."""
+    names = {"learner": None, "actors": None, "replay": None}
+    number, trees, meta = Checkpoints(folder / "checkpoints").restore(names)
+    data = jax.tree.map(
+        lambda x: (
+            jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        ),
+        trees,
+    )
+    return number, data, meta
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_killed_and_resumed_equals_never_killed(tmp_path):
+    """To the bit: parameters, optimiser, replay, priorities, keys, counters, and what is logged."""
+    words = ["r2d2", *SMALL, "--env-steps", "4800", "--seed", "3"]
+    code, output = run(*words, "--run-dir", "whole", cwd=tmp_path)
+    assert code == 0, output
+    killed = start(*words, "--run-dir", "killed", cwd=tmp_path)
+    wait_for((tmp_path / "killed/checkpoints/2").is_dir, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    before = Checkpoints(tmp_path / "killed/checkpoints").numbers()[-1]
+    code, output = run("resume", "killed", cwd=tmp_path)
+    assert code == 0, output
+
+    number, trees, meta = checkpoint(tmp_path / "whole")
+    again = checkpoint(tmp_path / "killed")
+    assert number == again[0] == 4 and before < 4
+    assert meta == again[2] and meta["counters"]["env_steps"] == 4800
+    assert meta["counters"]["learner_steps"] > 40
+    assert len(jax.tree.leaves(trees)) > 30
+    jax.tree.map(np.testing.assert_array_equal, trees, again[1])
+    lines = [
+        [
+            {k: v for k, v in line.items() if "second" not in k and not k.startswith("time")}
+            for line in metrics(tmp_path / folder)
+        ]
+        for folder in ("whole", "killed")
+    ]
+    assert lines[0] == lines[1]
+    assert [line["env_steps"] for line in lines[0]] == list(range(400, 4801, 400))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_checkpoint_and_exits(tmp_path, number):
+    process = start("r2d2", *SMALL, "--env-steps", 10**8, "--run-dir", "run",
+                    "--unrolls-ahead", 1, "--actors", 2, cwd=tmp_path)  # fmt: skip
+    wait_for((tmp_path / "run/checkpoints/1").is_dir, process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert signal.Signals(number).name in output and "make resume RUN=run" in output
+    newest, _, meta = checkpoint(tmp_path / "run")
+    assert newest >= 2 and meta["counters"]["env_steps"] > 1200
+
+
+def test_a_synchronous_run_repeats_itself(tmp_path):
+    """Also with several actors, and whatever their threads do."""
+    results = []
+    for name in ("a", "b"):
+        config = train.parse(
+            preset(None, "Catch-v0"),
+            [*SMALL[2:], "--env-steps", "1600", "--actors", "2", "--run-dir", str(tmp_path / name)],
+            "",
+        )
+        r2d2.train(config)
+        results.append(checkpoint(tmp_path / name))
+    assert results[0][2] == results[1][2]
+    jax.tree.map(np.testing.assert_array_equal, results[0][1], results[1][1])
+
+
+def test_an_actors_exception_ends_the_run(tmp_path, monkeypatch):
+    class Broken(Exception):
+        pass
+
+    steps = []
+    step = Envs.step
+
+    def breaking(self, action):
+        steps.append(0)
+        if len(steps) > 150:
+            raise Broken
+        return step(self, action)
+
+    monkeypatch.setattr(Envs, "step", breaking)
+    for ahead in (0, 2):
+        steps.clear()
+        config = train.parse(
+            preset(None, "Catch-v0"),
+            [*SMALL[2:], "--env-steps", "100000", "--actors", "2", "--unrolls-ahead", str(ahead),
+             "--run-dir", str(tmp_path / str(ahead))],
+            "",
+        )  # fmt: skip
+        with pytest.raises(Broken):
+            r2d2.train(config)
+        assert len(steps) < 200
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    code, output = run("r2d2", *SMALL, "--env-steps", 8000, "--learning-rate", "1e36",
+                       "--checkpoint-every", "400", "--run-dir", "run", cwd=tmp_path)  # fmt: skip
+    assert code == 1
+    assert "the loss is no finite number at learner step" in output
+    assert "Traceback" not in output
+    number, trees, meta = checkpoint(tmp_path / "run")
+    assert f"checkpoint {number}" in output
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["learner"]["params"]))
+
+
+def test_a_full_disk_does_not_stop_the_run(tmp_path):
+    """Files that may not grow: saving fails with the system's own error, learning goes on."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
+    body = "import sys; from rlsys import train; sys.exit(train.exit_code(lambda: train.main(sys.argv[1:])))"
+    words = ["r2d2", *SMALL, "--env-steps", "2400", "--run-dir", "run"]
+    env = {**os.environ, "PYTHONPATH": str(Path(train.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", limit + body, *words], cwd=tmp_path, env=env,
+                          capture_output=True, text=True)  # fmt: skip
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "Could not save" in output and "goes on" in output
+    assert metrics(tmp_path / "run")[-1]["env_steps"] == 2400
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("r2d3", "there is no algorithm 'r2d3'; the nearest: r2d2"),
+        ("r2d2 --env Breakot-v5", "'Breakout-v5'"),
+        ("r2d2 --learning-rat 1", "--learning-rate"),
+        ("r2d2 --preset atarri", "atari"),
+        ("r2d2 --length 5 --stride 6", "length 5, stride 6"),
+        ("r2d2 --replay-capacity 100", "a replay of 100 steps is smaller than a batch of 32 x 20"),
+        ("r2d2 --batch-size 6", "a batch of 6 cannot be split evenly over 4 devices"),
+        ("r2d2 --num-envs 10 --actors 4", "10 environments cannot be shared evenly by 4 actors"),
+        ("r2d2 --observe 7", "observe"),
+        ("r2d2 --sticky-actions 0.25", "sticky_actions is for Atari"),
+        ("r2d2 --torso natur", "nature"),
+        ("r2d2 --preset atari --replay-capacity 4000000000", "--replay-capacity"),
+        ("resume nowhere", "nowhere"),
+        ("eval nowhere", "nowhere"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_sentence(words, sentence, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    code = train.exit_code(lambda: train.main(words.split()))
+    output = capfd.readouterr()
+    assert code == 2
+    assert sentence in output.err
+    assert output.err.startswith("rlsys: ") and output.err.count("\n") == 1
+    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
+
+
+def test_a_run_folder_is_not_written_over(tmp_path):
+    words = [*SMALL, "--env-steps", "400", "--run-dir", str(tmp_path / "run")]
+    assert train.exit_code(lambda: train.main(["r2d2", *words])) == 0
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    assert train.exit_code(lambda: train.main(["r2d2", *words])) == 2
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+
+
+def test_damaged_and_foreign_checkpoints(tmp_path, capfd):
+    folder = tmp_path / "run"
+    words = [*SMALL, "--env-steps", "2400", "--run-dir", str(folder)]
+    assert train.exit_code(lambda: train.main(["r2d2", *words])) == 0
+    resume = ["resume", str(folder), "--env-steps", "2800"]
+
+    largest = max((folder / "checkpoints/2").rglob("*"), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-7])
+    capfd.readouterr()
+    assert train.exit_code(lambda: train.main(resume)) == 0
+    output = capfd.readouterr().out
+    assert str(largest) in output and "checkpoint 1 is taken instead" in output
+
+    assert train.exit_code(lambda: train.main([*resume[:2], "--core-size", "8"])) == 2
+    assert "core" in capfd.readouterr().err
+    (folder / "checkpoints").rename(tmp_path / "elsewhere")
+    assert train.exit_code(lambda: train.main(resume)) == 2
+    assert str(folder) in capfd.readouterr().err
+
+
+def test_evaluation_plays_whole_episodes_and_records_one(tmp_path, capfd):
+    folder = tmp_path / "run"
+    words = [*SMALL, "--env-steps", "800", "--run-dir", str(folder)]
+    assert train.exit_code(lambda: train.main(["r2d2", *words])) == 0
+    assert train.exit_code(lambda: train.main(["eval", str(folder), "--episodes", "11"])) == 0
+    results = json.loads((folder / "evaluation.json").read_text())
+    assert set(results) == {"greedy", "ladder"}
+    assert all(r["episodes"] == 11 and r["length"] == 9 for r in results.values())
+    assert (folder / "episode.gif").read_bytes().startswith(b"GIF")
+
+
+def test_actors_take_new_parameters_every_refresh_steps():
+    config = Config(num_envs=4, actors=2, unroll_length=5, refresh_steps=15)
+    seen = []
+
+    def policy(params, timestep, core_state, key):
+        seen.append(int(params["learner_step"]))
+        return np.zeros(2, np.int32), (), core_state, key
+
+    from rlsys.log import Log
+
+    envs = [Envs("CartPole-v1", 2, seed, Options()) for seed in (0, 1)]
+    log = Log.__new__(Log)
+    log.time = lambda name: __import__("contextlib").nullcontext()
+    actors = actor.Actors(envs, [policy] * 2, lambda n: (), config, log)
+    for step in range(9):
+        unroll = actors.get({"learner_step": jax.numpy.array(step)}, step)
+        assert unroll.learner_step == step // 3 * 3
+    assert sorted(set(seen)) == [0, 3, 6] and len(seen) == 9 * 5 * 2
+    actors.close()
