@@ -59,10 +59,17 @@ def unroll(envs: Envs, policy: Callable, params, state: ActorState, length: int,
     return trajectory, ActorState(timestep, core_state, key)
 
 
-def make_envs(config: Any, seeds: list[int]) -> list[Envs]:
-    """Equal shares of config.num_envs environments, one for each seed."""
-    share = config.num_envs // len(seeds)
-    return [Envs(config.env, share, seed, config.task) for seed in seeds]
+def seeds(config: Any, checkpoint: int) -> list[int]:
+    """Of each actor's environments, from the run's seed and the number of the checkpoint that they
+    start afresh at, 0 for the run's start."""
+    sequence = np.random.SeedSequence([config.seed, checkpoint])
+    return [int(x) for x in sequence.generate_state(config.actors)]
+
+
+def make_envs(config: Any) -> list[Envs]:
+    """Equal shares of config.num_envs environments for config.actors actors."""
+    share = config.num_envs // config.actors
+    return [Envs(config.env, share, seed, config.task) for seed in seeds(config, 0)]
 
 
 class Actors:
@@ -82,8 +89,8 @@ class Actors:
           envs: of each actor.
           policies: of each actor, as unroll takes it.
           initial: number of environments -> CoreState.
-          config: with unroll_length, refresh_steps (of each environment, from one copy of the
-            parameters to the next), unrolls_ahead and seed.
+          config: with seed, actors, unroll_length, refresh_steps (of each environment, from one copy
+            of the parameters to the next) and unrolls_ahead.
         """
         keys = jax.random.split(jax.random.key(config.seed + 1), len(envs))
         self.envs = envs
@@ -91,11 +98,9 @@ class Actors:
             ActorState(e.reset(), initial(e.num_envs), key)
             for e, key in zip(envs, keys, strict=True)
         ]
-        self._policies, self._log = policies, log
-        self._unroll_length, self._ahead = config.unroll_length, config.unrolls_ahead
-        self._refresh_rounds = config.refresh_steps // config.unroll_length
+        self._policies, self._config, self._log = policies, config, log
         self._params: Any = None  # the actors' own copy
-        self._learner_step = self._age = 0  # when it was made; rounds begun with it
+        self._learner_step = self._age = 0  # when it was made; steps since
         self._rounds: deque[tuple[list[concurrent.futures.Future], int]] = deque()
         # One thread an actor, so that its unrolls come in order.
         self._threads = [
@@ -112,16 +117,16 @@ class Actors:
         Raises:
           whatever an actor raised.
         """
-        while len(self._rounds) <= self._ahead:
-            if self._params is None or self._age == self._refresh_rounds:
+        while len(self._rounds) <= self._config.unrolls_ahead:
+            if self._params is None or self._age >= self._config.refresh_steps:
                 self._params, self._learner_step = learner.snapshot(params), learner_step
                 self._age = 0
-            self._age += 1
+            self._age += self._config.unroll_length
             unrolls = [
                 thread.submit(self._play, i, self._params) for i, thread in enumerate(self._threads)
             ]
             self._rounds.append((unrolls, self._learner_step))
-        if self._ahead == 0:
+        if self._config.unrolls_ahead == 0:
             return self._join()
         with self._log.time("waiting"):
             return self._join()
@@ -131,10 +136,11 @@ class Actors:
         while self._rounds:
             yield self._join()
 
-    def restart(self, seeds: list[int]) -> None:
-        """Starts all environments afresh (after drain) and takes new parameters at the next get."""
-        for i, (envs, state) in enumerate(zip(self.envs, self.states, strict=True)):
-            self.states[i] = state._replace(timestep=envs.restart(seeds[i], state.timestep))
+    def restart(self, checkpoint: int) -> None:
+        """After drain: starts all environments afresh; the next get takes new parameters."""
+        for i, seed in enumerate(seeds(self._config, checkpoint)):
+            timestep = self.envs[i].restart(seed, self.states[i].timestep)
+            self.states[i] = self.states[i]._replace(timestep=timestep)
         self._params = None
 
     def pop_episodes(self) -> list[Episode]:
@@ -149,7 +155,12 @@ class Actors:
 
     def _play(self, i: int, params) -> Trajectory:
         trajectory, self.states[i] = unroll(
-            self.envs[i], self._policies[i], params, self.states[i], self._unroll_length, self._log
+            self.envs[i],
+            self._policies[i],
+            params,
+            self.states[i],
+            self._config.unroll_length,
+            self._log,
         )
         return trajectory
 

@@ -28,12 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from rlsys.types import UserError
+
 FORMAT = "rlsys checkpoint 1"
 PIECE = 32 * 2**20  # bytes; larger arrays are written and read in pieces of about this size
 AT_A_TIME = 8  # pieces or arrays that are in the making, which bounds the memory that it takes
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """What is wrong with a checkpoint, in one sentence that names the file or folder."""
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rlsys.memory import check_replay, row_bytes
 from rlsys.sum_tree import SumTree
 from rlsys.types import CoreState, Sample, Timestep, Trajectory, UserError
 
@@ -109,30 +110,29 @@ class Replay:
                 f"a replay of {capacity} steps holds {self._size} of each of {self.num_envs} "
                 f"environments, but two sequences need {2 * window}"
             )
+        self._capacity = num_envs * (self._size // stride + 1)  # M
         steps = Steps(timestep, core_state.a_tm1, aux._replace(lstm=()))
-        self._steps = _rings(steps, self.num_envs, self._size)
+        number = np.zeros(1, np.int64)
+        sequence = Sequences(number, number, number, number, number, core_state.lstm)
+        waiting = (burn_in + length) // stride + 2  # windows open at once, K
+        self.nbytes = self._size * num_envs * row_bytes(steps) + SumTree.nbytes(self._capacity)
+        self.nbytes += (self._capacity + num_envs * waiting) * row_bytes(sequence)
+        self.memory = check_replay(self.nbytes, capacity)
+
+        self._steps = _rings(steps, num_envs, self._size)
         self._now = 0  # steps that each environment has taken
         self._segment = np.zeros(self.num_envs, np.int64)  # the step that opened its segment
 
-        number = np.zeros(1, np.int64)
-        sequence = Sequences(number, number, number, number, number, core_state.lstm)
-        self._capacity = self.num_envs * (self._size // stride + 1)  # M
         self._sequences = _rings(sequence, self._capacity)  # number i lies at i mod M
         self._oldest = self._newest = 0  # numbers of the sequences that are there
         self._priorities = SumTree(self._capacity)
-        self._open = _rings(sequence, self.num_envs, (burn_in + length) // stride + 2)
+        self._open = _rings(sequence, num_envs, waiting)
         self._open.start[:] = -1
         self._sampled = np.zeros(3)  # since `metrics`: count, sums of age and of uses
 
     def __len__(self) -> int:
         """Number of sequences held."""
         return self._newest - self._oldest
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes when full."""
-        arrays = jax.tree.leaves((self._steps, self._sequences, self._open))
-        return sum(x.nbytes for x in arrays) + self._priorities.nbytes
 
     def add(self, trajectory: Trajectory) -> tuple[np.ndarray, Trajectory, np.ndarray]:
         """Adds T steps of every environment; x_T comes with the next call, as its x_0.

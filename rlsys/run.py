@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import psutil
 
 from rlsys import evaluate
 from rlsys.checkpoint import CheckpointError, Checkpoints
@@ -60,12 +59,16 @@ class Run:
             self._handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
             for s in self._handlers:
                 signal.signal(s, self._on_signal)
-        self.log.__enter__()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, error, traceback):
         self._restore_handlers()
-        return self.log.__exit__(*error)
+        self.log.close()
+        kept = f"checkpoint {self.number} is kept" if self.number else "there is no checkpoint yet"
+        if isinstance(error, FloatingPointError):
+            raise FloatingPointError(f"{error}; {kept} in {self.folder}") from error
+        if self.stopping:
+            print(f"stopped; to go on: make resume RUN={self.folder}")
 
     def _on_signal(self, number, _):
         self.stopping = True
@@ -93,11 +96,6 @@ class Run:
         due = self.env_steps - self._saved >= self._config.checkpoint_every or not self.active
         self._saved = self.env_steps if due else self._saved
         return due
-
-    def seeds(self, number: int, of: str = "actors") -> list[int]:
-        """`number` seeds that follow from the run's seed, the newest checkpoint and the use."""
-        sequence = np.random.SeedSequence([self._config.seed, self.number, *of.encode()])
-        return [int(x) for x in sequence.generate_state(number)]
 
     def save(self, trees: dict[str, Any], meta: dict[str, Any]) -> None:
         """Saves the next checkpoint. If the disk is full the run says so and goes on."""
@@ -172,23 +170,3 @@ def load(folder: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{path} is missing: {folder} is no run") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
-
-
-def check_memory(num_bytes: int, capacity: int) -> str:
-    """A sentence that says what a replay will take.
-
-    Raises:
-      UserError: it is more than the machine has.
-    """
-    free = psutil.virtual_memory().available
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and limit.read_text().strip().isdigit():
-        free = min(free, int(limit.read_text()) - psutil.Process().memory_info().rss)
-    gb = 1e9
-    if num_bytes > free:
-        fits = int(0.8 * capacity * free / num_bytes)
-        raise UserError(
-            f"a replay of {capacity} steps takes {num_bytes / gb:.1f} GB, but this machine has "
-            f"{free / gb:.1f} GB free: --replay-capacity {fits} would fit"
-        )
-    return f"replay: {num_bytes / gb:.2f} GB for {capacity} steps, of {free / gb:.1f} GB free"

@@ -3,6 +3,10 @@
 import numpy as np
 
 
+def _depth(capacity: int) -> int:
+    return max(capacity - 1, 1).bit_length()
+
+
 class SumTree:
     """float64 values at leaves 0 .. capacity - 1, all zero at first.
 
@@ -12,16 +16,17 @@ class SumTree:
 
     def __init__(self, capacity: int):
         self.capacity = capacity
-        self._depth = max(capacity - 1, 1).bit_length()
+        self._depth = _depth(capacity)
         self._nodes = np.zeros(2 << self._depth)  # node i has children 2 i and 2 i + 1; root 1
 
     @property
     def total(self) -> float:
         return float(self._nodes[1])
 
-    @property
-    def nbytes(self) -> int:
-        return self._nodes.nbytes
+    @staticmethod
+    def nbytes(capacity: int) -> int:
+        """Bytes that a tree of so many leaves takes."""
+        return 8 * (2 << _depth(capacity))
 
     def __getitem__(self, leaves):
         return self._nodes[leaves + (1 << self._depth)]

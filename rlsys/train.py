@@ -17,7 +17,6 @@ from typing import Any
 import tyro
 
 from rlsys import evaluate, run
-from rlsys.checkpoint import CheckpointError
 from rlsys.config import from_dict
 from rlsys.types import UserError
 
@@ -80,7 +79,7 @@ def exit_code(command: Callable[[], None]) -> int:
     """Runs a command: 0, or 2 after a sentence on what the user asked for, or 1 after a failure."""
     try:
         command()
-    except (UserError, CheckpointError) as error:
+    except UserError as error:
         print(f"rlsys: {str(error).rstrip('.')}.", file=sys.stderr)
         return 2
     except FloatingPointError as error:

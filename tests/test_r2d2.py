@@ -12,7 +12,6 @@ import pytest
 from gymnasium import spaces
 
 from rlsys import learner, networks
-from rlsys.actor import ActorState
 from rlsys.algorithms import r2d2
 from rlsys.algorithms.r2d2_config import PRESETS, Config
 from rlsys.types import SAMPLE_SPEC, CoreState, Sample, Timestep, Trajectory
@@ -65,10 +64,7 @@ def play(num_steps, num_envs=4, seed=0, mean_length=7, params_seed=0, agent=True
 
 
 def filled_replay(config, trajectory):
-    timestep = jax.tree.map(lambda x: x[0], trajectory.steps)
-    replay = r2d2.make_replay(
-        config, ActorState(timestep, make_network().initial(config.num_envs), None)
-    )
+    replay = r2d2.make_replay(config, make_network())
     numbers, learned, mask = replay.add(trajectory)
     priorities = np.asarray(r2d2.initial_priorities(config, learned, mask))[: len(numbers)]
     replay.set_priorities(numbers, priorities)

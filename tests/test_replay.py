@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pytest
 
@@ -224,6 +225,15 @@ def test_a_restored_replay_goes_on_alike():
         np.testing.assert_array_equal(
             a[1].trajectory.core_state.lstm[0], b[1].trajectory.core_state.lstm[0]
         )
+
+
+def test_the_estimate_of_memory_is_what_the_arrays_take():
+    replay = make(History(), capacity=B * 123)
+    arrays = jax.tree.leaves((replay._steps, replay._sequences, replay._open))
+    assert replay.nbytes == sum(x.nbytes for x in arrays) + replay._priorities._nodes.nbytes
+    assert replay.memory.startswith("replay of 369 steps: 0.00 GB")
+    with pytest.raises(UserError, match=r"--replay-capacity \d+ would fit"):
+        make(History(), capacity=10**12)
 
 
 def test_refusals():

@@ -194,13 +194,14 @@ def ladder(config: Config, num_envs: int) -> np.ndarray:
     return (config.epsilon_base ** (1 + config.epsilon_exponent * i)).astype(np.float32)
 
 
-def make_replay(config: Config, state: actor.ActorState) -> Replay:
-    """A Replay for what act and the environments bring; state is an example of it, [B, ...]."""
-    number = np.zeros(len(state.timestep.first), np.float32)
+def make_replay(config: Config, network) -> Replay:
+    """A Replay for what act and the environments bring."""
+    flag, number = np.zeros(1, bool), np.zeros(1, np.float32)
+    core_state = network.initial(1)
     return Replay(
-        state.timestep,
-        state.core_state,
-        Aux(number, number, state.core_state.lstm),
+        Timestep(networks.sample_obs(network.observation_space), flag, number, number, flag),
+        core_state,
+        Aux(number, number, core_state.lstm),
         num_envs=config.num_envs,
         capacity=config.replay_capacity,
         length=config.length,
@@ -230,15 +231,16 @@ def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
     mesh = learner.make_mesh()
     learner.check_batch(mesh, config.batch_size)
+    pools = actor.make_envs(config)
+    network = make_network(config, pools[0])
+    replay = make_replay(config, network)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(Run("r2d2", config, resume=resume))
-        pools = actor.make_envs(config, run.seeds(config.actors))
-        network = make_network(config, pools[0])
+        run.log.say(replay.memory)
         epsilons = np.split(ladder(config, config.num_envs), config.actors)
         policies = [make_policy(network, epsilon) for epsilon in epsilons]
         actors = Actors(pools, policies, network.initial, config, run.log)
         stack.callback(actors.close)
-        replay = make_replay(config, actors.states[0])
         learn = learner.data_parallel(
             functools.partial(update, network), mesh, SAMPLE_SPEC, (learner.SHARDED, jax.P())
         )
@@ -248,7 +250,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             trees, meta = run.restore({"learner": state, "actors": actors.states, "replay": None})
             state, actors.states = trees["learner"], trees["actors"]
             replay.restore(trees["replay"], meta["replay"])
-            actors.restart(run.seeds(config.actors))
+            actors.restart(run.number)
         state = learner.place(mesh, state)
         running: deque = deque()  # updates whose priorities have not come back
         metrics: list = []  # of updates, on the device
@@ -286,6 +288,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 learned = run.learner_steps * config.batch_size * config.length
                 ratio = {"replay_ratio": learned / run.env_steps}
                 run.write(metrics, unroll.learner_step, replay.metrics() | ratio)
+                metrics.clear()
             if run.checkpoint_due():
                 for unroll in actors.drain():
                     add(unroll)
@@ -293,7 +296,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 arrays, counters = replay.state()
                 trees = {"learner": state, "actors": actors.states, "replay": arrays}
                 run.save(trees, {"replay": counters})
-                actors.restart(run.seeds(config.actors))
+                actors.restart(run.number)
         params = learner.snapshot(state.params)
     if not run.stopping:
         player = make_player(config, config.eval_episodes, evaluate.SEED, "greedy")

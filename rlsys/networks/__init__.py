@@ -1,6 +1,6 @@
 """Neural networks: the only place that imports flax."""
 
 from rlsys.networks.frames import stack_frames
-from rlsys.networks.q_network import QNetwork, init, legal, q_network
+from rlsys.networks.q_network import QNetwork, init, legal, q_network, sample_obs
 
-__all__ = ["QNetwork", "init", "legal", "q_network", "stack_frames"]
+__all__ = ["QNetwork", "init", "legal", "q_network", "sample_obs", "stack_frames"]

@@ -34,15 +34,21 @@ def conv2d(x, kernel, stride: int, padding: str, form: str = "auto"):
     if padding == "VALID" and stride > 1 and kernel.shape[0] % stride == 0:
         x, kernel = space_to_depth(x, kernel, stride)
         stride = 1
-    # Inside shard_map a custom gradient must vary over the same mesh axes as its argument does.
-    axes = varying_axes(x) | varying_axes(kernel)
-    x, kernel = (jax.lax.pcast(a, tuple(axes - varying_axes(a)), to="varying") for a in (x, kernel))
-    return with_matrix_gradient(x, kernel, stride, padding)
+    return with_matrix_gradient(*vary_alike(x, kernel), stride, padding)
 
 
-def varying_axes(x) -> frozenset[str]:
-    """The mesh axes that x varies over, inside shard_map."""
-    return jax.typeof(x).manual_axis_type.varying
+def vary_alike(*arrays):
+    """Inside shard_map: marks each array as varying over the mesh axes that any of them does.
+
+    A custom gradient must vary over the axes that its argument varies over, and scan's carry over
+    those of its inputs.
+    """
+    varying = [jax.typeof(x).manual_axis_type.varying for x in arrays]
+    axes = frozenset().union(*varying)
+    return tuple(
+        jax.lax.pcast(x, tuple(axes - own), to="varying")
+        for x, own in zip(arrays, varying, strict=True)
+    )
 
 
 def plain(x, kernel, stride, padding):

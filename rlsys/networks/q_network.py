@@ -25,7 +25,7 @@ from rlsys.networks.torsos import (
     shape_of,
     space_leaves,
 )
-from rlsys.types import CoreState, Timestep
+from rlsys.types import CoreState, Timestep, UserError
 
 
 def legal(obs):
@@ -79,7 +79,11 @@ class QNetwork(nn.Module):
         return (int(self.action_space.n),)
 
     def initial(self, batch: int) -> CoreState:
-        """CoreState of zeros for `batch` environments that are about to show their first x_t."""
+        """CoreState of zeros for environments about to show their first x_t, as numpy arrays.
+
+        frames has every array of the observation but action_mask, with frame_stack - 1 (perhaps 0)
+        on its second axis; only images are stacked.
+        """
         frames = jax.tree.map(
             lambda x: np.zeros((batch, self.frame_stack - 1, *x.shape[1:]), x.dtype),
             without_mask(sample_obs(self.observation_space)),
@@ -139,8 +143,7 @@ def sample_obs(space: gymnasium.Space):
     """A batch of one observation of zeros: [1, ...] arrays in the tree of the space."""
     if isinstance(space, spaces.Dict):
         return {key: sample_obs(space[key]) for key in space}
-    dtype = np.int32 if isinstance(space, spaces.Discrete) else space.dtype
-    return np.zeros((1, *shape_of(space)), dtype)
+    return np.zeros((1, *shape_of(space)), jax.dtypes.canonicalize_dtype(space.dtype))
 
 
 def q_network(
@@ -168,26 +171,26 @@ def q_network(
       conv: form of the convolutions, see convolution.conv2d.
 
     Raises:
-      ValueError: the torso or the form is unknown, or does not fit the observation, or the action
+      UserError: the torso or the form is unknown, or does not fit the observation, or the action
         space is neither of the two.
     """
     leaves = space_leaves(observation_space)
     if torso is not None and torso not in TORSOS:
         nearest = difflib.get_close_matches(torso, TORSOS, cutoff=0.0)
-        raise ValueError(f"no torso is called {torso!r}; the nearest are {', '.join(nearest)}")
+        raise UserError(f"no torso is called {torso!r}; the nearest are {', '.join(nearest)}")
     if conv not in FORMS:
-        raise ValueError(f"no form of convolution is called {conv!r}; there are {', '.join(FORMS)}")
+        raise UserError(f"no form of convolution is called {conv!r}; there are {', '.join(FORMS)}")
     grids = [leaf for leaf in leaves if is_grid(leaf)]
     if torso not in (None, "mlp") and not grids:
-        raise ValueError(f"torso {torso!r} needs an image or a grid, not {observation_space}")
+        raise UserError(f"torso {torso!r} needs an image or a grid, not {observation_space}")
     smallest = min((min(shape_of(leaf)[:2]) for leaf in grids), default=0)
     if torso == "nature" and smallest < SMALLEST_NATURE:
-        raise ValueError(
+        raise UserError(
             f"torso 'nature' needs images of {SMALLEST_NATURE} pixels a side, not {smallest}"
         )
     if not isinstance(action_space, spaces.Discrete):
         if not isinstance(action_space, spaces.MultiDiscrete) or len(set(action_space.nvec)) != 1:
-            raise ValueError(
+            raise UserError(
                 f"actions must be Discrete or MultiDiscrete([k] * D), not {action_space}"
             )
     if not any(is_image(leaf) for leaf in leaves):

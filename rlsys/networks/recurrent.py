@@ -4,6 +4,71 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rlsys.networks.convolution import vary_alike
+
+
+@jax.custom_vjp
+def lstm_scan(gates, keep, recurrent, c, h):
+    """Runs an LSTM over T steps.
+
+      z_t = gates_t + keep_t h_{t-1} U,  i, f, g, o = sigmoid, sigmoid, tanh, sigmoid of z_t's parts
+      c_t = f keep_t c_{t-1} + i g,  h_t = o tanh(c_t)
+
+    Its gradient is written out so that dU is one matrix product over all steps, where that of
+    lax.scan adds up T small ones.
+
+    Args:
+      gates: [T, B, 4H] the inputs' part of z.
+      keep: [T, B, 1] 0. where the state before is to be forgotten, else 1.
+      recurrent: U [H, 4H].
+      c, h: [B, H].
+
+    Returns:
+      h_t [T, B, H]; c_{T-1} and h_{T-1} [B, H].
+    """
+    return _forward(gates, keep, recurrent, c, h)[0]
+
+
+def _forward(gates, keep, recurrent, c, h):
+    def step(state, inputs):
+        gates, keep = inputs
+        c, h = state[0] * keep, state[1] * keep
+        z = gates + h @ recurrent
+        i, f, _, o = jnp.split(nn.sigmoid(z), 4, axis=-1)
+        g = jnp.tanh(jnp.split(z, 4, axis=-1)[2])
+        c = f * c + i * g
+        tanh_c = jnp.tanh(c)
+        h = o * tanh_c
+        return (c, h), (h, c, (i, f, g, o, tanh_c))
+
+    last, (hs, cs, parts) = jax.lax.scan(step, (c, h), (gates, keep))
+    c_tm1 = jnp.concatenate([c[None], cs[:-1]]) * keep
+    h_tm1 = jnp.concatenate([h[None], hs[:-1]]) * keep
+    return (hs, *last), (parts, keep, recurrent, c_tm1, h_tm1)
+
+
+def _backward(residuals, gradients):
+    parts, keep, recurrent, c_tm1, h_tm1 = residuals
+    dhs, dc, dh = gradients
+
+    def step(carry, inputs):
+        dc, dh = carry
+        dh_t, (i, f, g, o, tanh_c), c_tm1, keep = inputs
+        dh = dh + dh_t
+        dc = dc + dh * o * (1 - tanh_c**2)
+        di, df, dg, do = dc * g, dc * c_tm1, dc * i, dh * tanh_c
+        dz = [di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)]
+        dz = jnp.concatenate(dz, axis=-1)
+        return (dc * f * keep, dz @ recurrent.T * keep), dz
+
+    (dc, dh), dz = jax.lax.scan(step, (dc, dh), (dhs, parts, c_tm1, keep), reverse=True)
+    size = h_tm1.shape[-1]
+    dU = h_tm1.reshape(-1, size).T @ dz.reshape(-1, 4 * size)
+    return dz, jnp.zeros_like(keep), dU, dc, dh
+
+
+lstm_scan.defvjp(_forward, _backward)
+
 
 def orthogonal_gates(key, shape, dtype=jnp.float32):
     """Four orthogonal [H, H] matrices side by side."""
@@ -15,10 +80,8 @@ def orthogonal_gates(key, shape, dtype=jnp.float32):
 class Lstm(nn.Module):
     """LSTM over T steps: flax's OptimizedLSTMCell with its state zeroed where first is True.
 
-      i, f, o = sigmoid(.), g = tanh(.) of x_t W + h_{t-1} U + b, in the order i, f, g, o
-      c_t = f c_{t-1} + i g,  h_t = o tanh(c_t)
-
-    x W is one matrix product for all steps; only the product with U is inside the scan.
+    The product of the inputs and their kernel is one for all steps. Gates are in the order i, f, g,
+    o.
     """
 
     size: int
@@ -30,17 +93,6 @@ class Lstm(nn.Module):
         recurrent = self.param("recurrent_kernel", orthogonal_gates, (self.size, 4 * self.size))
         bias = self.param("bias", nn.initializers.zeros, (4 * self.size,))
         gates = x @ kernel + bias[None, None]  # [T, B, 4H]
-        # Made of data, never a literal: shard_map refuses a scan whose carry starts elsewhere.
-        zero = jnp.zeros_like(gates[0, :, : self.size])
-
-        def step(state, inputs):
-            gates, first = inputs
-            c, h = jax.tree.map(lambda s: jnp.where(first[:, None], zero, s), state)
-            i, f, g, o = jnp.split(gates + h @ recurrent, 4, axis=-1)
-            c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
-            h = nn.sigmoid(o) * jnp.tanh(c)
-            return (c, h), h
-
-        state = jax.tree.map(lambda s: jnp.where(first[0, :, None], zero, s), state)
-        state, h = jax.lax.scan(step, state, (gates, first))
-        return h, state
+        keep = 1.0 - first[..., None].astype(gates.dtype)
+        hs, c, h = lstm_scan(*vary_alike(gates, keep, recurrent, *state))
+        return hs, (c, h)
