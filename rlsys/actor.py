@@ -89,7 +89,7 @@ class Actors:
           envs: of each actor.
           policies: of each actor, as unroll takes it.
           initial: number of environments -> CoreState.
-          config: with seed, actors, unroll_length, refresh_steps (of each environment, from one copy
+          config: with seed, actors, unroll_length, refresh_steps (of each environment, from a copy
             of the parameters to the next) and unrolls_ahead.
         """
         keys = jax.random.split(jax.random.key(config.seed + 1), len(envs))

@@ -52,6 +52,7 @@ class Run:
         self.env_steps = counters.get("env_steps", 0)
         self.learner_steps = counters.get("learner_steps", 0)
         self._logged = self._saved = self.env_steps
+        self.ended = self._last()
         self.log = Log(self.folder, config.env_steps, self.env_steps if resume else None)
 
     def __enter__(self):
@@ -80,22 +81,22 @@ class Run:
             signal.signal(s, handler)
         self._handlers = {}
 
-    @property
-    def active(self) -> bool:
-        """Whether there is more to do."""
-        return self.env_steps < self._config.env_steps and not self.stopping
-
     def log_due(self) -> bool:
         """Once every log_every environment steps, and at the end."""
-        due = self.env_steps - self._logged >= self._config.log_every or not self.active
+        due = self.env_steps - self._logged >= self._config.log_every or self._last()
         self._logged = self.env_steps if due else self._logged
         return due
 
     def checkpoint_due(self) -> bool:
         """Once every checkpoint_every environment steps, and at the end."""
-        due = self.env_steps - self._saved >= self._config.checkpoint_every or not self.active
+        # Decided here alone, so that a signal cannot end the run without this last checkpoint.
+        self.ended = self._last()
+        due = self.env_steps - self._saved >= self._config.checkpoint_every or self.ended
         self._saved = self.env_steps if due else self._saved
         return due
+
+    def _last(self) -> bool:
+        return self.stopping or self.env_steps >= self._config.env_steps
 
     def save(self, trees: dict[str, Any], meta: dict[str, Any]) -> None:
         """Saves the next checkpoint. If the disk is full the run says so and goes on."""
@@ -143,11 +144,15 @@ class Run:
 
 
 def prepare_process() -> None:
-    """What a program may set and an import may not: memory that XLA frees stays with the process.
+    """What a program may set and an import may not.
 
-    Given back at every call, it is faulted in again at the next: a third of the time of a
+    Compiled programs are kept from one start to the next. Memory that XLA frees stays with the
+    process: given back at every call, it is faulted in again at the next, a third of the time of a
     convolutional network's update on CPU.
     """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlsys"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc; malloc.h
         m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4

@@ -160,7 +160,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert code == 1
     assert "the loss is no finite number at learner step" in output
     assert "Traceback" not in output
-    number, trees, meta = checkpoint(tmp_path / "run")
+    number, trees, _ = checkpoint(tmp_path / "run")
     assert f"checkpoint {number}" in output
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["learner"]["params"]))
 
@@ -168,7 +168,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 def test_a_full_disk_does_not_stop_the_run(tmp_path):
     """Files that may not grow: saving fails with the system's own error, learning goes on."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
-    body = "import sys; from rlsys import train; sys.exit(train.exit_code(lambda: train.main(sys.argv[1:])))"
+    body = "import sys; from rlsys.train import *; sys.exit(exit_code(lambda: main(sys.argv[1:])))"
     words = ["r2d2", *SMALL, "--env-steps", "2400", "--run-dir", "run"]
     env = {**os.environ, "PYTHONPATH": str(Path(train.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", limit + body, *words], cwd=tmp_path, env=env,

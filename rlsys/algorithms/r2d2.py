@@ -270,7 +270,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 learner.check_finite(priorities, step)
                 replay.set_priorities(numbers, priorities)
 
-        while run.active:
+        while not run.ended:
             unroll = actors.get(state.params, run.learner_steps)
             add(unroll)
             while run.learner_steps < updates_due(config, run.env_steps):
