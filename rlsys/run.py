@@ -41,7 +41,10 @@ class Run:
         self.stopping = False
         self._config = config
         self._handlers: dict[int, Any] = {}
-        counters = self.checkpoints.meta()["counters"] if resume else {}
+        counters = {}
+        if resume:
+            number = self.checkpoints.newest(["learner", "actors", "replay"])
+            counters = self.checkpoints.meta(number)["counters"]
         if not resume:
             if (self.folder / "config.json").exists():
                 raise UserError(f"{self.folder} holds a run already: make resume RUN={self.folder}")
@@ -112,8 +115,8 @@ class Run:
             self.log.say(f"{error} The run goes on; earlier checkpoints are kept.")
 
     def restore(self, templates: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Trees and meta of the newest good checkpoint."""
-        _, trees, meta = self.checkpoints.restore(templates, self.log.say)
+        """Trees and meta of the checkpoint that the run goes on from."""
+        _, trees, meta = self.checkpoints.restore(templates, self.number)
         return trees, meta
 
     def write(

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import rlsys.checkpoint
-from rlsys.checkpoint import CheckpointError, Checkpoints
+from rlsys.checkpoint import CheckpointError, Checkpoints, arrays
 from rlsys.learner import make_mesh, place
 from rlsys.types import CoreState, LearnerState
 
@@ -112,8 +111,8 @@ def test_templates_may_be_shapes_and_name_only_what_is_wanted(tmp_path):
 
 @pytest.mark.parametrize("size", [1, 12, 13, 31, 97])
 def test_large_arrays_are_cut_into_pieces(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(rlsys.checkpoint, "PIECE", 100)
-    monkeypatch.setattr(rlsys.checkpoint, "AT_A_TIME", 3)
+    monkeypatch.setattr(arrays, "PIECE", 100)
+    monkeypatch.setattr(arrays, "AT_A_TIME", 3)
     checkpoints = saved(tmp_path)
     checkpoints.save(0, {"replay": replay(size)}, {})
     pieces = [*(tmp_path / "0/trees/replay/obs/image").glob("[0-9]*")]
@@ -125,11 +124,15 @@ def test_keeps_the_newest(tmp_path):
     checkpoints = saved(tmp_path, 2, 5, 9, 10, keep=2)
     assert checkpoints.numbers() == [9, 10]
     assert sorted(os.listdir(tmp_path)) == ["10", "9"]
-    assert checkpoints.meta() == {"number": 10} and checkpoints.meta(9) == {"number": 9}
+    assert checkpoints.meta(checkpoints.newest([])) == {"number": 10} and checkpoints.meta(9) == {
+        "number": 9
+    }
     # A run that went back to 9 has another 10, and what was beyond is not its own.
     saved(tmp_path, 10, keep=2)
     checkpoints.save(9, {"replay": replay(3)}, {"number": "again"})
-    assert checkpoints.numbers() == [9] and checkpoints.meta() == {"number": "again"}
+    assert checkpoints.numbers() == [9] and checkpoints.meta(checkpoints.newest([])) == {
+        "number": "again"
+    }
 
 
 def test_every_damage_of_every_file_is_seen(tmp_path):
@@ -159,7 +162,7 @@ def test_damage_to_all_of_them(tmp_path):
     with pytest.raises(CheckpointError, match=r"No checkpoint in .* is whole: .*/2/meta.json"):
         checkpoints.restore({"replay": None}, say=told.append)
     with pytest.raises(CheckpointError, match="is whole"):
-        checkpoints.meta()
+        checkpoints.newest([])
     assert told == []
 
 
@@ -170,7 +173,7 @@ def test_no_checkpoint_there(tmp_path):
         Checkpoints(tmp_path).restore({})
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(CheckpointError, match=r"only notes\.txt"):
-        Checkpoints(tmp_path).meta()
+        Checkpoints(tmp_path).newest([])
     assert Checkpoints(tmp_path).numbers() == [] and os.listdir(tmp_path) == ["notes.txt"]
     (tmp_path / "100").mkdir()  # of another program
     (tmp_path / "100" / "_METADATA").write_text("{}")

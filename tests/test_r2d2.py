@@ -329,9 +329,9 @@ def test_the_target_network_is_a_copy_made_every_target_update_steps():
 
 def test_the_replay_ratio_is_held():
     config = Config(learning_starts=1000, replay_ratio=2.5, batch_size=32, length=20)
-    assert r2d2.updates_due(config, 1000) == 0
-    assert r2d2.updates_due(config, 1000 + 256) == 1
-    assert r2d2.updates_due(config, 1000 + 256 * 40 - 1) == 39
+    assert r2d2.updates_allowed(config, 1000) == 0
+    assert r2d2.updates_allowed(config, 1000 + 256) == 1
+    assert 39 < r2d2.updates_allowed(config, 1000 + 256 * 40 - 1) < 40
 
 
 def test_the_atari_preset_is_the_papers_table():
@@ -339,7 +339,8 @@ def test_the_atari_preset_is_the_papers_table():
     expected = {
         "discount": 0.997, "n": 5, "burn_in": 40, "length": 80, "stride": 40, "batch_size": 64,
         "replay_capacity": 4_000_000, "priority_exponent": 0.9, "priority_eta": 0.9,
-        "importance_exponent": 0.6, "learning_rate": 1e-4, "adam_eps": 1e-3, "target_update": 2500,
+        "importance_exponent": 0.6, "learning_rate": 1e-4, "learning_rate_decay": 0.0,
+        "adam_eps": 1e-3, "target_update": 2500,
         "value_rescaling": True, "num_envs": 256, "epsilon_base": 0.4, "epsilon_exponent": 7.0,
         "frame_stack": 4, "hidden_size": 512, "core_size": 512, "head_size": 512,
         "refresh_steps": 400, "replay_ratio": 0.8, "stored_state": True,

@@ -133,11 +133,22 @@ def loss(network, config: Config, params, target_params, sample: Sample):
     return value, (priorities, learner.mean(metrics))
 
 
+def updates_allowed(config: Config, env_steps: int):
+    """Updates that the replay ratio allows after so many environment steps, a fraction too."""
+    learned = (env_steps - config.learning_starts) * config.replay_ratio
+    return learned / (config.batch_size * config.length)
+
+
 def optimizer(config: Config):
     """Adam on clipped gradients."""
+    num_updates = updates_allowed(config, config.env_steps)
+
+    def learning_rate(count):
+        return config.learning_rate * (1.0 - config.learning_rate_decay * count / num_updates)
+
     return optax.chain(
         optax.clip_by_global_norm(config.max_gradient_norm),
-        optax.adam(config.learning_rate, eps=config.adam_eps),
+        optax.adam(learning_rate, eps=config.adam_eps),
     )
 
 
@@ -221,12 +232,6 @@ def initial_priorities(config: Config, trajectory: Trajectory, mask):
     return sequence_priority(td_error, mask, eta=config.priority_eta)
 
 
-def updates_due(config: Config, env_steps: int) -> int:
-    """Updates that the replay ratio allows after so many environment steps."""
-    learned = (env_steps - config.learning_starts) * config.replay_ratio
-    return int(learned // (config.batch_size * config.length))
-
-
 def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
     mesh = learner.make_mesh()
@@ -273,7 +278,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
         while not run.ended:
             unroll = actors.get(state.params, run.learner_steps)
             add(unroll)
-            while run.learner_steps < updates_due(config, run.env_steps):
+            while run.learner_steps + 1 <= updates_allowed(config, run.env_steps):
                 with run.log.time("replay"):  # while the update before this one runs
                     numbers, sample = replay.sample(config.batch_size)
                 finish_updates()
@@ -296,7 +301,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 arrays, counters = replay.state()
                 trees = {"learner": state, "actors": actors.states, "replay": arrays}
                 run.save(trees, {"replay": counters})
-                actors.restart(run.number)
+                if not run.ended:
+                    actors.restart(run.number)
         params = learner.snapshot(state.params)
     if not run.stopping:
         player = make_player(config, config.eval_episodes, evaluate.SEED, "greedy")

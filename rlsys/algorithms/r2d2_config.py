@@ -62,6 +62,8 @@ class Config:
     """Sequences of an update, over all devices."""
     learning_rate: float = 5e-4
     """Of Adam."""
+    learning_rate_decay: float = 1.0
+    """Share of the learning rate that is gone, linearly, at the end; 0 keeps it constant."""
     adam_eps: float = 1e-5
     """Of Adam."""
     max_gradient_norm: float = 40.0
@@ -160,6 +162,7 @@ PRESETS = {
         replay_ratio=0.8,
         batch_size=64,
         learning_rate=1e-4,
+        learning_rate_decay=0.0,
         adam_eps=1e-3,
         target_update=2500,
         hidden_size=512,

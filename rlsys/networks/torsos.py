@@ -14,6 +14,7 @@ SMALLEST_NATURE = 36  # pixels: three VALID convolutions leave one
 LARGEST_GRID = 20  # cells a side; beyond it bytes are colours, not categories
 CATEGORIES = 16  # one-hot depth of a byte in a small grid: MiniGrid has 11 objects, 6 colours
 LARGEST_ONE_HOT = 512
+SPAN = 4.0  # of bounded vectors, either way: most tasks visit a small part of their bounds
 
 
 def space_leaves(space: gymnasium.Space) -> list[gymnasium.Space]:
@@ -63,7 +64,8 @@ def encode(space: gymnasium.Space, x):
 
     Categories become one-hot on a new last axis: Discrete and MultiDiscrete, integers known to lie
     within [0, 32), and the bytes of small grids (MiniGrid's object, colour and state). Other bytes
-    are divided by 255, other bounded numbers by their bound, and unbounded ones squashed by symlog.
+    are divided by 255, other bounded numbers by their bound (vectors: to +-SPAN), and unbounded
+    ones squashed by symlog.
 
     Args:
       space: gymnasium space of one observation.
@@ -91,6 +93,8 @@ def encode(space: gymnasium.Space, x):
     bound = np.maximum(np.abs(low), np.abs(high))
     bounded = bound < 1e6
     scale = np.where(bounded & (bound > 0), bound, 1.0).astype(np.float32)
+    if len(space.shape) == 1:
+        scale /= SPAN
     return jnp.where(bounded, x / scale, symlog(x))
 
 

@@ -1,46 +1,27 @@
-"""Checkpoints on disk: each is whole or not there, and every byte of it is checked when read.
+"""The checkpoints of a run: saved whole or not at all, the newest good one restored."""
 
-A folder of checkpoints holds one folder per checkpoint, named by its number:
-
-    12/trees/<name>/<path>/...  the arrays, written by Orbax (zarr, compressed)
-    12/meta.json                the caller's meta; place, shape and dtype of every leaf
-    12/manifest.json            size and CRC-32 of every other file
-
-Orbax restores an array with flipped bits without a word (60 of 60 tries), so each file has its
-checksum here; and its CheckpointManager lets a checkpoint count before that could be added. So
-Orbax's Checkpointer writes into a folder of another name, which is renamed when it is complete.
-"""
-
-import contextlib
 import json
 import logging
 import os
 import re
 import shutil
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import orbax.checkpoint as ocp
 
-from rlsys.types import UserError
-
-FORMAT = "rlsys checkpoint 1"
-PIECE = 32 * 2**20  # bytes; larger arrays are written and read in pieces of about this size
-AT_A_TIME = 8  # pieces or arrays that are in the making, which bounds the memory that it takes
-
-
-class CheckpointError(UserError):
-    """What is wrong with a checkpoint, in one sentence that names the file or folder."""
-
-
-class _Damaged(CheckpointError):
-    """The files of a checkpoint are not those written; an older checkpoint may be good."""
+from rlsys.checkpoint.arrays import describe, read_arrays, to_numpy, write_arrays
+from rlsys.checkpoint.manifest import (
+    FORMAT,
+    CheckpointError,
+    Damaged,
+    checksum,
+    sync,
+    verify,
+)
 
 
 class Checkpoints:
@@ -78,8 +59,8 @@ class Checkpoints:
         arrays = {}
         for name, tree in trees.items():
             for key, (place, leaf) in _leaves(name, tree).items():
-                tables[name][key] = _about(place, leaf)
-                arrays[key] = _to_numpy(leaf)
+                tables[name][key] = describe(place, leaf)
+                arrays[key] = to_numpy(leaf)
         about = {key: leaf for table in tables.values() for key, leaf in table.items()}
         text = json.dumps({"meta": meta, "trees": tables})
         final = self.directory / str(number)
@@ -87,17 +68,17 @@ class Checkpoints:
         try:
             self._remove_remains()
             saving.mkdir(parents=True)
-            _write_arrays(saving / "trees", arrays, about)
+            write_arrays(saving / "trees", arrays, about)
             (saving / "meta.json").write_text(text)
             written = [path for path in saving.rglob("*") if path.is_file()]
-            files = {path.relative_to(saving).as_posix(): _sum(path) for path in written}
+            files = {path.relative_to(saving).as_posix(): checksum(path) for path in written}
             (saving / "manifest.json").write_text(json.dumps({"format": FORMAT, "files": files}))
             for path in [*saving.rglob("*"), saving]:
-                _sync(path)
+                sync(path)
             if final.exists():
                 self._remove(number)
             saving.rename(final)
-            _sync(self.directory)
+            sync(self.directory)
             kept = [n for n in self.numbers() if n <= number][-self.keep :]
             for other in set(self.numbers()) - set(kept):
                 self._remove(other)
@@ -108,21 +89,25 @@ class Checkpoints:
             raise CheckpointError(f"{final} could not be saved: {_reason(error)}.") from error
 
     def restore(
-        self, templates: dict[str, Any], say: Callable[[str], None] = print
+        self,
+        templates: dict[str, Any],
+        number: int | None = None,
+        say: Callable[[str], None] = print,
     ) -> tuple[int, dict[str, Any], dict]:
-        """Reads the newest whole checkpoint: (number, trees, meta).
+        """Reads a checkpoint: (number, trees, meta).
 
         Args:
             templates: by name, what to read; the files of other names are not touched. A pytree
                 of arrays or ShapeDtypeStructs gives the structure, shapes and dtypes that must
                 have been saved. None takes a tree as it is there, as nested dicts.
+            number: of the checkpoint, as newest gave it; the newest whole one if None.
             say: is told, in one sentence, of each damaged checkpoint that was passed over.
         Returns:
             Trees of numpy arrays, writable, and of typed random keys.
         Raises:
             CheckpointError: there is no checkpoint, none is whole, or the newest does not fit.
         """
-        number = self._newest([*templates], say)
+        number = self.newest([*templates], say) if number is None else number
         path = self.directory / str(number)
         content = json.loads((path / "meta.json").read_text())
         for name, template in templates.items():
@@ -131,7 +116,7 @@ class Checkpoints:
             if template is not None:
                 _check_fit(path, content["trees"][name], _leaves(name, template))
         about = {k: a for name in templates for k, a in content["trees"][name].items()}
-        leaves = _read_arrays(path / "trees", about)
+        leaves = read_arrays(path / "trees", about)
         for key in about:
             if "impl" in about[key]:
                 data = jnp.asarray(leaves[key])
@@ -146,20 +131,24 @@ class Checkpoints:
                 trees[name] = jax.tree.unflatten(jax.tree.structure(template), ordered)
         return number, trees, content["meta"]
 
-    def meta(self, number: int | None = None) -> dict:
-        """The meta of a checkpoint, or of the newest good one, read without its arrays."""
-        if number is None:
-            number = self._newest([], say=lambda message: None)
-        _verify(self.directory / str(number), [])
+    def meta(self, number: int) -> dict:
+        """The meta of a checkpoint, read without its arrays."""
+        verify(self.directory / str(number), [])
         return json.loads((self.directory / str(number) / "meta.json").read_text())["meta"]
 
-    def _newest(self, names: list[str], say: Callable[[str], None]) -> int:
-        """The newest checkpoint that is whole as far as meta and the trees `names` go."""
+    def newest(self, names: list[str], say: Callable[[str], None] = print) -> int:
+        """The newest checkpoint that is whole as far as meta and the trees `names` go.
+
+        Args:
+            say: is told, in one sentence, of each damaged one that was passed over.
+        Raises:
+            CheckpointError: there is none, or none is whole.
+        """
         damage: list[str] = []
         for number in reversed(self.numbers()):
             try:
-                _verify(self.directory / str(number), names)
-            except _Damaged as error:
+                verify(self.directory / str(number), names)
+            except Damaged as error:
                 damage.append(str(error).removesuffix("."))
                 continue
             for sentence in damage:
@@ -214,26 +203,6 @@ def _nest(leaves: list[tuple[list[str], Any]]) -> Any:
     return tree
 
 
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _about(path: list[str], leaf: Any) -> dict[str, Any]:
-    """What a checkpoint says of a leaf beside its values."""
-    leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-    about = {"path": path, "shape": [*leaf.shape], "dtype": str(leaf.dtype)}
-    if isinstance(leaf, jax.Array) and _is_key(leaf):
-        about["impl"] = str(jax.random.key_impl(leaf))
-    elif not _is_key(leaf) and leaf.size * leaf.dtype.itemsize > PIECE:
-        about["rows"] = max(1, PIECE * leaf.shape[0] // (leaf.size * leaf.dtype.itemsize))
-    return about
-
-
-def _to_numpy(leaf: Any) -> np.ndarray:
-    """As numpy, values of every dtype come back as they were, on any number of devices."""
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-
-
 def _check_fit(path: Path, saved: dict[str, dict], wanted: dict[str, tuple]) -> None:
     """Raises CheckpointError at the first leaf that differs in place, shape or dtype."""
 
@@ -242,126 +211,12 @@ def _check_fit(path: Path, saved: dict[str, dict], wanted: dict[str, tuple]) -> 
 
     for key in wanted | saved:
         there = text(saved[key]) if key in saved else "not there"
-        here = text(_about(*wanted[key])) if key in wanted else "not there"
+        here = text(describe(*wanted[key])) if key in wanted else "not there"
         if here != there:
             raise CheckpointError(
                 f"{path} was saved by another algorithm or network: "
                 f"{key} is {there} in it, but {here} in this run."
             )
-
-
-class _FewAtATime(ocp.type_handlers.NumpyHandler):
-    """Writes a few arrays at a time, each to its end, and without copying them before.
-
-    Orbax would start all at once in one event loop. When the disk is full the first failure
-    closes that loop under the other writes, which go on in the folder that is being removed.
-    """
-
-    def __init__(self):
-        super().__init__(deepcopy_host_arrays=False)
-
-    async def serialize(self, values, infos, args=None):
-        ones = [*zip(values, infos, args or [ocp.SaveArgs()] * len(values), strict=True)]
-        for begin in range(0, len(ones), AT_A_TIME):
-            with contextlib.ExitStack() as wait_for_all:
-                for one in ones[begin : begin + AT_A_TIME]:
-                    for future in await super().serialize(*([x] for x in one)):
-                        wait_for_all.callback(future.result)
-        return []
-
-
-def _orbax() -> ocp.Checkpointer:
-    handlers = ocp.type_handlers.create_type_handler_registry((np.ndarray, _FewAtATime()))
-    # OCDBT would put small arrays into fewer files, but first collects what it writes in memory.
-    return ocp.Checkpointer(
-        ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=handlers)
-    )
-
-
-def _pieces(key: str, about: dict[str, Any]) -> list[tuple[str, slice]]:
-    """The names and rows of the arrays that Orbax writes for a large one of ours.
-
-    Orbax itself only makes chunks whose size divides the array's: an array of a prime number
-    of frames would become one file per frame.
-    """
-    rows = about["rows"]
-    return [(f"{key}/{i}", slice(i, i + rows)) for i in range(0, about["shape"][0], rows)]
-
-
-def _write_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, dict]) -> None:
-    pieces: dict[str, np.ndarray] = {}
-    for key, array in arrays.items():
-        if "rows" in about[key]:
-            pieces |= {piece: array[rows] for piece, rows in _pieces(key, about[key])}
-        elif array.size:  # Orbax refuses arrays without elements
-            pieces[key] = array
-    if pieces:
-        with _orbax() as orbax:
-            orbax.save(path, ocp.args.PyTreeSave(pieces))
-
-
-def _read_arrays(path: Path, about: dict[str, dict]) -> dict[str, Any]:
-    arrays = {}
-    with _orbax() as orbax:
-
-        def read(keys):
-            item, how = dict.fromkeys(keys, 0), ocp.RestoreArgs(restore_type=np.ndarray)
-            arguments = {"restore_args": dict.fromkeys(keys, how), "partial_restore": True}
-            return orbax.restore(path, ocp.args.PyTreeRestore(item, **arguments)) if keys else {}
-
-        for key, leaf in about.items():
-            if "rows" not in leaf and 0 not in leaf["shape"]:
-                continue
-            arrays[key] = np.empty(leaf["shape"], leaf["dtype"])
-            pieces = _pieces(key, leaf) if "rows" in leaf else []
-            for begin in range(0, len(pieces), AT_A_TIME):
-                few = dict(pieces[begin : begin + AT_A_TIME])
-                for piece, array in read(few).items():
-                    arrays[key][few[piece]] = array
-        return arrays | read([key for key in about if key not in arrays])
-
-
-def _sum(path: Path) -> list[int]:
-    """Size in bytes and CRC-32 of a file; 2 GB/s, four times as fast as BLAKE2b."""
-    size = crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            size, crc = size + len(chunk), zlib.crc32(chunk, crc)
-    return [size, crc]
-
-
-def _verify(path: Path, names: list[str]) -> None:
-    """Raises _Damaged unless the files of meta and of the trees `names` are those written."""
-    manifest = path / "manifest.json"
-    try:
-        content = json.loads(manifest.read_text())
-        if content["format"] != FORMAT:
-            raise _Damaged(f"{manifest} is of the format {content['format']}, not {FORMAT}.")
-        for file, written in content["files"].items():
-            # Orbax's own files lie beside the folders of the trees, and are always read.
-            place = file.split("/")
-            if place[0] == "trees" and len(place) > 2 and place[1] not in names:
-                continue
-            found = _sum(path / file)
-            if found[0] != written[0]:
-                raise _Damaged(f"{path / file} has {found[0]} bytes, not the {written[0]} written.")
-            if found != written:
-                raise _Damaged(f"{path / file} is damaged: its checksum is not the one written.")
-    except FileNotFoundError as error:
-        missing = Path(error.filename).relative_to(path)
-        raise _Damaged(f"{path} is no whole checkpoint of rlsys: it has no {missing}.") from error
-    except OSError as error:
-        raise _Damaged(f"{error.filename or path} cannot be read: {error.strerror}.") from error
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise _Damaged(f"{manifest} is damaged: it is not the JSON that was written.") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,104 @@
+"""Arrays on disk by Orbax, and what a checkpoint says of each."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+PIECE = 32 * 2**20  # bytes; larger arrays are written and read in pieces of about this size
+AT_A_TIME = 8  # pieces or arrays that are in the making, which bounds the memory that it takes
+
+
+def is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def describe(path: list[str], leaf: Any) -> dict[str, Any]:
+    """What a checkpoint says of a leaf beside its values."""
+    leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    about = {"path": path, "shape": [*leaf.shape], "dtype": str(leaf.dtype)}
+    if isinstance(leaf, jax.Array) and is_key(leaf):
+        about["impl"] = str(jax.random.key_impl(leaf))
+    elif not is_key(leaf) and leaf.size * leaf.dtype.itemsize > PIECE:
+        about["rows"] = max(1, PIECE * leaf.shape[0] // (leaf.size * leaf.dtype.itemsize))
+    return about
+
+
+def to_numpy(leaf: Any) -> np.ndarray:
+    """As numpy, values of every dtype come back as they were, on any number of devices."""
+    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+
+
+class _FewAtATime(ocp.type_handlers.NumpyHandler):
+    """Writes a few arrays at a time, each to its end, and without copying them before.
+
+    Orbax would start all at once in one event loop. When the disk is full the first failure
+    closes that loop under the other writes, which go on in the folder that is being removed.
+    """
+
+    def __init__(self):
+        super().__init__(deepcopy_host_arrays=False)
+
+    async def serialize(self, values, infos, args=None):
+        ones = [*zip(values, infos, args or [ocp.SaveArgs()] * len(values), strict=True)]
+        for begin in range(0, len(ones), AT_A_TIME):
+            with contextlib.ExitStack() as wait_for_all:
+                for one in ones[begin : begin + AT_A_TIME]:
+                    for future in await super().serialize(*([x] for x in one)):
+                        wait_for_all.callback(future.result)
+        return []
+
+
+def _orbax() -> ocp.Checkpointer:
+    handlers = ocp.type_handlers.create_type_handler_registry((np.ndarray, _FewAtATime()))
+    # OCDBT would put small arrays into fewer files, but first collects what it writes in memory.
+    return ocp.Checkpointer(
+        ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=handlers)
+    )
+
+
+def _pieces(key: str, about: dict[str, Any]) -> list[tuple[str, slice]]:
+    """The names and rows of the arrays that Orbax writes for a large one of ours.
+
+    Orbax itself only makes chunks whose size divides the array's: an array of a prime number
+    of frames would become one file per frame.
+    """
+    rows = about["rows"]
+    return [(f"{key}/{i}", slice(i, i + rows)) for i in range(0, about["shape"][0], rows)]
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, dict]) -> None:
+    pieces: dict[str, np.ndarray] = {}
+    for key, array in arrays.items():
+        if "rows" in about[key]:
+            pieces |= {piece: array[rows] for piece, rows in _pieces(key, about[key])}
+        elif array.size:  # Orbax refuses arrays without elements
+            pieces[key] = array
+    if pieces:
+        with _orbax() as orbax:
+            orbax.save(path, ocp.args.PyTreeSave(pieces))
+
+
+def read_arrays(path: Path, about: dict[str, dict]) -> dict[str, Any]:
+    arrays = {}
+    with _orbax() as orbax:
+
+        def read(keys):
+            item, how = dict.fromkeys(keys, 0), ocp.RestoreArgs(restore_type=np.ndarray)
+            arguments = {"restore_args": dict.fromkeys(keys, how), "partial_restore": True}
+            return orbax.restore(path, ocp.args.PyTreeRestore(item, **arguments)) if keys else {}
+
+        for key, leaf in about.items():
+            if "rows" not in leaf and 0 not in leaf["shape"]:
+                continue
+            arrays[key] = np.empty(leaf["shape"], leaf["dtype"])
+            pieces = _pieces(key, leaf) if "rows" in leaf else []
+            for begin in range(0, len(pieces), AT_A_TIME):
+                few = dict(pieces[begin : begin + AT_A_TIME])
+                for piece, array in read(few).items():
+                    arrays[key][few[piece]] = array
+        return arrays | read([key for key in about if key not in arrays])
