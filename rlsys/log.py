@@ -207,7 +207,8 @@ class Log:
 
     def _steps(self) -> str:
         env_steps = self._writes[-1][1]
-        return f"{100 * env_steps / self._total:.0f}%  {env_steps:,} / {self._total:,} env steps"
+        share = min(100 * env_steps / self._total, 100)
+        return f"{share:.0f}%  {env_steps:,} / {self._total:,} env steps"
 
     def _clock(self) -> str:
         now = time.perf_counter()

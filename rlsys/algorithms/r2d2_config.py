@@ -24,7 +24,7 @@ class Config:
     run_dir: str = ""
     """Folder of the run; runs/<algorithm>-<task>-<time> if empty."""
 
-    discount: float = 0.99
+    discount: float = 0.997
     """gamma."""
     n: int = 5
     """Steps of the bootstrapped return."""
@@ -68,7 +68,7 @@ class Config:
     """Of Adam."""
     max_gradient_norm: float = 40.0
     """Gradients are scaled down to it."""
-    target_update: int = 200
+    target_update: int = 50
     """Updates from one copy of the target network to the next."""
 
     torso: str | None = None
