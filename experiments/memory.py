@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import json
 import os
+import queue
 import subprocess
 import sys
 from pathlib import Path
@@ -42,20 +43,20 @@ def folder(config: Config, agent: str, seed: int) -> Path:
     return Path(config.runs) / f"{config.preset}-{agent}-{seed}"
 
 
-def play(config: Config, agent: str, seed: int, core: int) -> None:
-    """One run, pinned to a core where the system can."""
+def play(config: Config, agent: str, seed: int, cores: queue.Queue) -> None:
+    """One run, pinned to one of the free cores."""
     run = folder(config, agent, seed)
     if (run / "evaluation.json").exists():
         return
     words = ["r2d2", "--preset", config.preset, "--seed", str(seed), "--run-dir", str(run)]
-    pin = getattr(os, "sched_setaffinity", None)
-    cores = sorted(os.sched_getaffinity(0)) if pin else [0]
+    core = cores.get()
     subprocess.run(
         [sys.executable, "-m", "rlsys.train", *words, *AGENTS[agent]],
         check=True,
         stdout=subprocess.DEVNULL,
-        preexec_fn=(lambda: pin(0, {cores[core % len(cores)]})) if pin else None,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )
+    cores.put(core)
 
 
 def bootstrap(returns: np.ndarray) -> tuple[float, float]:
@@ -113,11 +114,12 @@ def plot(config: Config, rows: list[dict], curves: list[dict], path: Path) -> No
 
 
 def main(config: Config) -> None:
+    cores: queue.Queue = queue.Queue()
+    for core in sorted(os.sched_getaffinity(0))[: config.jobs]:
+        cores.put(core)
     jobs = [(agent, seed) for seed in range(config.seeds) for agent in AGENTS]
     with concurrent.futures.ThreadPoolExecutor(config.jobs) as pool:
-        futures = [
-            pool.submit(play, config, agent, seed, i) for i, (agent, seed) in enumerate(jobs)
-        ]
+        futures = [pool.submit(play, config, agent, seed, cores) for agent, seed in jobs]
         for future in futures:
             future.result()
     tables = collect(config)
