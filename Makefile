@@ -6,17 +6,19 @@ ENV ?=
 ARGS ?=
 EXTRA ?= dev
 
-.PHONY: help train resume eval bench test test-slow lint format clean
+.PHONY: .venv help train resume eval bench test test-slow lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-.venv: pyproject.toml requirements.lock
+.venv: .venv/built
+
+.venv/built: pyproject.toml requirements.lock
 	@echo "building .venv (once, a minute or two)"
 	@command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv --clear .venv || python3 -m venv --clear .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[$(EXTRA)]'
-	@touch .venv
+	@touch .venv/built
 
 train: .venv  ## train: ALGO=r2d2 [ENV=<EnvPool id>] [ARGS="--field value ..."]
 	@$(BIN)/python -m rlsys.train $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)

@@ -108,7 +108,7 @@ def plot(config: Config, rows: list[dict], curves: list[dict], path: Path) -> No
     axes.set_xlabel("environment steps")
     axes.set_ylabel("episode return")
     axes.set_title(f"preset {config.preset}, {config.seeds} seeds")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="center right", bbox_to_anchor=(1.0, 0.3))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
 

@@ -20,6 +20,13 @@ def register(cls):
     return jax.tree_util.register_dataclass(cls, data_fields=leaves, meta_fields=rest)
 
 
+def check_at_least(config, least: int, names: str) -> None:
+    """Raises UserError if one of the fields is less."""
+    for name in names.split():
+        if getattr(config, name) < least:
+            raise UserError(f"{name} must be {least} or more, not {getattr(config, name)}")
+
+
 def check_positive(config, names: str) -> None:
     """Raises UserError if one of the fields is a number that is not positive."""
     for name in names.split():

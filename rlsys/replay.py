@@ -91,7 +91,8 @@ class Replay:
           cross_episodes: let a sequence run on into the next episode.
 
         Raises:
-          ValueError: two sequences of each environment do not fit.
+          UserError: it takes more memory than there is, or does not hold two sequences of each
+            environment.
         """
         self.num_envs = num_envs
         self._length, self._stride, self._burn_in = length, stride, burn_in
@@ -114,6 +115,10 @@ class Replay:
         steps = Steps(timestep, core_state.a_tm1, aux._replace(lstm=()))
         number = np.zeros(1, np.int64)
         sequence = Sequences(number, number, number, number, number, core_state.lstm)
+        self._made_with = {
+            "capacity": capacity, "num_envs": num_envs, "length": length, "stride": stride,
+            "burn_in": burn_in, "cross_episodes": cross_episodes,
+        }  # fmt: skip
         waiting = (burn_in + length) // stride + 2  # windows open at once, K
         self.nbytes = self._size * num_envs * row_bytes(steps) + SumTree.nbytes(self._capacity)
         self.nbytes += (self._capacity + num_envs * waiting) * row_bytes(sequence)
@@ -222,10 +227,20 @@ class Replay:
             for path, x in jax.tree_util.tree_leaves_with_path(tree)
         }
         counters = {"now": self._now, "oldest": self._oldest, "newest": self._newest}
-        return arrays, counters | {"random": self._random.bit_generator.state}
+        random = self._random.bit_generator.state
+        return arrays, {**counters, "made_with": self._made_with, "random": random}
 
     def restore(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
-        """Takes on what `state` gave, of a Replay made with the same arguments."""
+        """Takes on what `state` gave.
+
+        Raises:
+          UserError: it is of a Replay that was made with other arguments.
+        """
+        if counters["made_with"] != self._made_with:
+            raise UserError(
+                f"the replay was saved with {counters['made_with']}, and cannot be restored with "
+                f"{self._made_with}"
+            )
         priorities = np.zeros(min(counters["newest"], self._capacity))
         tree = (self._steps, self._sequences, self._open, self._segment, priorities)
         for path, to in jax.tree_util.tree_leaves_with_path(tree):

@@ -34,28 +34,29 @@ class Run:
           UserError: the folder holds another run.
           CheckpointError: there is nothing to resume.
         """
-        name = f"{algorithm}-{config.env.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+        task = config.env.replace("/", "-")
+        name = f"{algorithm}-{task}-{time.strftime('%Y%m%d-%H%M%S')}-s{config.seed}"
         self.folder = Path(config.run_dir or Path("runs") / name)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=config.keep_checkpoints)
-        self.resuming = resume
-        self.stopping = False
-        self._config = config
+        self.stopping = ""  # the signal that asked for it
+        self._algorithm, self._config = algorithm, config
         self._handlers: dict[int, Any] = {}
         counters = {}
         if resume:
             number = self.checkpoints.newest(["learner", "actors", "replay"])
             counters = self.checkpoints.meta(number)["counters"]
-        if not resume:
-            if (self.folder / "config.json").exists():
-                raise UserError(f"{self.folder} holds a run already: make resume RUN={self.folder}")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            content = {"algorithm": algorithm, "config": dataclasses.asdict(config)}
-            (self.folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+        elif (self.folder / "config.json").exists():
+            way_out = (
+                "make resume RUN=" if self.checkpoints.numbers() else "without checkpoint: rm -r "
+            )
+            raise UserError(f"{self.folder} holds a run already, {way_out}{self.folder}")
+        else:
+            self._write_config()
         self.number = counters.get("checkpoint", 0)  # of the newest checkpoint
         self.env_steps = counters.get("env_steps", 0)
         self.learner_steps = counters.get("learner_steps", 0)
         self._logged = self._saved = self.env_steps
-        self.ended = self._last()
+        self.ended = self.env_steps >= config.env_steps
         self.log = Log(self.folder, config.env_steps, self.env_steps if resume else None)
 
     def __enter__(self):
@@ -68,38 +69,48 @@ class Run:
     def __exit__(self, kind, error, traceback):
         self._restore_handlers()
         self.log.close()
-        kept = f"checkpoint {self.number} is kept" if self.number else "there is no checkpoint yet"
         if isinstance(error, FloatingPointError):
-            raise FloatingPointError(f"{error}; {kept} in {self.folder}") from error
-        if self.stopping:
+            kept = [f"checkpoint {n}" for n in self.checkpoints.numbers()[-1:]] or ["no checkpoint"]
+            raise FloatingPointError(f"{error}; {kept[0]} is kept in {self.folder}") from error
+        if self.stopped and not error:
             print(f"stopped; to go on: make resume RUN={self.folder}")
 
     def _on_signal(self, number, _):
-        self.stopping = True
+        self.stopping = signal.Signals(number).name  # said elsewhere: a handler may not print
         self._restore_handlers()
-        self.log.say(f"{signal.Signals(number).name}: saving a checkpoint, then stopping")
 
     def _restore_handlers(self):
         for s, handler in self._handlers.items():
             signal.signal(s, handler)
         self._handlers = {}
 
-    def log_due(self) -> bool:
-        """Once every log_every environment steps, and at the end."""
-        due = self.env_steps - self._logged >= self._config.log_every or self._last()
-        self._logged = self.env_steps if due else self._logged
-        return due
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal ended the run before its last step."""
+        return bool(self.stopping) and self.env_steps < self._config.env_steps
 
-    def checkpoint_due(self) -> bool:
-        """Once every checkpoint_every environment steps, and at the end."""
-        # Decided here alone, so that a signal cannot end the run without this last checkpoint.
-        self.ended = self._last()
-        due = self.env_steps - self._saved >= self._config.checkpoint_every or self.ended
-        self._saved = self.env_steps if due else self._saved
-        return due
+    def _write_config(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = {"algorithm": self._algorithm, "config": dataclasses.asdict(self._config)}
+        new = self.folder / "config.json.new"
+        new.write_text(json.dumps(content, indent=2) + "\n")
+        new.replace(self.folder / "config.json")
 
-    def _last(self) -> bool:
-        return self.stopping or self.env_steps >= self._config.env_steps
+    def due(self) -> tuple[bool, bool]:
+        """Whether to write the log and to save a checkpoint, once after every unroll.
+
+        They are due every log_every and checkpoint_every environment steps and at the end, and the
+        log with each checkpoint, so that a resumed run logs where the one that went on did.
+        """
+        # Decided here alone, so that a signal cannot end the run without its last checkpoint.
+        self.ended = bool(self.stopping) or self.env_steps >= self._config.env_steps
+        if self.stopping:
+            self.log.say(f"{self.stopping}: saving a checkpoint, then stopping")
+        save = self.ended or self.env_steps - self._saved >= self._config.checkpoint_every
+        write = save or self.env_steps - self._logged >= self._config.log_every
+        self._saved = self.env_steps if save else self._saved
+        self._logged = self.env_steps if write else self._logged
+        return write, save
 
     def save(self, trees: dict[str, Any], meta: dict[str, Any]) -> None:
         """Saves the next checkpoint. If the disk is full the run says so and goes on."""
@@ -117,6 +128,7 @@ class Run:
     def restore(self, templates: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Trees and meta of the checkpoint that the run goes on from."""
         _, trees, meta = self.checkpoints.restore(templates, self.number)
+        self._write_config()  # fields may have been changed
         return trees, meta
 
     def write(

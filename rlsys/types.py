@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """What the user asked for cannot work. The message is one sentence for them."""
 
 

@@ -10,6 +10,7 @@ import pytest
 from test_envs_families import assert_aligned, assert_episodes, play
 
 from rlsys import envs
+from rlsys.types import UserError
 
 
 def assert_same(a, b):
@@ -208,7 +209,7 @@ REFUSED_OPTIONS = [
 
 @pytest.mark.parametrize("options, message", REFUSED_OPTIONS)
 def test_options_out_of_range(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         envs.Options(**options)
 
 
@@ -234,7 +235,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("task, options, message", REFUSED)
 def test_refused(task, options, message):
-    with pytest.raises(ValueError, match=message) as info:
+    with pytest.raises(UserError, match=message) as info:
         envs.Envs(task, 1, 0, envs.Options(**options))
     assert "\n" not in str(info.value)
 
@@ -242,13 +243,13 @@ def test_refused(task, options, message):
 def test_check_task():
     envs.check_task("Pong-v5")
     for task in ("Breakot-v5", "TicTacToe-v1"):
-        with pytest.raises(ValueError, match=task):
+        with pytest.raises(UserError, match=task):
             envs.check_task(task)
 
 
 def test_sizes_and_seeds_out_of_range():
     for arguments in ((0, 0), (1, -1)):
-        with pytest.raises(ValueError, match="must be"):
+        with pytest.raises(UserError, match="must be"):
             envs.Envs("CartPole-v1", *arguments)
 
 
@@ -267,7 +268,7 @@ def test_sizes_and_seeds_out_of_range():
 def test_wrong_actions_never_reach_envpool(task, action, message):
     env = envs.Envs(task, 3, 0)
     env.reset()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         env.step(action)
 
 
@@ -292,13 +293,13 @@ def test_render_falls_back_on_the_observation():
 def test_render_refuses():
     env = envs.Envs("CartPole-v1", 1, 0)
     env.reset()
-    with pytest.raises(ValueError, match="render=True"):
+    with pytest.raises(UserError, match="render=True"):
         env.render()
     lake = envs.Envs("FrozenLake-v1", 1, 0, render=True)
-    with pytest.raises(ValueError, match=r"a reset\(\) before it"):
+    with pytest.raises(UserError, match=r"a reset\(\) before it"):
         lake.render()
     lake.reset()
-    with pytest.raises(ValueError, match="'FrozenLake-v1' cannot be drawn here"):
+    with pytest.raises(UserError, match="'FrozenLake-v1' cannot be drawn here"):
         lake.render()
 
 

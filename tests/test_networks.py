@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from rlsys import networks
 from rlsys.networks.recurrent import Lstm
-from rlsys.types import CoreState, Timestep
+from rlsys.types import CoreState, Timestep, UserError
 
 T, B = 9, 3
 MINIGRID = spaces.Dict(
@@ -229,7 +229,7 @@ def test_q_is_value_plus_centred_advantage(task):
     ],
 )
 def test_what_cannot_work_is_refused_in_a_sentence(space, action, torso, message):
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         networks.q_network(space, action, torso=torso)
     assert "\n" not in str(error.value)
 

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from rlsys import networks
 from rlsys.networks.convolution import Conv, conv2d
 from rlsys.networks.torsos import Impala, Nature
+from rlsys.types import UserError
 
 
 def assert_close(a, b):
@@ -60,5 +61,5 @@ def test_whole_torsos_agree(torso, side):
 
 
 def test_an_unknown_form_is_refused():
-    with pytest.raises(ValueError, match=r"'pla'.*plain"):
+    with pytest.raises(UserError, match=r"'pla'.*plain"):
         networks.q_network(spaces.Discrete(2), spaces.Discrete(2), conv="pla")

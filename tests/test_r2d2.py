@@ -51,7 +51,7 @@ def play(num_steps, num_envs=4, seed=0, mean_length=7, params_seed=0, agent=True
         (1.0 - (last & ~truncated)).astype(np.float32),
         truncated,
     )
-    policy = r2d2.make_policy(make_network(), np.full(num_envs, 0.5, np.float32))
+    (policy,) = r2d2.make_policies(make_network(), [np.full(num_envs, 0.5, np.float32)])
     state, key = make_network().initial(num_envs), jax.random.key(seed)
     actions, auxs = [], []
     for t in range(num_steps):
@@ -119,12 +119,30 @@ def test_burn_in_is_under_both_parameters():
     network that ran under them from the stored state on."""
     replay, *_ = filled_replay(CONFIG, play(60))
     _, sample = replay.sample(8)
-    other = make_params(1)
-    q = r2d2.q_values(make_network(), other, CONFIG.burn_in, sample.trajectory)
-    whole, _ = make_network().apply(
-        other, sample.trajectory.steps, sample.trajectory.action, sample.trajectory.core_state
-    )
-    np.testing.assert_allclose(q, whole[CONFIG.burn_in :], atol=1e-5)
+    trajectory, b = sample.trajectory, CONFIG.burn_in
+
+    def whole(params):
+        return make_network().apply(
+            params, trajectory.steps, trajectory.action, trajectory.core_state
+        )[0][b:]
+
+    q, q_target = whole(make_params()), whole(make_params(1))
+    steps = jax.tree.map(lambda x: x[b:], trajectory.steps)
+    q_star = r2d2.q_of(q_target, r2d2.greedy(q, steps.obs))[1:]
+    td_error = r2d2.td_errors(CONFIG, r2d2.q_of(q[:-1], trajectory.action[b:]), q_star, steps)
+    squares = (sample.mask[b:] * np.asarray(td_error) ** 2).sum(0)
+    value, _, _ = loss_of(CONFIG, sample, target_params=make_params(1))
+    np.testing.assert_allclose(value, (sample.weights * squares / 2).mean(), rtol=1e-5)
+
+
+def test_a_zero_start_state_can_be_had_in_place_of_the_stored_one():
+    replay, *_ = filled_replay(CONFIG, play(60, mean_length=30))
+    _, sample = replay.sample(8)
+    state = sample.trajectory.core_state
+    zero = state._replace(lstm=jax.tree.map(np.zeros_like, state.lstm))
+    zeroed = sample._replace(trajectory=sample.trajectory._replace(core_state=zero))
+    config = dataclasses.replace(CONFIG, stored_state=False)
+    assert loss_of(config, sample)[0] == loss_of(CONFIG, zeroed)[0] != loss_of(CONFIG, sample)[0]
 
 
 @pytest.mark.parametrize("cross", [False, True])
@@ -148,14 +166,25 @@ def test_what_is_masked_does_not_matter(cross):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7), result, other)
 
 
+@jax.jit
+def apply(params, steps, state):
+    return make_network().apply(params, steps, np.zeros((0, 1), np.int32), state)
+
+
 def literal_errors(config, trajectory, env, begin, end):
     """TD errors of one episode, alone, in float64: x_begin .. x_end, from a state of zeros."""
-    network, params, target = make_network(), make_params(), make_params(1)
     steps = jax.tree.map(lambda x: x[begin : end + 1, env : env + 1], trajectory.steps)
     action = trajectory.action[begin:end, env : env + 1]
-    zero = network.initial(1)
-    q = np.float64(network.apply(params, steps, action, zero)[0])[:, 0]
-    q_target = np.float64(network.apply(target, steps, action, zero)[0])[:, 0]
+
+    def q_values(params):
+        state, q = make_network().initial(1), []
+        for t in range(len(action) + 1):  # a step at a time
+            q_t, state = apply(params, jax.tree.map(lambda x, t=t: x[t : t + 1], steps), state)
+            state = state._replace(a_tm1=action[min(t, len(action) - 1)])
+            q.append(np.float64(q_t[0, 0]))
+        return np.array(q)
+
+    q, q_target = q_values(make_params()), q_values(make_params(1))
     eps = 1e-3
 
     def h(x):
@@ -203,6 +232,8 @@ def test_episodes_in_one_sequence_equal_each_alone():
             end = after - 1  # its last observation
             if after < 41:
                 compared["truncated" if steps.truncated[end, i] else "terminated"] += 1
+            if begin == end:  # an episode of one observation
+                continue
             alone = literal_errors(config, trajectory, env, begin, end)
             np.testing.assert_allclose(td_error[begin:end, i], alone, rtol=1e-4, atol=1e-5)
             assert sample.mask[begin:end, i].all()
@@ -257,10 +288,10 @@ def test_the_core_sees_previous_action_and_reward_but_at_first():
 def test_each_environment_explores_with_its_own_rate():
     epsilon = r2d2.ladder(Config(), 8)
     np.testing.assert_allclose(epsilon, [0.4 ** (1 + 7 * i / 7) for i in range(8)], rtol=1e-6)
-    policy = r2d2.make_policy(make_network(), epsilon)
+    (policy,) = r2d2.make_policies(make_network(), [epsilon])
     timestep = jax.tree.map(lambda x: np.repeat(x[0, :1], 8, 0), play(1).steps)
     state, key = make_network().initial(8), jax.random.key(0)
-    greedy = r2d2.make_policy(make_network(), np.zeros(8, np.float32))
+    (greedy,) = r2d2.make_policies(make_network(), [np.zeros(8, np.float32)])
     best, *_ = greedy(make_params(), timestep, state, key)
     random = np.zeros(8)
     for _ in range(2000):
@@ -275,6 +306,18 @@ def test_only_legal_actions_are_taken_or_bootstrapped_from():
     obs = {"action_mask": jnp.array([[[True, False, True], [False, True, False]]])}
     np.testing.assert_array_equal(r2d2.greedy(q, obs), [[2, 1]])
     np.testing.assert_array_equal(r2d2.greedy(q, {}), [[1, 0]])
+
+    class Same:
+        def apply(self, params, steps, action, core_state):
+            return q, core_state
+
+    timestep = Timestep({"action_mask": obs["action_mask"][0]}, *np.zeros((4, 2)))
+    state = CoreState((), np.zeros(2, np.int32), (), ())
+    taken = [
+        r2d2.act(Same(), None, timestep, state, jax.random.key(i), np.ones(2, np.float32))[0]
+        for i in range(40)
+    ]
+    assert {int(a[0]) for a in taken} == {0, 2} and {int(a[1]) for a in taken} == {1}
 
 
 def test_q_of_discretised_actions_is_the_mean_of_their_dimensions():
@@ -327,11 +370,26 @@ def test_the_target_network_is_a_copy_made_every_target_update_steps():
         assert jax.tree.all(jax.tree.map(np.array_equal, params, target)) == (expected == "now")
 
 
+def test_the_learning_rate_decays_to_its_end_and_no_further():
+    config = Config(learning_rate=0.5, learning_rate_decay=0.75)
+    constant = r2d2.optimizer(dataclasses.replace(config, learning_rate_decay=0.0))
+    num_updates = r2d2.updates_allowed(config, config.env_steps)
+    params, grads = {"w": jnp.ones(3)}, {"w": jnp.full(3, 2.0)}
+    start = constant.init(params)
+    for count, rate in ((0, 0.5), (num_updates / 2, 0.3125), (2 * num_updates, 0.125)):
+        state = jax.tree.map(
+            lambda x, c=count: jnp.array(int(c)) if x.dtype == jnp.int32 else x, start
+        )
+        decayed, _ = r2d2.optimizer(config).update(grads, state, params)
+        step, _ = constant.update(grads, state, params)
+        np.testing.assert_allclose(decayed["w"] / step["w"], rate / 0.5, rtol=1e-3)
+
+
 def test_the_replay_ratio_is_held():
-    config = Config(learning_starts=1000, replay_ratio=2.5, batch_size=32, length=20)
-    assert r2d2.updates_allowed(config, 1000) == 0
-    assert r2d2.updates_allowed(config, 1000 + 256) == 1
-    assert 39 < r2d2.updates_allowed(config, 1000 + 256 * 40 - 1) < 40
+    config = Config(learning_starts=2000, replay_ratio=2.5, batch_size=32, length=20)
+    assert r2d2.updates_allowed(config, 2000) == 0
+    assert r2d2.updates_allowed(config, 2000 + 256) == 1
+    assert 39 < r2d2.updates_allowed(config, 2000 + 256 * 40 - 1) < 40
 
 
 def test_the_atari_preset_is_the_papers_table():

@@ -161,6 +161,45 @@ def test_every_step_is_learned(cross):
     assert (seen[:500][taken] >= 1).all() and (seen[:500][taken] <= 2).all()
 
 
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [(1, []), (2, [0]), (9, [0]), (10, [0, 4]), (13, [0, 4]), (14, [0, 4, 8])],
+)
+def test_an_episode_has_no_more_sequences_than_it_needs(length, expected):
+    """Of episodes of `length` observations, windows of 8 steps every 4: the next begins where the
+    one before leaves steps over."""
+    history = History()
+    history.first[:] = (np.arange(len(history.first)) % length == 0)[:, None]
+    replay = make(history, capacity=B * 1000)
+    numbers, window, _ = replay.add(history.trajectory(length * 6))
+    starts = window.aux.number[0, : len(numbers)].astype(int) % 10_000
+    starts = starts[starts < 5 * length] % length  # the sixth episode's end is not known yet
+    assert len(starts) == 5 * B * len(expected)
+    assert sorted(set(starts)) == expected
+
+
+def test_a_sequence_without_error_is_still_drawn():
+    replay = make(History(), cross_episodes=True)
+    history = History()
+    numbers, _, _ = replay.add(history.trajectory(60))
+    replay.set_priorities(numbers, np.zeros(len(numbers)))
+    assert len(set(replay.sample(200)[0])) > len(numbers) // 2
+
+
+def test_age_and_uses_of_samples():
+    history = History()
+    replay = make(history, cross_episodes=True, burn_in=0, length=8, stride=8)
+    numbers, _, _ = replay.add(history.trajectory(9))  # complete at step 8
+    replay.set_priorities(numbers[:1], np.ones(1))
+    replay.add(history.trajectory(7))
+    for _ in range(3):
+        replay.sample(2)
+    metrics = replay.metrics()
+    assert metrics["replay/sample_age"] == (16 - 8) * B
+    assert metrics["replay/sample_uses"] == np.mean([2, 4, 6])
+    assert metrics["replay/sequences"] == len(replay)
+
+
 def test_overwritten_sequences_are_forgotten():
     history = History()
     replay = make(history, cross_episodes=True)
@@ -238,6 +277,10 @@ def test_the_estimate_of_memory_is_what_the_arrays_take():
 
 def test_refusals():
     history = History()
+    saved = make(history)
+    for change in ({"stride": 2}, {"capacity": B * 150}, {"cross_episodes": True}):
+        with pytest.raises(UserError, match="cannot be restored with"):
+            make(history, **change).restore(*saved.state())
     with pytest.raises(UserError, match=r"90 steps holds 30 .* two sequences need 34"):
         make(history, capacity=90)
     replay = make(history)

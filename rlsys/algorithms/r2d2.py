@@ -6,7 +6,7 @@ table 2: the numbers, here the preset "atari".
 
 Departures, and why:
 - Sequences may cross episodes (cross_episodes), so that short episodes fill them. State, targets
-  and priorities do not leak from one to the next (tests/test_r2d2_sequences.py). Off in "atari".
+  and priorities do not leak from one to the next (tests/test_r2d2.py). Off in "atari".
 - The first window of an episode learns its opening: the paper does not say what is burnt in there.
 - Replay ratio is held: updates wait for data and data for updates. The paper's ran free, at 0.8.
 - Continuous actions are discretised, and Q of an action is the mean of its dimensions' Q (Seyde et
@@ -135,7 +135,7 @@ def loss(network, config: Config, params, target_params, sample: Sample):
 
 def updates_allowed(config: Config, env_steps: int):
     """Updates that the replay ratio allows after so many environment steps, a fraction too."""
-    learned = (env_steps - config.learning_starts) * config.replay_ratio
+    learned = float(env_steps - config.learning_starts) * config.replay_ratio
     return learned / (config.batch_size * config.length)
 
 
@@ -144,7 +144,8 @@ def optimizer(config: Config):
     num_updates = updates_allowed(config, config.env_steps)
 
     def learning_rate(count):
-        return config.learning_rate * (1.0 - config.learning_rate_decay * count / num_updates)
+        done = jnp.clip(count / num_updates, 0.0, 1.0)
+        return config.learning_rate * (1.0 - config.learning_rate_decay * done)
 
     return optax.chain(
         optax.clip_by_global_norm(config.max_gradient_norm),
@@ -162,15 +163,17 @@ def update(network, config: Config, state: LearnerState, sample: Sample):
     target_params = optax.periodic_update(params, state.target_params, step, config.target_update)
     metrics["gradient_norm"] = optax.global_norm(grads)
     # Priorities cross to the host at every update, and tell it when learning has failed.
-    failed = ~jnp.isfinite(value + metrics["gradient_norm"])
+    failed = ~jnp.isfinite(value + metrics["gradient_norm"] + optax.global_norm(params))
     priorities = jnp.where(failed, jnp.nan, priorities)
     return LearnerState(params, opt_state, state.key, step, target_params), (priorities, metrics)
 
 
-def make_network(config: Config, env: envs.Envs):
+def make_network(config: Config):
+    """The network for the task's observations and actions, which one environment tells."""
+    one = envs.Envs(config.env, 1, config.seed, config.task)
     return networks.q_network(
-        env.observation_space,
-        env.action_space,
+        one.observation_space,
+        one.action_space,
         torso=config.torso,
         hidden_size=config.hidden_size,
         core_size=config.core_size,
@@ -188,15 +191,15 @@ def make_state(network, config: Config) -> LearnerState:
     return LearnerState(params, optimizer(config).init(params), key, step, target_params)
 
 
-def make_policy(network, epsilon):
-    """act as actors call it, compiled, with epsilon [B]."""
+def make_policies(network, epsilons):
+    """act as actors call it, for each epsilon [B]: compiled once."""
 
     @jax.jit
-    def policy(params, timestep, core_state, key):
+    def policy(epsilon, params, timestep, core_state, key):
         key, act_key = jax.random.split(key)
         return *act(network, params, timestep, core_state, act_key, epsilon), key
 
-    return policy
+    return [functools.partial(policy, epsilon) for epsilon in epsilons]
 
 
 def ladder(config: Config, num_envs: int) -> np.ndarray:
@@ -236,15 +239,14 @@ def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
     mesh = learner.make_mesh()
     learner.check_batch(mesh, config.batch_size)
-    pools = actor.make_envs(config)
-    network = make_network(config, pools[0])
+    network = make_network(config)
     replay = make_replay(config, network)
+    pools = actor.make_envs(config)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(Run("r2d2", config, resume=resume))
         run.log.say(replay.memory)
         epsilons = np.split(ladder(config, config.num_envs), config.actors)
-        policies = [make_policy(network, epsilon) for epsilon in epsilons]
-        actors = Actors(pools, policies, network.initial, config, run.log)
+        actors = Actors(pools, make_policies(network, epsilons), network.initial, config, run.log)
         stack.callback(actors.close)
         learn = learner.data_parallel(
             functools.partial(update, network), mesh, SAMPLE_SPEC, (learner.SHARDED, jax.P())
@@ -254,7 +256,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
         if resume:
             trees, meta = run.restore({"learner": state, "actors": actors.states, "replay": None})
             state, actors.states = trees["learner"], trees["actors"]
-            replay.restore(trees["replay"], meta["replay"])
+            replay.restore(trees.pop("replay"), meta["replay"])
             actors.restart(run.number)
         state = learner.place(mesh, state)
         running: deque = deque()  # updates whose priorities have not come back
@@ -263,7 +265,9 @@ def train(config: Config, *, resume: bool = False) -> Path:
         def add(unroll: actor.Unroll):
             with run.log.time("replay"):
                 numbers, learned, mask = replay.add(unroll.trajectory)
-                replay.set_priorities(numbers, first_priorities(learned, mask)[: len(numbers)])
+                priorities = np.asarray(first_priorities(learned, mask))[: len(numbers)]
+                learner.check_finite(priorities, run.learner_steps)
+                replay.set_priorities(numbers, priorities)
             run.env_steps += config.unroll_length * config.num_envs
             run.log.episodes(actors.pop_episodes())
 
@@ -288,23 +292,23 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 run.learner_steps += 1
                 running.append((run.learner_steps, numbers, priorities))
                 metrics.append(scalars)
-            if run.log_due():
-                finish_updates()
+            finish_updates()
+            write, save = run.due()
+            if write:
                 learned = run.learner_steps * config.batch_size * config.length
                 ratio = {"replay_ratio": learned / run.env_steps}
                 run.write(metrics, unroll.learner_step, replay.metrics() | ratio)
                 metrics.clear()
-            if run.checkpoint_due():
+            if save:
                 for unroll in actors.drain():
                     add(unroll)
-                finish_updates()
                 arrays, counters = replay.state()
                 trees = {"learner": state, "actors": actors.states, "replay": arrays}
                 run.save(trees, {"replay": counters})
                 if not run.ended:
                     actors.restart(run.number)
         params = learner.snapshot(state.params)
-    if not run.stopping:
+    if not run.stopped:
         player = make_player(config, config.eval_episodes, evaluate.SEED, "greedy")
         run.conclude(evaluate.play(player, params, config.eval_episodes))
     return run.folder
@@ -317,14 +321,14 @@ def make_player(config: Config, num_episodes: int, seed: int, kind: str, *, rend
     """What evaluate.play needs. kind: "greedy", or "ladder" to explore as in training."""
     num_envs = min(num_episodes, config.num_envs)
     pool = envs.Envs(config.env, num_envs, seed, config.task, render=render)
-    network = make_network(config, pool)
+    network = make_network(config)
     epsilon = np.zeros(num_envs, np.float32) if kind == "greedy" else ladder(config, num_envs)
-    return evaluate.Player(pool, make_policy(network, epsilon), network.initial(num_envs), seed)
+    (policy,) = make_policies(network, [epsilon])
+    return evaluate.Player(pool, policy, network.initial(num_envs), seed)
 
 
 def load_params(config: Config):
     """The parameters in the newest good checkpoint of the run in config.run_dir."""
-    pool = envs.Envs(config.env, 1, 0, config.task)
-    state = make_state(make_network(config, pool), config)
+    state = make_state(make_network(config), config)
     checkpoints = Checkpoints(Path(config.run_dir) / "checkpoints")
     return checkpoints.restore({"learner": state})[1]["learner"].params

@@ -3,7 +3,7 @@
 import dataclasses
 
 from rlsys import envs
-from rlsys.config import check_positive, register
+from rlsys.config import check_at_least, check_positive, register
 from rlsys.types import UserError
 
 
@@ -101,10 +101,24 @@ class Config:
     """Greedy episodes played at the end."""
 
     def __post_init__(self):
-        if self.length < 1 or self.burn_in < 0 or not 1 <= self.stride <= self.length:
+        check_at_least(
+            self,
+            1,
+            "env_steps num_envs batch_size n target_update frame_stack actors "
+            "unroll_length refresh_steps checkpoint_every keep_checkpoints log_every eval_episodes",
+        )
+        check_at_least(self, 0, "seed core_size burn_in unrolls_ahead")
+        check_positive(self, "learning_rate replay_ratio max_gradient_norm")
+        complete = self.num_envs * (self.length + 1)
+        if not complete <= self.learning_starts < self.env_steps:
             raise UserError(
-                f"a sequence needs learned steps, a stride of 1 to as many, and a burn-in of 0 or "
-                f"more, not length {self.length}, stride {self.stride}, burn_in {self.burn_in}"
+                f"learning_starts {self.learning_starts} must be {complete} or more, when "
+                f"sequences are complete, and below env_steps {self.env_steps}"
+            )
+        if not 1 <= self.stride <= self.length:
+            raise UserError(
+                f"stride {self.stride} must lie between 1 and the length of the learned steps, "
+                f"{self.length}"
             )
         if self.num_envs % self.actors:
             raise UserError(
@@ -120,11 +134,6 @@ class Config:
                 f"refresh_steps {self.refresh_steps} is no multiple of unroll_length "
                 f"{self.unroll_length}"
             )
-        if self.n < 1:
-            raise UserError(f"n must be 1 or more, not {self.n}")
-        check_positive(
-            self, "env_steps num_envs batch_size learning_rate target_update actors unroll_length"
-        )
 
 
 PRESETS = {
@@ -192,7 +201,7 @@ def preset(name: str | None, env: str | None) -> Config:
     if env is not None:
         envs.check_task(env)
     if name is None:
-        same = [key for key, config in PRESETS.items() if config.env == env]
+        same = [k for k, c in PRESETS.items() if c.env == env and c.task == envs.Options()]
         name = same[0] if same else SUITS.get(envs.family(env), "small") if env else "cartpole"
     if name not in PRESETS:
         raise UserError(f"there is no preset {name!r}, only {', '.join(PRESETS)}")
