@@ -1,11 +1,9 @@
 """Replay in host memory: every step once, sequences as windows over them, a sum tree over those.
 
-Each environment has a ring of its last steps. A sequence is a window of one ring: `burn_in` steps,
-`length` learned steps and one more observation. Windows begin every `stride` steps of a segment: an
-episode (Kapturowski et al. 2019, section 2.3: sequences never cross an episode's end) or, with
-cross_episodes, all that the environment ever does. The recurrent state is kept at window starts
-only. What lies in the ring before a segment is burnt in and forgotten, because the segment opens
-with `first`, so that its opening is learned too; its last window is cut by the mask.
+Each environment has a ring of its last steps. A sequence is a window of one ring (windows.py):
+`burn_in` steps, `length` learned steps and one more observation. The recurrent state is kept at
+window starts only. What a window holds past its segment's end is masked. Kapturowski et al. 2019,
+section 2.3; there, sequences never cross an episode's end.
 
 Sampling is proportional to priority^priority_exponent, importance weights are
 (1 / P(i))^importance_exponent over the largest of the whole batch (Schaul et al. 2016,
@@ -20,6 +18,7 @@ import numpy as np
 from rlsys.memory import check_replay, row_bytes
 from rlsys.sum_tree import SumTree
 from rlsys.types import CoreState, Sample, Timestep, Trajectory, UserError
+from rlsys.windows import Complete, Windows
 
 MIN_PRIORITY = 1e-6  # so that a sequence without error can still be drawn
 
@@ -33,11 +32,11 @@ class Steps(NamedTuple):
 
 
 class Sequences(NamedTuple):
-    """What is kept of each sequence, [M, ...], or [B, K, ...] of those not yet complete."""
+    """What is kept of each sequence, [M, ...]."""
 
     env: Any  # int64
-    start: Any  # int64, step of the environment at which learning begins; -1 for no sequence
-    end: Any  # int64, step at which learning ends, start + length at most
+    start: Any  # int64, step of the environment at which learning begins
+    end: Any  # int64, step at which learning ends: start + length, or its segment's last
     complete: Any  # int64, step at which it was complete
     uses: Any  # int64, how often it was sampled
     lstm: Any  # recurrent state before the first step of burn-in
@@ -96,7 +95,6 @@ class Replay:
         """
         self.num_envs = num_envs
         self._length, self._stride, self._burn_in = length, stride, burn_in
-        self._cross_episodes = cross_episodes
         self._priority_exponent = priority_exponent
         self._importance_exponent = importance_exponent
         self._random = np.random.default_rng(seed)
@@ -119,20 +117,19 @@ class Replay:
             "capacity": capacity, "num_envs": num_envs, "length": length, "stride": stride,
             "burn_in": burn_in, "cross_episodes": cross_episodes,
         }  # fmt: skip
-        waiting = (burn_in + length) // stride + 2  # windows open at once, K
+        self._windows = Windows(
+            num_envs, core_state.lstm,
+            length=length, stride=stride, burn_in=burn_in, cross_episodes=cross_episodes,
+        )  # fmt: skip
         self.nbytes = self._size * num_envs * row_bytes(steps) + SumTree.nbytes(self._capacity)
-        self.nbytes += (self._capacity + num_envs * waiting) * row_bytes(sequence)
+        self.nbytes += self._capacity * row_bytes(sequence)
         self.memory = check_replay(self.nbytes, capacity)
 
         self._steps = _rings(steps, num_envs, self._size)
         self._now = 0  # steps that each environment has taken
-        self._segment = np.zeros(self.num_envs, np.int64)  # the step that opened its segment
-
         self._sequences = _rings(sequence, self._capacity)  # number i lies at i mod M
         self._oldest = self._newest = 0  # numbers of the sequences that are there
         self._priorities = SumTree(self._capacity)
-        self._open = _rings(sequence, num_envs, waiting)
-        self._open.start[:] = -1
         self._sampled = np.zeros(3)  # since `metrics`: count, sums of age and of uses
 
     def __len__(self) -> int:
@@ -159,10 +156,9 @@ class Replay:
         _write(self._steps, np.s_[:, slots], jax.tree.map(lambda x: x.swapaxes(0, 1), steps))
         newest = self._newest
         for t in range(num_steps):
-            self._close_at_episode_ends(trajectory.steps.first[t])
-            self._open_windows(jax.tree.map(lambda x, t=t: x[t], lstm))
-            opened = self._open.start
-            self._complete((opened >= 0) & (opened + self._length == self._now), self._now)
+            state = jax.tree.map(lambda x, t=t: x[t], lstm)
+            for windows in self._windows.advance(self._now, trajectory.steps.first[t], state):
+                self._append(windows)
             self._now += 1
         self._drop_overwritten()
 
@@ -221,7 +217,8 @@ class Replay:
         steps = jax.tree.map(lambda x: x[:, : self._now], self._steps)
         sequences = jax.tree.map(lambda x: x[: self._newest], self._sequences)
         priorities = self._priorities[np.arange(min(self._newest, self._capacity))]
-        tree = (steps, sequences, self._open, self._segment, priorities)
+        windows = (self._windows.segment, self._windows.start, self._windows.lstm)
+        tree = (steps, sequences, windows, priorities)
         arrays = {
             jax.tree_util.keystr(path, simple=True, separator="."): x
             for path, x in jax.tree_util.tree_leaves_with_path(tree)
@@ -242,7 +239,8 @@ class Replay:
                 f"{self._made_with}"
             )
         priorities = np.zeros(min(counters["newest"], self._capacity))
-        tree = (self._steps, self._sequences, self._open, self._segment, priorities)
+        windows = (self._windows.segment, self._windows.start, self._windows.lstm)
+        tree = (self._steps, self._sequences, windows, priorities)
         for path, to in jax.tree_util.tree_leaves_with_path(tree):
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             saved = np.asarray(arrays[name])
@@ -252,49 +250,14 @@ class Replay:
         self._random.bit_generator.state = counters["random"]
         self._priorities.set(np.arange(len(priorities)), priorities)
 
-    def _close_at_episode_ends(self, first: np.ndarray) -> None:
-        """Before step `now`: where it is the first of an episode, the segment ended before it."""
-        if self._cross_episodes or not first.any():
-            return
-        end = self._now - 1
-        start = self._open.start
-        ended = (start >= 0) & first[:, None]
-        # A later window is of use only if it learns what the one before it did not.
-        opening = start == self._segment[:, None]
-        useful = (start < end) & (opening | (start - self._stride + self._length < end))
-        self._complete(ended & useful, end)
-        start[ended] = -1
-        self._segment[first] = self._now
-
-    def _open_windows(self, lstm: Any) -> None:
-        """At step `now`: opens the windows whose burn-in begins here."""
-        age = self._now - self._segment
-        opening = np.flatnonzero(age == 0)  # also those whose burn-in would have begun earlier
-        for start in range(self._now, self._now + self._burn_in + 1, self._stride):
-            self._open_window(opening, start, lstm)
-        later = np.flatnonzero((age > 0) & ((age + self._burn_in) % self._stride == 0))
-        self._open_window(later, self._now + self._burn_in, lstm)
-
-    def _open_window(self, envs: np.ndarray, start: int, lstm: Any) -> None:
-        if len(envs):
-            slot = start // self._stride % self._open.start.shape[1]
-            self._open.start[envs, slot] = start
-            _write(self._open.lstm, (envs, slot), jax.tree.map(lambda x: x[envs], lstm))
-
-    def _complete(self, which: np.ndarray, end: int) -> None:
-        """Moves open windows, which [B, K], to the sequences."""
-        env, slot = np.nonzero(which)
-        if not len(env):
-            return
-        start = self._open.start[env, slot]
-        number = self._newest + np.arange(len(env))
-        now = np.full(len(env), self._now)
-        lstm = jax.tree.map(lambda x: x[env, slot], self._open.lstm)
-        complete = Sequences(env, start, np.full(len(env), end), now, np.zeros_like(env), lstm)
-        _write(self._sequences, number % self._capacity, complete)
-        self._priorities.set(number % self._capacity, np.zeros(len(env)))
-        self._open.start[env, slot] = -1
-        self._newest += len(env)
+    def _append(self, windows: Complete) -> None:
+        """Makes sequences of complete windows [W]; without priority, they are not sampled yet."""
+        number = self._newest + np.arange(len(windows.env))
+        now, uses = np.full_like(number, self._now), np.zeros_like(number)
+        sequences = Sequences(windows.env, windows.start, windows.end, now, uses, windows.lstm)
+        _write(self._sequences, number % self._capacity, sequences)
+        self._priorities.set(number % self._capacity, np.zeros(len(number)))
+        self._newest += len(number)
 
     def _drop_overwritten(self) -> None:
         """Forgets sequences of which a step, or the entry itself, has been overwritten."""

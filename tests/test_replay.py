@@ -268,7 +268,7 @@ def test_a_restored_replay_goes_on_alike():
 
 def test_the_estimate_of_memory_is_what_the_arrays_take():
     replay = make(History(), capacity=B * 123)
-    arrays = jax.tree.leaves((replay._steps, replay._sequences, replay._open))
+    arrays = jax.tree.leaves((replay._steps, replay._sequences))
     assert replay.nbytes == sum(x.nbytes for x in arrays) + replay._priorities._nodes.nbytes
     assert replay.memory.startswith("replay of 369 steps: 0.00 GB")
     with pytest.raises(UserError, match=r"--replay-capacity \d+ would fit"):
