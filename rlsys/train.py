@@ -17,6 +17,7 @@ from typing import Any
 import tyro
 
 from rlsys import evaluate, run
+from rlsys.checkpoint import Checkpoints
 from rlsys.config import from_dict
 from rlsys.types import UserError
 
@@ -129,7 +130,10 @@ def main(args: list[str]) -> None:
 
 def evaluate_run(module, config, options: EvalConfig) -> None:
     """Plays each kind of episode, prints and saves the returns, and records a picture."""
-    params, results = module.load_params(config), {}
+    state = module.make_state(module.make_network(config), config)
+    checkpoints = Checkpoints(Path(config.run_dir) / "checkpoints")
+    params = checkpoints.restore({"learner": state})[1]["learner"].params
+    results = {}
     for kind in module.PLAYERS:
         player = module.make_player(config, options.episodes, options.seed, kind)
         results[kind] = evaluate.summary(evaluate.play(player, params, options.episodes))

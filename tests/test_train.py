@@ -17,6 +17,7 @@ from rlsys.algorithms import r2d2
 from rlsys.algorithms.r2d2_config import Config, preset
 from rlsys.checkpoint import Checkpoints
 from rlsys.envs import Envs, Options
+from rlsys.log import Log
 
 SMALL = (
     "--env Catch-v0 --num-envs 8 --batch-size 8 --replay-capacity 4000 --learning-starts 400 "
@@ -266,7 +267,7 @@ def test_evaluation_plays_whole_episodes_and_records_one(tmp_path, capfd):
     assert (folder / "episode.gif").read_bytes().startswith(b"GIF")
 
 
-def test_actors_take_new_parameters_every_refresh_steps():
+def test_actors_take_new_parameters_every_refresh_steps(tmp_path):
     config = Config(num_envs=4, actors=2, unroll_length=5, refresh_steps=15)
     seen = []
 
@@ -274,12 +275,8 @@ def test_actors_take_new_parameters_every_refresh_steps():
         seen.append(int(params["learner_step"]))
         return np.zeros(2, np.int32), (), core_state, key
 
-    from rlsys.log import Log
-
     envs = [Envs("CartPole-v1", 2, seed, Options()) for seed in (0, 1)]
-    log = Log.__new__(Log)
-    log.time = lambda name: __import__("contextlib").nullcontext()
-    actors = actor.Actors(envs, [policy] * 2, lambda n: (), config, log)
+    actors = actor.Actors(envs, [policy] * 2, lambda n: (), config, Log(tmp_path, 1))
     for step in range(9):
         unroll = actors.get({"learner_step": jax.numpy.array(step)}, step)
         assert unroll.learner_step == step // 3 * 3

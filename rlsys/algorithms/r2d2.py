@@ -27,7 +27,6 @@ import optax
 from rlsys import actor, envs, evaluate, learner, networks
 from rlsys.actor import Actors
 from rlsys.algorithms.r2d2_config import Config
-from rlsys.checkpoint import Checkpoints
 from rlsys.losses.q_learning import identity, n_step_double_q
 from rlsys.losses.r2d2 import sequence_loss, sequence_priority
 from rlsys.losses.value_rescaling import h, h_inv
@@ -325,10 +324,3 @@ def make_player(config: Config, num_episodes: int, seed: int, kind: str, *, rend
     epsilon = np.zeros(num_envs, np.float32) if kind == "greedy" else ladder(config, num_envs)
     (policy,) = make_policies(network, [epsilon])
     return evaluate.Player(pool, policy, network.initial(num_envs), seed)
-
-
-def load_params(config: Config):
-    """The parameters in the newest good checkpoint of the run in config.run_dir."""
-    state = make_state(make_network(config), config)
-    checkpoints = Checkpoints(Path(config.run_dir) / "checkpoints")
-    return checkpoints.restore({"learner": state})[1]["learner"].params
