@@ -24,10 +24,10 @@ train: .venv  ## train: ALGO=r2d2 [ENV=<EnvPool id>] [ARGS="--field value ..."]
 	@$(BIN)/python -m rlsys.train $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
 
 resume: .venv  ## continue a run: RUN=<dir>
-	@$(BIN)/python -m rlsys.train resume $(RUN) $(ARGS)
+	@$(BIN)/python -m rlsys.train resume "$(RUN)" $(ARGS)
 
 eval: .venv  ## play a run's newest checkpoint: RUN=<dir> [ARGS="--episodes 100"]
-	@$(BIN)/python -m rlsys.train eval $(RUN) $(ARGS)
+	@$(BIN)/python -m rlsys.train eval "$(RUN)" $(ARGS)
 
 bench: .venv  ## time the replay memory: ARGS="--help" for more
 	@$(BIN)/python -m experiments.bench_replay $(ARGS)

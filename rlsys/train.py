@@ -76,15 +76,20 @@ def parse(default: Any, args: list[str], description: str):
     return tyro.cli(type(default), default=default, args=args, config=TYRO, description=description)
 
 
+def sentence(error: Exception) -> str:
+    text = str(error)
+    return f"rlsys: {text}" if text.endswith((".", "?")) else f"rlsys: {text}."
+
+
 def exit_code(command: Callable[[], None]) -> int:
     """Runs a command: 0, or 2 after a sentence on what the user asked for, or 1 after a failure."""
     try:
         command()
     except UserError as error:
-        print(f"rlsys: {str(error).rstrip('.')}.", file=sys.stderr)
+        print(sentence(error), file=sys.stderr)
         return 2
     except FloatingPointError as error:
-        print(f"rlsys: {str(error).rstrip('.')}.", file=sys.stderr)
+        print(sentence(error), file=sys.stderr)
         return 1
     except Exception:
         traceback.print_exc()
@@ -116,7 +121,7 @@ def main(args: list[str]) -> None:
         default = configs.preset(preset, env)
         module.train(parse(default, args, f"Presets: {', '.join(configs.PRESETS)}."))
         return
-    if not args:
+    if not args or not args[0]:
         raise UserError(f"{command} needs the folder of a run: make {command} RUN=runs/...")
     folder, *args = args
     saved = run.load(folder)

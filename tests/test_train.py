@@ -216,6 +216,7 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path):
         ("r2d2 --preset atari --replay-capacity 4000000000", "--replay-capacity"),
         ("resume nowhere", "nowhere"),
         ("eval nowhere", "nowhere"),
+        ("eval", "eval needs the folder of a run"),
     ],
 )
 def test_what_cannot_work_is_said_in_one_sentence(words, sentence, tmp_path, monkeypatch, capfd):
