@@ -1,7 +1,9 @@
 """Actors: they play with a recent copy of the parameters and hand over trajectories."""
 
+import collections
 import concurrent.futures
-from collections import deque
+import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -9,9 +11,9 @@ import jax
 import numpy as np
 
 from rlsys import learner
-from rlsys.envs import Envs, Episode
+from rlsys.envs import Envs, Episode, tasks
 from rlsys.log import Log
-from rlsys.types import CoreState, Timestep, Trajectory
+from rlsys.types import CoreState, Timestep, Trajectory, UserError
 
 
 class ActorState(NamedTuple):
@@ -23,10 +25,14 @@ class ActorState(NamedTuple):
 
 
 class Unroll(NamedTuple):
-    """What all actors have played together."""
+    """What some actors have played, side by side."""
 
     trajectory: Trajectory  # [T + 1, B, ...], numpy
-    learner_step: int  # at which the parameters were copied that it was played with
+    learner_step: int  # at which the oldest of the parameters were copied that played it
+
+    @property
+    def env_steps(self) -> int:
+        return self.trajectory.action.shape[0] * self.trajectory.action.shape[1]
 
 
 def unroll(envs: Envs, policy: Callable, params, state: ActorState, length: int, log: Log):
@@ -67,81 +73,103 @@ def seeds(config: Any, checkpoint: int) -> list[int]:
 
 
 def make_envs(config: Any) -> list[Envs]:
-    """Equal shares of config.num_envs environments for config.actors actors."""
+    """For each of config.actors actors an equal share of config.num_envs environments; actor i
+    plays the run's task i % num_tasks."""
     share = config.num_envs // config.actors
-    return [Envs(config.env, share, seed, config.task) for seed in seeds(config, 0)]
+    dealt = zip(itertools.cycle(tasks(config.env, config.task)), seeds(config, 0), strict=False)
+    return [Envs(task.env, share, seed, task.options, name=task.name) for task, seed in dealt]
 
 
 class Actors:
-    """Some actors, each with its share of the environments, who play the same number of unrolls.
+    """Some actors, each with its share of the environments and a thread of its own.
 
-    A round is one unroll of each. With config.unrolls_ahead 0 a round begins when the learner asks
-    for it, so they play in turn with the learner and a run repeats itself to the bit; with more,
-    that many rounds are played or wait while the learner learns.
+    With config.unrolls_ahead 0 they play in turn with the learner, and a run repeats itself to the
+    bit: a round is one unroll of every actor with the same parameters, and begins when the learner
+    asks for more than is left of the last. With more, every actor plays on by itself, so many
+    unrolls ahead of the learner, who takes first what was finished first: a fast task never waits
+    for a slow one.
     """
 
     def __init__(
-        self, envs: list[Envs], policies: list[Callable], initial: Callable, config: Any, log: Log
+        self,
+        envs: list[Envs],
+        policies: list[Callable],
+        initial: Callable,
+        config: Any,
+        log: Log,
+        join: int | None = None,
     ):
         """An actor for each of envs.
 
         Args:
-          envs: of each actor.
+          envs: of each actor. Tasks are numbered as they first appear.
           policies: of each actor, as unroll takes it.
           initial: number of environments -> CoreState.
           config: with seed, actors, unroll_length, refresh_steps (of each environment, from a copy
             of the parameters to the next) and unrolls_ahead.
+          join: unrolls that get() joins into one, a divisor of the number of actors; if None one
+            of each actor.
         """
+        self._join_size = len(envs) if join is None else join
+        if self._join_size < 1 or len(envs) % self._join_size:
+            raise UserError(f"{len(envs)} actors' unrolls cannot be joined {join} at a time")
         keys = jax.random.split(jax.random.key(config.seed + 1), len(envs))
         self.envs = envs
         self.states = [
             ActorState(e.reset(), initial(e.num_envs), key)
             for e, key in zip(envs, keys, strict=True)
         ]
+        names = list(dict.fromkeys(e.name for e in envs))
+        self._task = [np.full(e.num_envs, names.index(e.name), np.int32) for e in envs]
         self._policies, self._config, self._log = policies, config, log
-        self._params: Any = None  # the actors' own copy
-        self._learner_step = self._age = 0  # when it was made; steps since
-        self._rounds: deque[tuple[list[concurrent.futures.Future], int]] = deque()
+        self._newest: _Snapshot | None = None
+        self._snapshots: list[_Snapshot | None] = [None] * len(envs)  # that each actor plays with
+        self._ages = [0] * len(envs)  # steps that each has begun with it
+        self._unrolls: list[
+            tuple[int, concurrent.futures.Future]
+        ] = []  # actor; as they were asked for
         # One thread an actor, so that its unrolls come in order.
         self._threads = [
             concurrent.futures.ThreadPoolExecutor(1, f"actor-{i}") for i in range(len(envs))
         ]
 
     def get(self, params, learner_step: int) -> Unroll:
-        """The next round, joined along the environments.
+        """The next unrolls, joined along the environments.
 
         Args:
-          params: of the learner, copied when the actors' are refresh_steps old.
+          params: of the learner, copied when an actor's are refresh_steps old.
           learner_step: at which they are.
 
         Raises:
           whatever an actor raised.
         """
-        while len(self._rounds) <= self._config.unrolls_ahead:
-            if self._params is None or self._age >= self._config.refresh_steps:
-                self._params, self._learner_step = learner.snapshot(params), learner_step
-                self._age = 0
-            self._age += self._config.unroll_length
-            unrolls = [
-                thread.submit(self._play, i, self._params) for i, thread in enumerate(self._threads)
-            ]
-            self._rounds.append((unrolls, self._learner_step))
-        if self._config.unrolls_ahead == 0:
-            return self._join()
+        ahead = self._config.unrolls_ahead
+        if ahead == 0:
+            if not self._unrolls:
+                self._offer(params, learner_step)
+                self._play_on(1)
+            return self._take()
+        self._offer(params, learner_step)
+        self._play_on(ahead + 1)
         with self._log.time("waiting"):
-            return self._join()
+            unroll = self._take()
+        self._play_on(ahead)  # while the learner learns, also who gave several at once
+        return unroll
 
     def drain(self) -> Iterator[Unroll]:
-        """The rounds that were begun; after them the actors rest until the next get."""
-        while self._rounds:
-            yield self._join()
+        """The unrolls that were begun, and as many more as it takes to join them as always; after
+        them the actors rest until the next get."""
+        for i in range(-len(self._unrolls) % self._join_size):
+            self._begin(i)
+        while self._unrolls:
+            yield self._take()
 
     def restart(self, checkpoint: int) -> None:
         """After drain: starts all environments afresh; the next get takes new parameters."""
         for i, seed in enumerate(seeds(self._config, checkpoint)):
             timestep = self.envs[i].restart(seed, self.states[i].timestep)
             self.states[i] = self.states[i]._replace(timestep=timestep)
-        self._params = None
+        self._newest, self._snapshots = None, [None] * len(self.envs)
 
     def pop_episodes(self) -> list[Episode]:
         """The episodes that ended since the last call."""
@@ -153,30 +181,87 @@ class Actors:
         for envs in self.envs:
             envs.close()
 
-    def _play(self, i: int, params) -> Trajectory:
+    def _offer(self, params, learner_step: int) -> None:
+        """Copies the parameters if an actor may need them before the next get."""
+        if self._newest is not None and self._newest.learner_step == learner_step:
+            return
+        # Until then an actor begins at most 2 unrolls_ahead + 1 unrolls.
+        steps = 2 * self._config.unrolls_ahead * self._config.unroll_length
+        due = self._config.refresh_steps - steps
+        if None in self._snapshots or max(self._ages) >= due:
+            self._newest = _Snapshot(learner.snapshot(params), learner_step)
+
+    def _play_on(self, num_unrolls: int) -> None:
+        """Has every actor begin unrolls, one after the other, until it has num_unrolls."""
+        begun = collections.Counter(i for i, _ in self._unrolls)
+        for n, i in itertools.product(range(num_unrolls), range(len(self.envs))):
+            if begun[i] <= n:
+                self._begin(i)
+
+    def _begin(self, i: int) -> None:
+        self._unrolls.append((i, self._threads[i].submit(self._play, i)))
+
+    def _play(self, i: int) -> "_Played":
+        """One unroll of actor i, in its thread."""
+        if self._snapshots[i] is None or self._ages[i] >= self._config.refresh_steps:
+            self._snapshots[i], self._ages[i] = self._newest, 0
+        self._ages[i] += self._config.unroll_length
+        snapshot = self._snapshots[i]
+        assert snapshot is not None  # get() comes first
         trajectory, self.states[i] = unroll(
             self.envs[i],
             self._policies[i],
-            params,
+            snapshot.params,
             self.states[i],
             self._config.unroll_length,
             self._log,
         )
-        return trajectory
+        trajectory = trajectory._replace(task=self._task[i])
+        return _Played(trajectory, snapshot.learner_step, time.perf_counter())
 
-    def _join(self) -> Unroll:
-        unrolls, learner_step = self._rounds.popleft()
-        concurrent.futures.wait(unrolls, return_when=concurrent.futures.FIRST_EXCEPTION)
-        for future in unrolls:
-            if future.done():
-                future.result()  # raises what the actor raised
-        first, *others = [future.result() for future in unrolls]
-        if not others:
-            return Unroll(first, learner_step)
-        steps, action, aux = jax.tree.map(
-            lambda *xs: np.concatenate(xs, axis=1), first[:3], *(t[:3] for t in others)
-        )
-        core_state = jax.tree.map(
-            lambda *xs: np.concatenate(xs), first.core_state, *(t.core_state for t in others)
-        )
-        return Unroll(Trajectory(steps, action, aux, core_state), learner_step)
+    def _take(self) -> Unroll:
+        """Waits for the unrolls that are next, and joins them."""
+        in_order = self._config.unrolls_ahead == 0 or self._join_size == len(self.envs)
+        while True:
+            done = [x for x in self._unrolls if x[1].done()]
+            played = {x: x[1].result() for x in done}  # raises what an actor raised
+            if in_order:
+                chosen = self._unrolls[: self._join_size]
+            else:  # first come, first served
+                chosen = sorted(done, key=lambda x: played[x].finished)[: self._join_size]
+            if len(chosen) == self._join_size and all(x in played for x in chosen):
+                break
+            running = [x[1] for x in self._unrolls if x not in played]
+            concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+        self._unrolls = [x for x in self._unrolls if x not in chosen]
+        return _join([played[x] for x in chosen])
+
+
+class _Snapshot(NamedTuple):
+    """The actors' own copy of the parameters."""
+
+    params: Any
+    learner_step: int
+
+
+class _Played(NamedTuple):
+    """One actor's unroll."""
+
+    trajectory: Trajectory
+    learner_step: int
+    finished: float  # perf_counter
+
+
+def _join(unrolls: list[_Played]) -> Unroll:
+    """Along the environments."""
+    learner_step = min(x.learner_step for x in unrolls)
+    first, *others = [x.trajectory for x in unrolls]
+    if not others:
+        return Unroll(first, learner_step)
+    steps, action, aux = jax.tree.map(
+        lambda *xs: np.concatenate(xs, axis=1), first[:3], *(t[:3] for t in others)
+    )
+    core_state, task = jax.tree.map(
+        lambda *xs: np.concatenate(xs), first[3:], *(t[3:] for t in others)
+    )
+    return Unroll(Trajectory(steps, action, aux, core_state, task), learner_step)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from rlsys import envs
 from rlsys.types import UserError
 
 
@@ -33,6 +34,55 @@ def check_positive(config, names: str) -> None:
         value = getattr(config, name)
         if isinstance(value, int | float) and not value > 0:  # tracers of a sweep pass
             raise UserError(f"{name} must be positive, not {value}")
+
+
+def check_shares(config, num_tasks: int) -> None:
+    """Raises UserError unless environments, actors and tasks divide each other."""
+    if config.actors % num_tasks:
+        raise UserError(
+            f"actors must be a multiple of the {num_tasks} tasks, not {config.actors}: each actor "
+            f"plays one of them"
+        )
+    if config.num_envs % config.actors:
+        raise UserError(
+            f"{config.num_envs} environments cannot be shared evenly by {config.actors} actors"
+        )
+    if config.refresh_steps % config.unroll_length:
+        raise UserError(
+            f"refresh_steps {config.refresh_steps} is no multiple of unroll_length "
+            f"{config.unroll_length}"
+        )
+
+
+def choose(presets: dict[str, Any], suits: dict[str, str], name: str | None, env: str | None):
+    """The preset of that name or, without one, what suits the tasks; and what sets it to them.
+
+    Args:
+      presets: by name; the first is the default, "small" is for what nothing else suits.
+      suits: names of presets by family of tasks.
+      name: of a preset, or None.
+      env: the tasks, as a Config has them, or None for the preset's own.
+
+    Returns:
+      A Config, and values of its fields env and task.
+
+    Raises:
+      UserError: there is no such preset, or no such task.
+    """
+    plain = envs.Options()
+    if env is not None and name is None:
+        first = envs.tasks(env, plain)[0].env
+        same = [k for k, c in presets.items() if c.env == env and c.task == plain]
+        name = same[0] if same else suits.get(envs.family(first), "small")
+    elif name is None:
+        name = next(iter(presets))
+    if name not in presets:
+        raise UserError(f"there is no preset {name!r}, only {', '.join(presets)}")
+    config = presets[name]
+    if env is None or env == config.env:
+        return config, {"env": config.env, "task": config.task}
+    suited = name == suits.get(envs.family(envs.tasks(env, plain)[0].env))
+    return config, {"env": env, "task": config.task if suited else plain}
 
 
 def from_dict(cls, values: dict[str, Any]):

@@ -1,7 +1,7 @@
 """Whole episodes with fixed parameters: returns, and a picture of one."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from rlsys.envs import Envs, Episode
+from rlsys.envs import Envs, Episode, tasks
 from rlsys.types import UserError
 
 SEED = 1_000_000_007  # of environments to evaluate in
@@ -51,6 +51,32 @@ def play(player: Player, params: Any, num_episodes: int) -> list[Episode]:
     if not episodes:
         raise UserError(f"no episode has ended after {MAX_STEPS} steps")
     return episodes
+
+
+def play_tasks(
+    make_player: Callable,
+    config: Any,
+    network: Any,
+    params: Any,
+    kinds: Sequence[str],
+    num_episodes: int,
+    seed: int = SEED,
+) -> dict[str, list[Episode]]:
+    """Plays num_episodes of each kind in each task: episodes by "kind" or, of several tasks, by
+    "kind task".
+
+    make_player: (config, network, Task, num_environments, seed, kind) -> Player.
+    """
+    found = tasks(config.env, config.task)
+    results = {}
+    for task in found:
+        for kind in kinds:
+            num_envs = min(num_episodes, config.num_envs)
+            player = make_player(config, network, task, num_envs, seed, kind)
+            name = kind if len(found) == 1 else f"{kind} {task.name}"
+            results[name] = play(player, params, num_episodes)
+            player.envs.close()
+    return results
 
 
 def summary(episodes: list[Episode]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Data-parallel learner steps: the one file that knows there are devices."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlsys.types import UserError
@@ -59,6 +60,16 @@ def data_parallel(update, mesh, batch_spec, out_spec=REPLICATED):
 def mean(metrics):
     """The mean over all devices of each leaf, inside update."""
     return jax.lax.pmean(metrics, BATCH)
+
+
+def num_devices() -> int:
+    """Over which the batch is spread, inside update."""
+    return jax.lax.axis_size(BATCH)
+
+
+def rows(num_rows: int):
+    """Numbers of this device's rows among those of all devices: [num_rows] int32, inside update."""
+    return jax.lax.axis_index(BATCH) * num_rows + jnp.arange(num_rows)
 
 
 def snapshot(params):

@@ -21,6 +21,7 @@ from tensorboardX.proto import event_pb2, summary_pb2
 from tensorboardX.record_writer import masked_crc32c
 
 PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
+TASK_RETURN = "episode_return/"
 RATE_WRITES = 20  # the rates shown, and the time left, are over so many writes
 
 
@@ -68,6 +69,9 @@ class Log:
         self._busy_before: dict[str, float] = {}
         self._episodes: list[Any] = []  # since the last write
         self._returns: collections.deque = collections.deque(maxlen=100)
+        # Names of the tasks seen; a resumed run has them from the lines before.
+        names = {name for line in kept for name in line if name.startswith(TASK_RETURN)}
+        self._tasks = {name.removeprefix(TASK_RETURN) for name in names}
         self._rates, self._shares, self._end = "starting", "", math.nan  # what is shown
         self._plain_at = self._begin
         self._plain_due = False
@@ -95,9 +99,10 @@ class Log:
         return _Timer(busy, activity)
 
     def episodes(self, episodes: Iterable[Any]) -> None:
-        """Takes finished episodes: .episode_return (raw), .length (agent steps)."""
+        """Takes finished episodes: .episode_return (raw), .length (agent steps), .task (name)."""
         with self._lock:
             for episode in episodes:
+                self._tasks.add(episode.task)
                 self._episodes.append(episode)
                 self._returns.append(episode.episode_return)
 
@@ -108,14 +113,16 @@ class Log:
         seconds (of the run, with those before it was resumed), env_steps_per_second,
         learner_steps_per_second, time/<activity> (share of the wall time; threads add up, so it
         may pass 1), and of the episodes that ended: episodes (how many), episode_return,
-        episode_return_min, episode_return_max, episode_length. All but the first three are of
-        the time since the last write; what is unknown or not finite is null.
+        episode_return_min, episode_return_max, episode_length, and where several
+        tasks were seen episode_return/<task> of each. All but the first three are of the time since
+        the last write; what is unknown or not finite is null.
         """
         now = time.perf_counter()
         last, last_env_steps, last_learner_steps = self._writes[-1]
         wall = max(now - last, 1e-9)
         with self._lock:
             episodes, self._episodes = self._episodes, []
+            tasks = sorted(self._tasks)
         values = {
             "env_steps": int(env_steps),
             "learner_steps": int(learner_steps),
@@ -123,7 +130,7 @@ class Log:
             "env_steps_per_second": (env_steps - last_env_steps) / wall,
             "learner_steps_per_second": (learner_steps - last_learner_steps) / wall,
         }
-        values |= _episode_statistics(episodes)
+        values |= _episode_statistics(episodes, tasks)
         values |= {f"time/{name}": spent / wall for name, spent in self._spent().items()}
         values |= {name: float(value) for name, value in scalars.items()}
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
@@ -288,16 +295,24 @@ def _drop_beyond(path: Path, env_steps: int) -> list[dict]:
     return kept
 
 
-def _episode_statistics(episodes: list[Any]) -> dict[str, float]:
-    returns = [float(episode.episode_return) for episode in episodes] or [math.nan]
-    lengths = [episode.length for episode in episodes] or [math.nan]
+def _episode_statistics(episodes: list[Any], tasks: list[str]) -> dict[str, float]:
+    returns = [float(episode.episode_return) for episode in episodes]
+    by_task: dict[str, list[float]] = {task: [] for task in tasks}
+    for episode, value in zip(episodes, returns, strict=True):
+        by_task[episode.task].append(value)
+    several = by_task if len(tasks) > 1 else {}
     return {
         "episodes": len(episodes),
-        "episode_return": sum(returns) / len(returns),
-        "episode_return_min": min(returns),
-        "episode_return_max": max(returns),
-        "episode_length": sum(lengths) / len(lengths),
+        "episode_return": _mean(returns),
+        "episode_return_min": min(returns, default=math.nan),
+        "episode_return_max": max(returns, default=math.nan),
+        "episode_length": _mean([episode.length for episode in episodes]),
+        **{TASK_RETURN + task: _mean(values) for task, values in several.items()},
     }
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
 
 
 def _text(value: float, form: str) -> str:

@@ -4,6 +4,7 @@ import ctypes
 import dataclasses
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ import numpy as np
 
 from rlsys import evaluate
 from rlsys.checkpoint import CheckpointError, Checkpoints
-from rlsys.envs import Episode
+from rlsys.envs import Episode, tasks
 from rlsys.log import Log
 from rlsys.types import UserError
 
@@ -27,15 +28,22 @@ class Run:
     ends the process as usual.
     """
 
-    def __init__(self, algorithm: str, config: Any, *, resume: bool = False):
+    def __init__(self, algorithm: str, config: Any, trees: list[str], *, resume: bool = False):
         """Makes the folder, or opens the one that config.run_dir names to go on in it.
+
+        Args:
+          algorithm: its name.
+          config: of the run.
+          trees: names of what a checkpoint holds.
+          resume: go on with the run in config.run_dir.
 
         Raises:
           UserError: the folder holds another run.
           CheckpointError: there is nothing to resume.
         """
-        task = config.env.replace("/", "-")
-        name = f"{algorithm}-{task}-{time.strftime('%Y%m%d-%H%M%S')}-s{config.seed}"
+        names = [task.name for task in tasks(config.env, config.task)]
+        name = re.sub(r"[^\w.-]+", "-", names[0]) if len(names) == 1 else f"{len(names)}-tasks"
+        name = f"{algorithm}-{name}-{time.strftime('%Y%m%d-%H%M%S')}-s{config.seed}"
         self.folder = Path(config.run_dir or Path("runs") / name)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=config.keep_checkpoints)
         self.stopping = ""  # the signal that asked for it
@@ -43,7 +51,7 @@ class Run:
         self._handlers: dict[int, Any] = {}
         counters = {}
         if resume:
-            number = self.checkpoints.newest(["learner", "actors", "replay"])
+            number = self.checkpoints.newest(trees)
             counters = self.checkpoints.meta(number)["counters"]
         elif (self.folder / "config.json").exists():
             way_out = (
@@ -112,7 +120,7 @@ class Run:
         self._logged = self.env_steps if write else self._logged
         return write, save
 
-    def save(self, trees: dict[str, Any], meta: dict[str, Any]) -> None:
+    def save(self, trees: dict[str, Any], meta: dict[str, Any] | None = None) -> None:
         """Saves the next checkpoint. If the disk is full the run says so and goes on."""
         self.number += 1
         counters = {
@@ -121,7 +129,7 @@ class Run:
             "learner_steps": self.learner_steps,
         }
         try:
-            self.checkpoints.save(self.number, trees, {"counters": counters, **meta})
+            self.checkpoints.save(self.number, trees, {"counters": counters, **(meta or {})})
         except CheckpointError as error:
             self.log.say(f"{error} The run goes on; earlier checkpoints are kept.")
 
@@ -131,27 +139,37 @@ class Run:
         self._write_config()  # fields may have been changed
         return trees, meta
 
-    def write(
-        self, metrics: list[dict[str, Any]], params_step: int, more: dict[str, float]
-    ) -> None:
+    def write(self, metrics: list[dict[str, Any]], more: dict[str, float]) -> None:
         """A line of the log.
 
         Args:
           metrics: of the updates since the last line, which cross to the host here, all at once.
-          params_step: learner step of the parameters that the newest unroll was played with.
           more: other scalars.
+
+        Raises:
+          FloatingPointError: a metric is no finite number.
         """
         metrics = jax.device_get(metrics)
-        means = {name: np.mean([m[name] for m in metrics]) for name in (metrics or [{}])[0]}
-        lag = {"params_lag": self.learner_steps - params_step}
-        self.log.write(self.env_steps, self.learner_steps, {**means, **lag, **more})
+        means = {}
+        for name in (metrics or [{}])[0]:
+            values = [m[name] for m in metrics]
+            finite = np.isfinite(values)
+            if not finite.all():
+                step = self.learner_steps - len(metrics) + 1 + int(np.argmin(finite))
+                raise FloatingPointError(f"{name} is no finite number at learner step {step}")
+            means[name] = np.mean(values)
+        self.log.write(self.env_steps, self.learner_steps, {**means, **more})
 
-    def conclude(self, episodes: list[Episode]) -> None:
-        """Prints what the run has come to, and where everything is."""
-        result = evaluate.summary(episodes)
-        evaluate.save(self.folder, {"greedy": result})
+    def conclude(self, results: dict[str, list[Episode]]) -> None:
+        """Prints what the run has come to, and where everything is.
+
+        results: episodes of each kind of play, of each task.
+        """
+        summaries = {kind: evaluate.summary(episodes) for kind, episodes in results.items()}
+        evaluate.save(self.folder, summaries)
+        for kind, result in summaries.items():
+            print(evaluate.describe(kind, result))
         print(
-            f"{evaluate.describe('greedy', result)}\n"
             f"{self.folder}: config.json, metrics.jsonl, evaluation.json, checkpoints/, and events "
             f"for TensorBoard\n"
             f"make eval RUN={self.folder}    more episodes, and a gif of one"

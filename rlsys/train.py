@@ -16,12 +16,12 @@ from typing import Any
 
 import tyro
 
-from rlsys import evaluate, run
+from rlsys import envs, evaluate, run
 from rlsys.checkpoint import Checkpoints
 from rlsys.config import from_dict
 from rlsys.types import UserError
 
-ALGORITHMS = ("r2d2",)
+ALGORITHMS = ("r2d2", "impala", "ppo")
 TYRO = (tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes)
 
 
@@ -135,20 +135,26 @@ def main(args: list[str]) -> None:
 
 def evaluate_run(module, config, options: EvalConfig) -> None:
     """Plays each kind of episode, prints and saves the returns, and records a picture."""
-    state = module.make_state(module.make_network(config), config)
+    tasks = envs.tasks(config.env, config.task)
+    pools = [envs.Envs(task.env, 1, options.seed, task.options, name=task.name) for task in tasks]
+    network = module.make_network(config, pools)
+    state = module.make_state(network, config)
     checkpoints = Checkpoints(Path(config.run_dir) / "checkpoints")
     params = checkpoints.restore({"learner": state})[1]["learner"].params
-    results = {}
-    for kind in module.PLAYERS:
-        player = module.make_player(config, options.episodes, options.seed, kind)
-        results[kind] = evaluate.summary(evaluate.play(player, params, options.episodes))
-        print(evaluate.describe(kind, results[kind]))
+    episodes = evaluate.play_tasks(
+        module.make_player, config, network, params, module.PLAYERS, options.episodes, options.seed
+    )
+    results = {kind: evaluate.summary(played) for kind, played in episodes.items()}
+    for kind, result in results.items():
+        print(evaluate.describe(kind, result))
     print(f"saved {evaluate.save(Path(config.run_dir), results)}")
     if options.gif:
-        path = Path(config.run_dir) / "episode.gif"
-        player = module.make_player(config, 1, options.seed, module.PLAYERS[0], render=True)
-        evaluate.record(path, player, params)
-        print(f"saved {path}")
+        for i, task in enumerate(tasks):
+            path = Path(config.run_dir) / (f"episode-{i}.gif" if i else "episode.gif")
+            kind = module.PLAYERS[0]
+            player = module.make_player(config, network, task, 1, options.seed, kind, render=True)
+            evaluate.record(path, player, params)
+            print(f"saved {path}")
 
 
 if __name__ == "__main__":

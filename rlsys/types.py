@@ -45,6 +45,7 @@ class Trajectory(NamedTuple):
     action: Any  # [T, B] a_t, taken in x_t
     aux: Any  # [T, B, ...] what the algorithm's act() wants kept
     core_state: Any  # [B, ...] CoreState before x_0
+    task: Any = ()  # [B] int32, which of the run's tasks each plays; () where nothing asks for it
 
 
 class Sample(NamedTuple):
@@ -56,8 +57,9 @@ class Sample(NamedTuple):
 
 
 TIME_MAJOR = jax.P(None, "batch")
-TRAJECTORY_SPEC = Trajectory(TIME_MAJOR, TIME_MAJOR, TIME_MAJOR, jax.P("batch"))  # over devices
-SAMPLE_SPEC = Sample(TRAJECTORY_SPEC, TIME_MAJOR, jax.P("batch"))
+BATCH = jax.P("batch")
+TRAJECTORY_SPEC = Trajectory(TIME_MAJOR, TIME_MAJOR, TIME_MAJOR, BATCH, BATCH)  # over devices
+SAMPLE_SPEC = Sample(TRAJECTORY_SPEC, TIME_MAJOR, BATCH)
 
 
 class LearnerState(NamedTuple):
@@ -68,3 +70,4 @@ class LearnerState(NamedTuple):
     key: jax.Array
     step: jax.Array  # [] int32, learner steps taken
     target_params: Any = None  # where the algorithm has a target network
+    popart: Any = None  # where the algorithm normalises values: statistics of each task

@@ -309,7 +309,7 @@ def test_mujoco_renders_or_says_that_it_cannot():
     env.reset()
     try:
         assert env.render().shape[-1] == 3
-    except ValueError as error:
+    except UserError as error:
         assert "cannot be drawn here" in str(error)
 
 

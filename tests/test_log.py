@@ -24,6 +24,7 @@ class Episode(NamedTuple):
     episode_return: float
     length: int
     env: int = 0
+    task: str = "one"
 
 
 def lines(run_dir: Path) -> list[dict]:
@@ -225,12 +226,12 @@ def test_display_in_a_terminal(tmp_path):
     script = """
 import collections, sys, time
 from rlsys.log import Log
-Episode = collections.namedtuple("Episode", "episode_return length env")
+Episode = collections.namedtuple("Episode", "episode_return length env task")
 with Log(sys.argv[1], 1000) as log:
     log.say("before [it]")
     with log.time("learner"):
         time.sleep(0.05)
-    log.episodes([Episode(12.5, 3, 0)])
+    log.episodes([Episode(12.5, 3, 0, "one")])
     log.write(250, 5, {"loss": 0.125})
     log.say("after it")
     time.sleep(0.4)

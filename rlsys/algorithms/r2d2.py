@@ -15,7 +15,6 @@ Departures, and why:
 
 import contextlib
 import functools
-from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ from rlsys.algorithms.r2d2_config import Config
 from rlsys.losses.q_learning import identity, n_step_double_q
 from rlsys.losses.r2d2 import sequence_loss, sequence_priority
 from rlsys.losses.value_rescaling import h, h_inv
+from rlsys.optimizer import linear_decay
 from rlsys.replay import Replay
 from rlsys.run import Run
 from rlsys.types import SAMPLE_SPEC, LearnerState, Sample, Timestep, Trajectory
@@ -140,12 +140,9 @@ def updates_allowed(config: Config, env_steps: int):
 
 def optimizer(config: Config):
     """Adam on clipped gradients."""
-    num_updates = updates_allowed(config, config.env_steps)
-
-    def learning_rate(count):
-        done = jnp.clip(count / num_updates, 0.0, 1.0)
-        return config.learning_rate * (1.0 - config.learning_rate_decay * done)
-
+    learning_rate = linear_decay(
+        config.learning_rate, config.learning_rate_decay, updates_allowed(config, config.env_steps)
+    )
     return optax.chain(
         optax.clip_by_global_norm(config.max_gradient_norm),
         optax.adam(learning_rate, eps=config.adam_eps),
@@ -164,15 +161,15 @@ def update(network, config: Config, state: LearnerState, sample: Sample):
     # Priorities cross to the host at every update, and tell it when learning has failed.
     failed = ~jnp.isfinite(value + metrics["gradient_norm"] + optax.global_norm(params))
     priorities = jnp.where(failed, jnp.nan, priorities)
-    return LearnerState(params, opt_state, state.key, step, target_params), (priorities, metrics)
+    return state._replace(
+        params=params, opt_state=opt_state, step=step, target_params=target_params
+    ), (priorities, metrics)
 
 
-def make_network(config: Config):
-    """The network for the task's observations and actions, which one environment tells."""
-    one = envs.Envs(config.env, 1, config.seed, config.task)
+def make_network(config: Config, pools: list[envs.Envs]):
+    """The network for the observations and actions of the task's environments."""
     return networks.q_network(
-        one.observation_space,
-        one.action_space,
+        *envs.shared_spaces(pools),
         torso=config.torso,
         hidden_size=config.hidden_size,
         core_size=config.core_size,
@@ -238,11 +235,13 @@ def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
     mesh = learner.make_mesh()
     learner.check_batch(mesh, config.batch_size)
-    network = make_network(config)
-    replay = make_replay(config, network)
     pools = actor.make_envs(config)
+    network = make_network(config, pools)
+    replay = make_replay(config, network)
     with contextlib.ExitStack() as stack:
-        run = stack.enter_context(Run("r2d2", config, resume=resume))
+        run = stack.enter_context(
+            Run("r2d2", config, ["learner", "actors", "replay"], resume=resume)
+        )
         run.log.say(replay.memory)
         epsilons = np.split(ladder(config, config.num_envs), config.actors)
         actors = Actors(pools, make_policies(network, epsilons), network.initial, config, run.log)
@@ -258,7 +257,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             replay.restore(trees.pop("replay"), meta["replay"])
             actors.restart(run.number)
         state = learner.place(mesh, state)
-        running: deque = deque()  # updates whose priorities have not come back
+        running: list = []  # an update whose priorities have not come back
         metrics: list = []  # of updates, on the device
 
         def add(unroll: actor.Unroll):
@@ -271,12 +270,12 @@ def train(config: Config, *, resume: bool = False) -> Path:
             run.log.episodes(actors.pop_episodes())
 
         def finish_updates():
-            while running:
-                step, numbers, priorities = running.popleft()
+            for step, numbers, priorities in running:
                 with run.log.time("learner"):
                     priorities = np.asarray(priorities)  # waits for the update
                 learner.check_finite(priorities, step)
                 replay.set_priorities(numbers, priorities)
+            running.clear()
 
         while not run.ended:
             unroll = actors.get(state.params, run.learner_steps)
@@ -296,7 +295,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
             if write:
                 learned = run.learner_steps * config.batch_size * config.length
                 ratio = {"replay_ratio": learned / run.env_steps}
-                run.write(metrics, unroll.learner_step, replay.metrics() | ratio)
+                lag = {"params_lag": run.learner_steps - unroll.learner_step}
+                run.write(metrics, replay.metrics() | ratio | lag)
                 metrics.clear()
             if save:
                 for unroll in actors.drain():
@@ -308,19 +308,21 @@ def train(config: Config, *, resume: bool = False) -> Path:
                     actors.restart(run.number)
         params = learner.snapshot(state.params)
     if not run.stopped:
-        player = make_player(config, config.eval_episodes, evaluate.SEED, "greedy")
-        run.conclude(evaluate.play(player, params, config.eval_episodes))
+        played = evaluate.play_tasks(
+            make_player, config, network, params, PLAYERS[:1], config.eval_episodes
+        )
+        run.conclude(played)
     return run.folder
 
 
 PLAYERS = ("greedy", "ladder")
 
 
-def make_player(config: Config, num_episodes: int, seed: int, kind: str, *, render: bool = False):
+def make_player(
+    config: Config, network, task, num_envs: int, seed: int, kind: str, *, render=False
+):
     """What evaluate.play needs. kind: "greedy", or "ladder" to explore as in training."""
-    num_envs = min(num_episodes, config.num_envs)
-    pool = envs.Envs(config.env, num_envs, seed, config.task, render=render)
-    network = make_network(config)
+    pool = envs.Envs(task.env, num_envs, seed, task.options, render=render, name=task.name)
     epsilon = np.zeros(num_envs, np.float32) if kind == "greedy" else ladder(config, num_envs)
     (policy,) = make_policies(network, [epsilon])
     return evaluate.Player(pool, policy, network.initial(num_envs), seed)

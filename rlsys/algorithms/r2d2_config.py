@@ -3,7 +3,7 @@
 import dataclasses
 
 from rlsys import envs
-from rlsys.config import check_at_least, check_positive, register
+from rlsys.config import check_at_least, check_positive, check_shares, choose, register
 from rlsys.types import UserError
 
 
@@ -109,6 +109,9 @@ class Config:
         )
         check_at_least(self, 0, "seed core_size burn_in unrolls_ahead")
         check_positive(self, "learning_rate replay_ratio max_gradient_norm")
+        if len(envs.tasks(self.env, self.task)) > 1:
+            raise UserError("r2d2 plays one task; impala plays several")
+        check_shares(self, 1)
         complete = self.num_envs * (self.length + 1)
         if not complete <= self.learning_starts < self.env_steps:
             raise UserError(
@@ -120,19 +123,10 @@ class Config:
                 f"stride {self.stride} must lie between 1 and the length of the learned steps, "
                 f"{self.length}"
             )
-        if self.num_envs % self.actors:
-            raise UserError(
-                f"{self.num_envs} environments cannot be shared evenly by {self.actors} actors"
-            )
         if self.replay_capacity < self.batch_size * self.length:
             raise UserError(
                 f"a replay of {self.replay_capacity} steps is smaller than a batch of "
                 f"{self.batch_size} x {self.length} = {self.batch_size * self.length}"
-            )
-        if self.refresh_steps % self.unroll_length:
-            raise UserError(
-                f"refresh_steps {self.refresh_steps} is no multiple of unroll_length "
-                f"{self.unroll_length}"
             )
 
 
@@ -198,14 +192,5 @@ def preset(name: str | None, env: str | None) -> Config:
     Raises:
       UserError: there is no such preset, or no such task.
     """
-    if env is not None:
-        envs.check_task(env)
-    if name is None:
-        same = [k for k, c in PRESETS.items() if c.env == env and c.task == envs.Options()]
-        name = same[0] if same else SUITS.get(envs.family(env), "small") if env else "cartpole"
-    if name not in PRESETS:
-        raise UserError(f"there is no preset {name!r}, only {', '.join(PRESETS)}")
-    config = PRESETS[name]
-    if env is None or env == config.env:
-        return config
-    return dataclasses.replace(config, env=env, task=envs.Options())
+    config, changes = choose(PRESETS, SUITS, name, env)
+    return dataclasses.replace(config, **changes)

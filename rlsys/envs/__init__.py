@@ -1,6 +1,16 @@
 """EnvPool's single-player tasks as Timesteps."""
 
 from rlsys.envs.envs import Envs, Episode
-from rlsys.envs.tasks import Options, check_task, family
+from rlsys.envs.shared import shared_spaces
+from rlsys.envs.tasks import Options, Task, check_task, family, tasks
 
-__all__ = ["Envs", "Episode", "Options", "check_task", "family"]
+__all__ = [
+    "Envs",
+    "Episode",
+    "Options",
+    "Task",
+    "check_task",
+    "family",
+    "shared_spaces",
+    "tasks",
+]

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ class Episode(NamedTuple):
     episode_return: float  # sum of raw rewards
     length: int  # agent steps; the steps that EnvPool spends on resets are not counted
     env: int  # which of the B environments played it
+    task: str  # the Task's name
 
 
 class Envs:
@@ -36,6 +38,7 @@ class Envs:
 
     Attributes:
       num_envs: B.
+      name: of the task.
       observation_space: of one environment's obs.
       action_space: Discrete(A), or MultiDiscrete of D equal sizes.
     """
@@ -48,6 +51,7 @@ class Envs:
         options: Options = DEFAULTS,
         num_threads: int = 0,
         *,
+        name: str | None = None,
         render: bool = False,
     ):
         """Makes the environments.
@@ -58,16 +62,17 @@ class Envs:
           seed: any integer from 0 up; the same one gives the same Timesteps for the same actions.
           options: what to set of the task.
           num_threads: threads that step the environments; as many as cores if 0.
+          name: of the task among those of a run; its id if None.
           render: whether render() will be called.
 
         Raises:
           UserError: no such task, it cannot be made here, or it cannot honour the options.
         """
         check_task(task)
-        for name, value, least in (("num_envs", num_envs, 1), ("num_threads", num_threads, 0)):
+        for what, value, least in (("num_envs", num_envs, 1), ("num_threads", num_threads, 0)):
             if value < least:
-                raise UserError(f"{name} must be {least} or more, not {value}")
-        self.num_envs = num_envs
+                raise UserError(f"{what} must be {least} or more, not {value}")
+        self.num_envs, self.name = num_envs, task if name is None else name
         self._task, self._options = task, options
         self._num_threads, self._render = num_threads, render
         self._episodes: collections.deque[Episode] = collections.deque()
@@ -127,6 +132,8 @@ class Envs:
             )
         if self._options.clip_rewards:
             learner_reward = np.clip(learner_reward, -1, 1)
+        if self._options.reward_scale != 1.0:
+            learner_reward = learner_reward * np.float32(self._options.reward_scale)
         self._return += reward
         self._length += ~first
         if ended.any():
@@ -163,7 +170,7 @@ class Envs:
     def _finish(self, ended: np.ndarray) -> None:
         which = np.flatnonzero(ended)
         finished = (self._return[which].tolist(), self._length[which].tolist(), which.tolist())
-        self._episodes.extend(map(Episode, *finished))
+        self._episodes.extend(map(Episode, *finished, itertools.repeat(self.name)))
         self._return[ended] = 0
         self._length[ended] = 0
 

@@ -106,6 +106,10 @@ def make_observations(
         if not single or not isinstance(only[0], spaces.Box) or len(only[0].shape) != 1:
             raise UserError(f"observe needs one flat vector, and {task!r} shows something else")
         only = leaves["obs"] = _part(task, *only, options.observe)
+    if options.permute:
+        if not single or isinstance(only[0], spaces.Discrete):
+            raise UserError(f"permute needs one array, and {task!r} shows something else")
+        only = _permuted(*only, options.permute)
     if single:
         space, convert = only
         return Observations(space, lambda obs, info: convert(obs))
@@ -184,6 +188,21 @@ def _part(task: str, box: Any, convert: Callable, observe: tuple[int, ...]):
     index = np.array(observe)
     part = spaces.Box(box.low[index], box.high[index], dtype=box.dtype.type)
     return part, lambda x: convert(x)[:, index]
+
+
+def _permuted(space: Any, convert: Callable, seed: int):
+    """Shows an array's entries in an order drawn from the seed, counted over its whole shape."""
+    shape = space.shape
+    order = np.random.default_rng(seed).permutation(int(np.prod(shape)))
+    if isinstance(space, spaces.Box):
+        low, high = (x.ravel()[order].reshape(shape) for x in (space.low, space.high))
+        space = spaces.Box(low, high, dtype=space.dtype.type)
+
+    def permuted(x):
+        x = convert(x)
+        return np.take(x.reshape(len(x), -1), order, axis=1).reshape(x.shape)
+
+    return space, permuted
 
 
 def _legal(mask: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

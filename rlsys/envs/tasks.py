@@ -2,8 +2,10 @@
 
 import dataclasses
 import difflib
+import math
+import re
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import envpool
 import numpy as np
@@ -22,7 +24,6 @@ ATARI = {
     "gray_scale": True,
     "img_height": 84,
     "img_width": 84,
-    "full_action_space": True,
     "use_fire_reset": False,
     "episodic_life": False,
     "reward_clip": False,
@@ -44,14 +45,20 @@ class Options:
     """Atari: a game begins with 1 to this many no-ops, drawn at random."""
     life_loss_ends: bool = False
     """Atari: a lost life ends the learner's episode; reported returns are still whole games."""
+    minimal_actions: bool = False
+    """Atari: only the actions that the game uses, in place of all 18."""
     max_episode_steps: int | None = None
     """Agent steps after which an episode is cut off; the task's own limit if None."""
     clip_rewards: bool = False
     """Clip rewards to [-1, 1] for the learner; reported returns are not clipped."""
+    reward_scale: float = 1.0
+    """Multiply the learner's rewards, after clipping; reported returns are not scaled."""
     action_bins: int = 5
     """Values, evenly spaced from lowest to highest, for each dimension of a continuous action."""
     observe: tuple[int, ...] = ()
     """Keep only these entries of a flat observation; (0, 2) hides CartPole's velocities."""
+    permute: int = 0
+    """Show an array's entries in one random order, drawn from this seed; as they are if 0."""
     flicker: float = 0.0
     """Probability that an observation is blanked to zeros (Hausknecht and Stone 2015: 0.5)."""
     only_first: bool = False
@@ -61,8 +68,11 @@ class Options:
         for name in ("sticky_actions", "flicker"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        if not 0.0 < self.reward_scale < math.inf:
+            raise UserError(f"reward_scale must be positive, not {self.reward_scale}")
         # noop_max=0 crashes EnvPool, and with it the process.
-        for name, least in (("noop_max", 1), ("action_bins", 2), ("max_episode_steps", 1)):
+        least_values = {"noop_max": 1, "action_bins": 2, "max_episode_steps": 1, "permute": 0}
+        for name, least in least_values.items():
             value = getattr(self, name)
             if value is not None and not least <= value < NO_LIMIT:
                 raise UserError(f"{name} must be {least} or more, and below 2^31, not {value}")
@@ -71,6 +81,65 @@ class Options:
 
 
 DEFAULTS = Options()
+
+
+class Task(NamedTuple):
+    """One of the tasks of a run."""
+
+    name: str  # the words it was given by: "Catch-v0:reward_scale=0.01"
+    env: str  # EnvPool id
+    options: Options
+
+
+def tasks(env: str, options: Options) -> list[Task]:
+    """The tasks that a run's `env` names: EnvPool ids with commas between them.
+
+    Each may be followed by words of its own, `:option=value`, in place of fields of `options`:
+    "Catch-v0,Catch-v0:permute=1:reward_scale=0.01". A comma before a number belongs to the value.
+
+    Raises:
+      UserError: there is no such task or option, the value is wrong, or a task is named twice.
+    """
+    found: list[Task] = []
+    for words in re.split(r",(?!\s*-?\d)", env):
+        name = words.strip()
+        task, *settings = name.split(":")
+        check_task(task)
+        try:
+            own = dataclasses.replace(options, **dict(map(_setting, settings)))
+        except UserError as error:
+            raise UserError(f"task {name!r}: {error}") from None
+        if name in [t.name for t in found]:
+            raise UserError(f"task {name!r} is named twice")
+        found.append(Task(name, task, own))
+    return found
+
+
+def _setting(word: str) -> tuple[str, Any]:
+    """ "reward-scale=0.01" -> ("reward_scale", 0.01)."""
+    given, _, text = word.partition("=")
+    name = given.strip().replace("-", "_")
+    kinds = {f.name: f.type for f in dataclasses.fields(Options)}
+    if name not in kinds:
+        near = difflib.get_close_matches(name, kinds, n=1, cutoff=0.0)[0]
+        raise UserError(f"there is no option {given!r}; the nearest: {near}")
+    return name, _value(name, kinds[name], text.strip())
+
+
+def _value(name: str, kind: Any, text: str) -> Any:
+    """Reads what is given for an option of type kind."""
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if kind == tuple[int, ...]:
+            return tuple(int(i) for i in text.split(",")) if text else ()
+        if kind == int | None and text.lower() == "none":
+            return None
+        return float(text) if kind is float else int(text)
+    except (KeyError, ValueError):
+        words = {bool: "true or false", tuple[int, ...]: "numbers such as 0,2", float: "a number"}
+        expected = words.get(kind, "a whole number")
+        raise UserError(f"{name} must be {expected}, not {text!r}") from None
 
 
 def family(task: str) -> str:
@@ -132,13 +201,14 @@ def make_pool(
 def _settings(task: str, options: Options) -> dict[str, Any]:
     """What EnvPool is told of the task, once it is clear that it will heed the options."""
     kind = family(task)
-    for name in ("sticky_actions", "noop_max", "life_loss_ends"):
+    for name in ("sticky_actions", "noop_max", "life_loss_ends", "minimal_actions"):
         if kind != "atari" and getattr(options, name) != getattr(DEFAULTS, name):
             raise UserError(f"{name} is for Atari, and {task!r} is of the family {kind!r}")
     settings: dict[str, Any] = {}
     if kind == "atari":
         settings = ATARI | {
             "noop_max": options.noop_max,
+            "full_action_space": not options.minimal_actions,
             "repeat_action_probability": options.sticky_actions,
         }
     elif kind == "vizdoom":

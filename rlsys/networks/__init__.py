@@ -1,6 +1,27 @@
 """Neural networks: the only place that imports flax."""
 
+from rlsys.networks.agent import (
+    Agent,
+    init,
+    legal,
+    policy_value_network,
+    q_network,
+    sample_obs,
+    value_layer,
+    with_value_layer,
+    without_mask,
+)
 from rlsys.networks.frames import stack_frames
-from rlsys.networks.q_network import QNetwork, init, legal, q_network, sample_obs
 
-__all__ = ["QNetwork", "init", "legal", "q_network", "sample_obs", "stack_frames"]
+__all__ = [
+    "Agent",
+    "init",
+    "legal",
+    "policy_value_network",
+    "q_network",
+    "sample_obs",
+    "stack_frames",
+    "value_layer",
+    "with_value_layer",
+    "without_mask",
+]

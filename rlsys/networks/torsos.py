@@ -1,5 +1,7 @@
 """Torsos: from an observation of any space to a vector."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import gymnasium
 import jax
@@ -9,8 +11,9 @@ from gymnasium import spaces
 
 from rlsys.networks.convolution import Conv
 
-TORSOS = ("nature", "impala", "grid", "mlp")
-SMALLEST_NATURE = 36  # pixels: three VALID convolutions leave one
+TORSOS = ("nature", "shallow", "impala", "grid", "mlp")
+STRIDED = ("nature", "shallow")
+SMALLEST_STRIDED = 36  # pixels: three VALID convolutions leave one
 LARGEST_GRID = 20  # cells a side; beyond it bytes are colours, not categories
 CATEGORIES = 16  # one-hot depth of a byte in a small grid: MiniGrid has 11 objects, 6 colours
 LARGEST_ONE_HOT = 512
@@ -50,7 +53,7 @@ def pick_torso(space: gymnasium.Space, name: str | None) -> str:
     if name is not None:
         return name
     shape = shape_of(space)
-    fits_nature = len(shape) == 3 and min(shape[:2]) >= SMALLEST_NATURE
+    fits_nature = len(shape) == 3 and min(shape[:2]) >= SMALLEST_STRIDED
     return "nature" if fits_nature else "grid"
 
 
@@ -107,12 +110,23 @@ class Nature(nn.Module):
     """Mnih et al. 2015, "Human-level control through deep RL", methods: three convolutions."""
 
     conv: str
+    LAYERS: ClassVar[tuple[tuple[int, int, int], ...]] = (
+        (32, 8, 4),
+        (64, 4, 2),
+        (64, 3, 1),
+    )  # features, size, stride
 
     @nn.compact
     def __call__(self, x):
-        for features, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+        for features, size, stride in self.LAYERS:
             x = nn.relu(Conv(features, size, stride, "VALID", self.conv)(x))
         return x
+
+
+class Shallow(Nature):
+    """Mnih et al. 2013, "Playing Atari with deep RL": IMPALA's shallow network."""
+
+    LAYERS: ClassVar[tuple[tuple[int, int, int], ...]] = ((16, 8, 4), (32, 4, 2))
 
 
 class Impala(nn.Module):
@@ -158,7 +172,7 @@ class Torso(nn.Module):
     @nn.compact
     def __call__(self, leaves):
         """leaves: arrays [N, ...] in the order of space_leaves -> [N, hidden_size]."""
-        layers = {"nature": Nature, "impala": Impala, "grid": Grid}
+        layers = {"nature": Nature, "shallow": Shallow, "impala": Impala, "grid": Grid}
         features = []
         for space, x in zip(space_leaves(self.observation_space), leaves, strict=True):
             x = encode(space, x)

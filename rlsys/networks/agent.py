@@ -1,10 +1,7 @@
-"""The Q-network of R2D2: torso, LSTM core, dueling head.
-
-Kapturowski et al. 2019, "Recurrent Experience Replay in Distributed Reinforcement Learning",
-section 2.3 and table 2, https://openreview.net/forum?id=r1lyTjAqYX.
-"""
+"""Agents: a torso, an LSTM core, and a head on it, for Q-values or for a policy and its value."""
 
 import difflib
+from typing import Any
 
 import flax.linen as nn
 import gymnasium
@@ -15,9 +12,11 @@ from gymnasium import spaces
 
 from rlsys.networks.convolution import FORMS
 from rlsys.networks.frames import advance, stack_frames
+from rlsys.networks.heads import DuelingHead, PolicyValueHead
 from rlsys.networks.recurrent import Lstm
 from rlsys.networks.torsos import (
-    SMALLEST_NATURE,
+    SMALLEST_STRIDED,
+    STRIDED,
     TORSOS,
     Torso,
     is_grid,
@@ -37,46 +36,34 @@ def without_mask(obs):
     return {k: v for k, v in obs.items() if k != "action_mask"} if isinstance(obs, dict) else obs
 
 
-class DuelingHead(nn.Module):
-    """Q = V + A - mean(A) (Wang et al. 2016, https://arxiv.org/abs/1511.06581, eq. 9).
+def shape_of_action(space: gymnasium.Space) -> tuple[int, ...]:
+    """(A,) or, of D-dimensional actions, (D, K).
 
-    Of D-dimensional actions, every dimension has its own advantages and shares the value (Tavakoli
-    et al. 2018, https://arxiv.org/abs/1711.08946).
+    Raises:
+      UserError: the space is neither Discrete nor MultiDiscrete of equal sizes.
     """
-
-    action_shape: tuple[int, ...]  # (A,) or (D, K)
-    hidden_size: int
-
-    @nn.compact
-    def __call__(self, x):
-        """x [..., H] -> q [..., A] or [..., D, K]."""
-        # Both streams' hidden layers as one matrix product.
-        value, advantage = jnp.split(nn.relu(nn.Dense(2 * self.hidden_size)(x)), 2, axis=-1)
-        v = nn.Dense(1, name="value")(value)
-        a = nn.Dense(int(np.prod(self.action_shape)), name="advantage")(advantage)
-        a = a.reshape(*x.shape[:-1], *self.action_shape)
-        v = v.reshape(*x.shape[:-1], *[1] * len(self.action_shape))
-        return v + a - a.mean(axis=-1, keepdims=True)
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),)
+    if isinstance(space, spaces.MultiDiscrete) and len(set(space.nvec)) == 1:
+        return (len(space.nvec), int(space.nvec[0]))
+    raise UserError(f"actions must be Discrete or MultiDiscrete([k] * D), not {space}")
 
 
-class QNetwork(nn.Module):
-    """Q-values of T steps at once. Make one with q_network(), which checks the fields."""
+class Agent(nn.Module):
+    """What head makes of T steps at once.
+
+    Make one with q_network() or policy_value_network(), which check the fields.
+    """
 
     observation_space: gymnasium.Space
     action_space: spaces.Discrete | spaces.MultiDiscrete
+    head: nn.Module  # [T, B, H] -> what the agent returns
     torso: str | None
     hidden_size: int
     core_size: int
-    head_size: int
     frame_stack: int
     conv: str
-
-    @property
-    def action_shape(self) -> tuple[int, ...]:
-        """(A,) or, of D-dimensional actions, (D, K)."""
-        if isinstance(self.action_space, spaces.MultiDiscrete):
-            return (len(self.action_space.nvec), int(self.action_space.nvec[0]))
-        return (int(self.action_space.n),)
+    reward_bound: float  # the core sees rewards clipped to it, either way
 
     def initial(self, batch: int) -> CoreState:
         """CoreState of zeros for environments about to show their first x_t, as numpy arrays.
@@ -89,12 +76,12 @@ class QNetwork(nn.Module):
             without_mask(sample_obs(self.observation_space)),
         )
         lstm = tuple(np.zeros((batch, self.core_size), np.float32) for _ in range(2))
-        a_tm1 = np.zeros((batch, *self.action_shape[:-1]), np.int32)
+        a_tm1 = np.zeros((batch, *shape_of_action(self.action_space)[:-1]), np.int32)
         return CoreState(lstm if self.core_size else (), a_tm1, frames, np.zeros(batch, np.int32))
 
     @nn.compact
     def __call__(self, steps: Timestep, action, core_state: CoreState):
-        """Q-values of x_0 .. x_{T-1}.
+        """What head makes of x_0 .. x_{T-1}.
 
         The core sees the torso's output, the one-hot a_{t-1} and r_t; the last two are zero, and
         the state is forgotten, where x_t is first. Without a core (core_size 0) the network is
@@ -106,7 +93,7 @@ class QNetwork(nn.Module):
           core_state: CoreState [B, ...] before x_0.
 
         Returns:
-          q: [T, B, A] or [T, B, D, K] float32, of illegal actions too.
+          of head: Q-values [T, B, A] or [T, B, D, K], of illegal actions too, or the like.
           core_state: CoreState before x_T, but for a_tm1, which stays as it was: set it to a_{T-1}.
         """
         obs, frames, age = without_mask(steps.obs), core_state.frames, core_state.age
@@ -129,11 +116,12 @@ class QNetwork(nn.Module):
         if self.core_size:
             started = ~steps.first[..., None]  # [T, B, 1]
             a_tm1 = jnp.concatenate([core_state.a_tm1[None], action])
-            a_tm1 = jax.nn.one_hot(a_tm1, self.action_shape[-1]).reshape(length, batch, -1)
-            x = jnp.concatenate([x, a_tm1 * started, steps.reward[..., None] * started], axis=-1)
+            num_actions = shape_of_action(self.action_space)[-1]
+            a_tm1 = jax.nn.one_hot(a_tm1, num_actions).reshape(length, batch, -1)
+            reward = jnp.clip(steps.reward[..., None], -self.reward_bound, self.reward_bound)
+            x = jnp.concatenate([x, a_tm1 * started, reward * started], axis=-1)
             x, lstm = Lstm(self.core_size, name="core")(x, steps.first, lstm)
-        q = DuelingHead(self.action_shape, self.head_size, name="head")(x)
-        return q, CoreState(lstm, core_state.a_tm1, frames, age)
+        return self.head(x), CoreState(lstm, core_state.a_tm1, frames, age)
 
     def __hash__(self):  # gymnasium's spaces have none
         return hash((str(self.observation_space), str(self.action_space), self.core_size))
@@ -150,25 +138,65 @@ def q_network(
     observation_space: gymnasium.Space,
     action_space: gymnasium.Space,
     *,
+    head_size: int = 512,
+    **body,
+) -> Agent:
+    """Q-values by a dueling head: [T, B, A] or [T, B, D, K]. The default sizes are R2D2's.
+
+    Args:
+      observation_space, action_space, body: see agent.
+      head_size: of the value and the advantage stream's hidden layer.
+    """
+    head = DuelingHead(shape_of_action(action_space), head_size)
+    return agent(observation_space, action_space, head, **body)
+
+
+def policy_value_network(
+    observation_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    *,
+    num_tasks: int = 1,
+    head_size: int = 0,
+    **body,
+) -> Agent:
+    """Logits [T, B, A] or [T, B, D, K] of a policy, and values [T, B, num_tasks].
+
+    The core sees rewards clipped to [-1, 1], as IMPALA's did.
+
+    Args:
+      observation_space, action_space, body: see agent.
+      num_tasks: values, one for each task; the policy does not know which it plays.
+      head_size: of a hidden layer of the policy's and one of the values' own; 0 for none.
+    """
+    head = PolicyValueHead(shape_of_action(action_space), num_tasks, head_size)
+    return agent(observation_space, action_space, head, reward_bound=1.0, **body)
+
+
+def agent(
+    observation_space: gymnasium.Space,
+    action_space: Any,
+    head: nn.Module,
+    *,
     torso: str | None = None,
     hidden_size: int = 512,
     core_size: int = 512,
-    head_size: int = 512,
     frame_stack: int = 1,
     conv: str = "auto",
-) -> QNetwork:
-    """A Q-network for observations and actions of these spaces; the default sizes are the paper's.
+    reward_bound: float = float("inf"),
+) -> Agent:
+    """An agent for observations and actions of these spaces.
 
     Args:
       observation_space: of one timestep: Box, Discrete, MultiDiscrete, MultiBinary or Dict of them;
         its "action_mask" is not looked at.
       action_space: Discrete(n) or MultiDiscrete([k] * D).
-      torso: "nature", "impala", "grid" or "mlp"; None picks by each array's shape.
+      head: [T, B, H] -> what the agent is to return.
+      torso: "nature", "shallow", "impala", "grid" or "mlp"; None picks by each array's shape.
       hidden_size: of the torso's dense layer.
       core_size: of the LSTM, 0 for a memoryless network.
-      head_size: of the value and the advantage stream's hidden layer.
       frame_stack: images seen at once; taken as 1 where the observation has none.
       conv: form of the convolutions, see convolution.conv2d.
+      reward_bound: the core sees rewards clipped to it, either way.
 
     Raises:
       UserError: the torso or the form is unknown, or does not fit the observation, or the action
@@ -184,30 +212,38 @@ def q_network(
     if torso not in (None, "mlp") and not grids:
         raise UserError(f"torso {torso!r} needs an image or a grid, not {observation_space}")
     smallest = min((min(shape_of(leaf)[:2]) for leaf in grids), default=0)
-    if torso == "nature" and smallest < SMALLEST_NATURE:
+    if torso in STRIDED and smallest < SMALLEST_STRIDED:
         raise UserError(
-            f"torso 'nature' needs images of {SMALLEST_NATURE} pixels a side, not {smallest}"
+            f"torso {torso!r} needs images of {SMALLEST_STRIDED} pixels a side, not {smallest}"
         )
-    if not isinstance(action_space, spaces.Discrete):
-        if not isinstance(action_space, spaces.MultiDiscrete) or len(set(action_space.nvec)) != 1:
-            raise UserError(
-                f"actions must be Discrete or MultiDiscrete([k] * D), not {action_space}"
-            )
+    shape_of_action(action_space)
     if not any(is_image(leaf) for leaf in leaves):
         frame_stack = 1
-    return QNetwork(
+    return Agent(
         observation_space,
         action_space,
+        head,
         torso,
         hidden_size,
         core_size,
-        head_size,
         frame_stack,
         conv,
+        reward_bound,
     )
 
 
-def init(network: QNetwork, key: jax.Array):
+def value_layer(params):
+    """The last layer of the values of a policy_value_network: kernel [D, N], bias [N]."""
+    return params["params"]["head"]["value"]
+
+
+def with_value_layer(params, layer):
+    """params with another last layer of the values."""
+    head = {**params["params"]["head"], "value": layer}
+    return {**params, "params": {**params["params"], "head": head}}
+
+
+def init(network: Agent, key: jax.Array):
     """Random parameters of network, from its spaces alone."""
     obs = jax.tree.map(lambda x: x[None], sample_obs(network.observation_space))
     flags, numbers = np.zeros((1, 1), bool), np.zeros((1, 1), np.float32)

@@ -1,0 +1,215 @@
+"""IMPALA: actors play, one learner corrects for their lag with V-trace.
+
+Espeholt et al. 2018, "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner
+Architectures", https://arxiv.org/abs/1802.01561. Section 4: V-trace; table G.1: the numbers, here
+the presets "atari...".
+
+Several tasks and PopArt: Hessel et al. 2019, "Multi-task Deep Reinforcement Learning with PopArt",
+https://arxiv.org/abs/1809.04474. One policy that is blind to the task, one value and its mean and
+deviation for each task.
+
+Departures, and why:
+- An actor is a thread with many environments, so that inference is batched; a policy is at most
+  unrolls_ahead unrolls old and the learner takes unrolls in the order in which they were finished.
+- Time-outs bootstrap from the true last observation; the paper's code took them for ends.
+- PopArt's statistics begin as plain averages, so that they do not remember their arbitrary start.
+- The small presets average the losses and use Adam.
+"""
+
+import contextlib
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlsys import actor, evaluate, learner, networks, policy
+from rlsys.actor import Actors
+from rlsys.algorithms.impala_config import Config
+from rlsys.losses import popart
+from rlsys.losses.policy_gradient import baseline_loss, policy_gradient_loss
+from rlsys.losses.vtrace import vtrace
+from rlsys.optimizer import linear_decay
+from rlsys.run import Run
+from rlsys.types import TRAJECTORY_SPEC, LearnerState, Trajectory
+
+
+def act(network, params, timestep, core_state, key, *, greedy: bool = False):
+    """a_t for [B] environments; keeps mu's logits for the importance ratios."""
+    return policy.sample(network, params, timestep, core_state, key, greedy=greedy)
+
+
+def loss(network, config: Config, params, statistics: popart.PopArtState, trajectory: Trajectory):
+    """Of T steps of B environments -> scalar; PopArt's statistics after them, and metrics."""
+    steps, a_tm1, task = trajectory.steps, trajectory.action, trajectory.task
+    (logits, values), _ = network.apply(params, steps, a_tm1, trajectory.core_state)
+    logits = policy.legal_logits(logits, steps.obs)[:-1]
+    v = popart.unnormalize(statistics, policy.value_of(values, task), task)  # [T + 1, B]
+
+    mask_tm1 = ~steps.first[1:]  # rule 1
+    log_pi_a_tm1 = policy.log_prob(logits, a_tm1)
+    log_rho_tm1 = log_pi_a_tm1 - policy.log_prob(trajectory.aux, a_tm1)
+    rho_tm1 = jax.lax.stop_gradient(jnp.where(mask_tm1, jnp.exp(log_rho_tm1), 0.0))
+    targets = vtrace(
+        v[:-1],
+        v[1:],
+        steps.reward[1:],
+        config.discount * steps.discount[1:],
+        rho_tm1,
+        lambda_=config.lambda_ * (1.0 - steps.truncated[1:]),  # rule 2
+        clip_rho=config.clip_rho,
+        clip_pg_rho=config.clip_pg_rho,
+    )
+
+    new = statistics
+    if config.popart:
+        new = popart.update(
+            statistics,
+            targets.vs_tm1,
+            task,
+            step_size=jnp.maximum(config.popart_step_size, 1.0 / (statistics.count + 1.0)),
+            mask=mask_tm1,
+            axis_name=learner.BATCH,
+        )
+    advantage_tm1 = targets.pg_advantage_tm1 / popart.scale(new)[task][None]
+    pg_loss = policy_gradient_loss(log_pi_a_tm1, advantage_tm1)
+    v_loss = mask_tm1 * baseline_loss(
+        popart.normalize(new, v[:-1], task), popart.normalize(new, targets.vs_tm1, task)
+    )
+    entropy = mask_tm1 * policy.entropy(logits)
+    total = jnp.mean(pg_loss + config.baseline_cost * v_loss - config.entropy_cost * entropy)
+    if config.sum_losses:
+        total = total * config.unroll_length * config.batch_size
+    metrics = {
+        "loss": total,
+        "pg_loss": jnp.mean(pg_loss),
+        "baseline_loss": jnp.mean(v_loss),
+        "entropy": jnp.mean(entropy),
+        "v_mean": jnp.mean(v),
+        "rho_mean": jnp.mean(rho_tm1),
+        "rho_clipped": jnp.mean(rho_tm1 > config.clip_rho),  # share
+    }
+    return total, (new, learner.mean(metrics))
+
+
+def preserve_outputs(old: popart.PopArtState, new: popart.PopArtState, params, grads):
+    """Corrects the value layer for the statistics' move, and its gradient with it.
+
+    The loss is a function of the corrected layer; its gradient was taken with respect to the old
+    one, whose kernel and bias are the new ones' times scale(new) / scale(old).
+    """
+    ratio = popart.scale(new) / popart.scale(old)
+    grad = networks.value_layer(grads)
+    grad = {"kernel": grad["kernel"] * ratio[None], "bias": grad["bias"] * ratio}
+    return policy.preserve_outputs(old, new, params), networks.with_value_layer(grads, grad)
+
+
+def num_updates(config: Config) -> float:
+    """Learner steps of the whole run."""
+    return config.env_steps / (config.unroll_length * config.batch_size)
+
+
+def optimizer(config: Config):
+    """RMSProp without momentum or Adam, on clipped gradients."""
+    rate = linear_decay(config.learning_rate, config.learning_rate_decay, num_updates(config))
+    if config.optimizer == "adam":
+        descend = optax.adam(rate, eps=config.optimizer_eps)
+    else:  # the mean of squares starts at 1, as that of the authors' library does
+        descend = optax.rmsprop(
+            rate, decay=config.rmsprop_decay, eps=config.optimizer_eps, initial_scale=1.0
+        )
+    return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), descend)
+
+
+def update(network, config: Config, state: LearnerState, trajectory: Trajectory):
+    """One learner step -> LearnerState, metrics."""
+    grad = learner.value_and_grad(functools.partial(loss, network, config))
+    (_, (statistics, metrics)), grads = grad(state.params, state.popart, trajectory)
+    params, grads = preserve_outputs(state.popart, statistics, state.params, grads)
+    updates, opt_state = optimizer(config).update(grads, state.opt_state, params)
+    params = optax.apply_updates(params, updates)
+    metrics["gradient_norm"] = optax.global_norm(grads)
+    metrics["params_norm"] = optax.global_norm(params)
+    state = state._replace(
+        params=params, opt_state=opt_state, step=state.step + 1, popart=statistics
+    )
+    return state, metrics
+
+
+def make_state(network, config: Config) -> LearnerState:
+    """The LearnerState before the first step."""
+    key, init_key = jax.random.split(jax.random.key(config.seed))
+    params = networks.init(network, init_key)
+    step = jnp.zeros((), jnp.int32)
+    statistics = popart.init(network.head.num_tasks)
+    return LearnerState(params, optimizer(config).init(params), key, step, popart=statistics)
+
+
+def batches(trajectory: Trajectory, size: int):
+    """The trajectory in parts of so many environments."""
+    steps, action, aux, core_state, task = trajectory
+    for i in range(0, len(task), size):
+        time_major = jax.tree.map(lambda x, i=i: x[:, i : i + size], (steps, action, aux))
+        rest = jax.tree.map(lambda x, i=i: x[i : i + size], (core_state, task))
+        yield Trajectory(*time_major, *rest)
+
+
+make_network, make_player, PLAYERS = policy.make_network, policy.player_of(act), policy.PLAYERS
+
+
+def train(config: Config, *, resume: bool = False) -> Path:
+    """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
+    mesh = learner.make_mesh()
+    learner.check_batch(mesh, config.batch_size)
+    pools = actor.make_envs(config)
+    network = make_network(config, pools)
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(Run("impala", config, ["learner", "actors"], resume=resume))
+        policies = [policy.make_policy(act, network)] * config.actors
+        actors = Actors(pools, policies, network.initial, config, run.log, config.join)
+        stack.callback(actors.close)
+        learn = learner.data_parallel(functools.partial(update, network), mesh, TRAJECTORY_SPEC)
+        state = make_state(network, config)
+        if resume:
+            trees, _ = run.restore({"learner": state, "actors": actors.states})
+            state, actors.states = trees["learner"], trees["actors"]
+            actors.restart(run.number)
+        state = learner.place(mesh, state)
+        metrics: list = []  # of updates, on the device
+
+        def learn_from(unroll: actor.Unroll):
+            nonlocal state
+            for trajectory in batches(unroll.trajectory, config.batch_size):
+                with run.log.time("learner"):
+                    trajectory = learner.place(mesh, trajectory, TRAJECTORY_SPEC)
+                    jax.block_until_ready(metrics[-1:])  # one update waits at most
+                    state, scalars = learn(config, state, trajectory)
+                scalars["params_lag"] = run.learner_steps - unroll.learner_step
+                metrics.append(scalars)
+                run.learner_steps += 1
+            if not config.unrolls_ahead:
+                with run.log.time("learner"):
+                    jax.block_until_ready(metrics[-1:])
+            run.env_steps += unroll.trajectory.action.shape[0] * len(unroll.trajectory.task)
+            run.log.episodes(actors.pop_episodes())
+
+        while not run.ended:
+            learn_from(actors.get(state.params, run.learner_steps))
+            write, save = run.due()
+            if write:
+                run.write(metrics, policy.popart_metrics(config, state.popart))
+                metrics.clear()
+            if save:
+                for unroll in actors.drain():
+                    learn_from(unroll)
+                run.save({"learner": state, "actors": actors.states})
+                if not run.ended:
+                    actors.restart(run.number)
+        params = learner.snapshot(state.params)
+    if not run.stopped:
+        played = evaluate.play_tasks(
+            make_player, config, network, params, PLAYERS[:1], config.eval_episodes
+        )
+        run.conclude(played)
+    return run.folder

@@ -1,0 +1,347 @@
+"""PPO, the way Rapid ran it: actors play, all devices average one gradient.
+
+Berner et al. 2019, "Dota 2 with Large Scale Deep Reinforcement Learning",
+https://arxiv.org/abs/1912.06680, section 3.2 and appendix C. Schulman et al. 2017, "Proximal Policy
+Optimization Algorithms", https://arxiv.org/abs/1707.06347, eq. 7: the clipped surrogate. Schulman
+et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation",
+https://arxiv.org/abs/1506.02438, eq. 16.
+
+Departures, and why:
+- Values of a batch are computed anew before it is learned from, rather than taken from the actors:
+  the same in turn, and fresher where actors are ahead.
+- A minibatch takes one of every few neighbouring sequences, chosen at random (stratified): so which
+  sequences meet does not depend on the number of devices.
+- Values are normalised by PopArt in place of rewards by their running deviation: the same purpose,
+  without a reward whose meaning drifts.
+- Time-outs bootstrap from the true last observation.
+"""
+
+import contextlib
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlsys import actor, evaluate, learner, networks, policy
+from rlsys.actor import Actors
+from rlsys.algorithms.ppo_config import Config
+from rlsys.losses import popart
+from rlsys.losses.gae import gae
+from rlsys.losses.policy_gradient import baseline_loss
+from rlsys.losses.ppo import clipped_surrogate, clipped_value_loss
+from rlsys.optimizer import adam_of_clipped_parameters, linear_decay
+from rlsys.run import Run
+from rlsys.types import (
+    TIME_MAJOR,
+    TRAJECTORY_SPEC,
+    CoreState,
+    LearnerState,
+    Trajectory,
+    UserError,
+)
+
+REUSE_DANGER = 2.0  # Berner et al. 2019, section 4.4 and figure 5
+STALENESS_DANGER = 8.0
+
+
+class Aux(NamedTuple):
+    """What act keeps of each step."""
+
+    log_mu_a: Any  # [B] log mu(a_t | x_t)
+    lstm: Any  # [B, ...] recurrent state before x_t
+
+
+class Batch(NamedTuple):
+    """S sequences of L steps, ready to learn from."""
+
+    steps: Any  # Timestep [L, S, ...]
+    action: Any  # [L, S]
+    log_mu_a: Any  # [L, S]
+    advantage: Any  # [L, S] normalised over the whole batch; 0 where mask is False
+    v_old: Any  # [L, S] before learning, in units of the targets' deviation, like target
+    target: Any  # [L, S]
+    mask: Any  # [L, S] bool, False where the action was a reset's
+    task: Any  # [S]
+    core_state: Any  # CoreState [S, ...]
+
+
+BATCH_SPEC = Batch(**dict.fromkeys(Batch._fields, TIME_MAJOR))._replace(
+    task=learner.SHARDED, core_state=learner.SHARDED
+)
+
+
+def act(network, params, timestep, core_state, key, *, greedy: bool = False):
+    """a_t for [B] environments."""
+    action, logits, state = policy.sample(network, params, timestep, core_state, key, greedy=greedy)
+    log_mu_a = policy.log_prob(logits[None], action[None])[0]
+    return action, Aux(log_mu_a, core_state.lstm), state
+
+
+def discount(config: Config):
+    """gamma, by itself or from the horizon: 1 - T / H."""
+    horizon = jnp.maximum(config.horizon_seconds, config.step_seconds)
+    from_horizon = 1.0 - config.step_seconds / horizon
+    return jnp.where(config.horizon_seconds > 0.0, from_horizon, config.discount)
+
+
+def sequences(network, trajectory: Trajectory, length: int):
+    """Cuts an unroll into sequences, environment by environment.
+
+    Returns:
+      a function that cuts [T, B, ...] into [length, S, ...], S = B * T / length; and the CoreState
+      [S, ...] before each, as it was when the actor played.
+    """
+    steps, action, aux, core_state = trajectory[:4]
+    (total, batch), past = steps.first[:-1].shape, network.frame_stack - 1
+    starts = jnp.arange(0, total, length)
+    number = batch * len(starts)  # S
+
+    def cut(x):  # [T, B, ...] -> [L, B * K, ...]
+        x = x.reshape(len(starts), length, *x.shape[1:])  # [K, L, B, ...]
+        return jnp.moveaxis(x, 0, 2).reshape(length, number, *x.shape[3:])
+
+    def join(x):  # [K, B, ...] -> [B * K, ...]
+        return jnp.swapaxes(x, 0, 1).reshape(number, *x.shape[2:])
+
+    def history(frames, obs):  # the frames before each start: [B * K, S - 1, ...]
+        x = jnp.concatenate([jnp.swapaxes(frames, 0, 1), obs[:-1]])  # [S - 1 + T, B, ...]
+        x = x[starts[:, None] + jnp.arange(past)]  # [K, S - 1, B, ...]
+        return join(jnp.swapaxes(x, 1, 2))
+
+    time = jnp.arange(total)[:, None]
+    opened = jnp.where(steps.first[:-1], time, -core_state.age[None])  # x_t's episode, at least
+    age = jnp.minimum(time - jax.lax.cummax(opened), past)
+    a_tm1 = jnp.concatenate([core_state.a_tm1[None], action[:-1]])
+    obs = networks.without_mask(steps.obs)
+    state = CoreState(
+        jax.tree.map(lambda x: join(x[starts]), aux.lstm),
+        join(a_tm1[starts]),
+        jax.tree.map(history, core_state.frames, obs),
+        join(age[starts]),
+    )
+    return cut, state
+
+
+def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory):
+    """Advantages and targets of an unroll -> LearnerState, (Batch, metrics)."""
+    steps, task = trajectory.steps, trajectory.task
+    (_, values), _ = network.apply(state.params, steps, trajectory.action, trajectory.core_state)
+    v = popart.unnormalize(state.popart, policy.value_of(values, task), task)  # [T + 1, B]
+    advantage = gae(
+        v[:-1],
+        v[1:],
+        steps.reward[1:],
+        discount(config) * steps.discount[1:],
+        lambda_=config.lambda_ * (1.0 - steps.truncated[1:]),  # rule 2
+    )
+    target = v[:-1] + advantage
+    mask = ~steps.first[1:]  # rule 1
+    statistics, params = state.popart, state.params
+    if config.popart:
+        statistics = popart.update(
+            state.popart,
+            target,
+            task,
+            step_size=jnp.maximum(config.popart_step_size, 1.0 / (state.popart.count + 1.0)),
+            mask=mask,
+            axis_name=learner.BATCH,
+        )
+        params = policy.preserve_outputs(state.popart, statistics, params)
+
+    advantage = advantage / popart.scale(statistics)[task][None]
+    share, mean, square = learner.mean(
+        (jnp.mean(mask), jnp.mean(mask * advantage), jnp.mean(mask * advantage**2))
+    )
+    mean, square = mean / share, square / share
+    deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0.0))
+    advantage = mask * (advantage - mean) / (deviation + 1e-8)
+
+    cut, core_state = sequences(network, trajectory, config.sequence_length)
+    batch = Batch(
+        jax.tree.map(lambda x: cut(x[:-1]), steps),
+        cut(trajectory.action),
+        cut(trajectory.aux.log_mu_a),
+        cut(advantage),
+        cut(popart.normalize(statistics, v[:-1], task)),
+        cut(popart.normalize(statistics, target, task)),
+        cut(mask),
+        jnp.repeat(task, config.unroll_length // config.sequence_length),
+        core_state,
+    )
+    metrics = {"v_mean": learner.mean(jnp.mean(v)), "advantage_deviation": deviation}
+    return state._replace(params=params, popart=statistics), (batch, metrics)
+
+
+def minibatch(config: Config, state: LearnerState, batch: Batch) -> Batch:
+    """The sequences of this learner step: of every `minibatches` neighbours one, at random."""
+    epoch, number = state.step // config.minibatches, state.step % config.minibatches
+    groups = batch.task.shape[0] // config.minibatches
+    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(state.key, epoch)))
+    bits = jax.vmap(lambda key: jax.random.bits(key, (config.minibatches,)))
+    order = jnp.argsort(bits(keys(learner.rows(groups))), axis=-1)  # [groups, minibatches]
+    chosen = jnp.arange(groups) * config.minibatches + order[:, number]
+    *time_major, task, core_state = batch
+    time_major = jax.tree.map(lambda x: x[:, chosen], time_major)
+    return Batch(*time_major, *jax.tree.map(lambda x: x[chosen], (task, core_state)))
+
+
+def loss(network, config: Config, params, batch: Batch):
+    """Of S sequences of L steps -> scalar, metrics."""
+    action, mask = batch.action, batch.mask
+    (logits, values), _ = network.apply(params, batch.steps, action[:-1], batch.core_state)
+    logits = policy.legal_logits(logits, batch.steps.obs)
+    v = policy.value_of(values, batch.task)
+    log_pi_a = policy.log_prob(logits, action)
+    pg_loss = mask * clipped_surrogate(
+        log_pi_a, batch.log_mu_a, batch.advantage, clip_eps=config.clip_eps
+    )
+    if config.clip_value:
+        v_loss = clipped_value_loss(v, batch.v_old, batch.target, clip_eps=config.clip_eps)
+    else:
+        v_loss = baseline_loss(v, batch.target)
+    v_loss = mask * v_loss
+    entropy = mask * policy.entropy(logits)
+    total = jnp.mean(pg_loss + config.value_cost * v_loss - config.entropy_cost * entropy)
+    log_ratio = mask * (log_pi_a - batch.log_mu_a)
+    metrics = {
+        "loss": total,
+        "pg_loss": jnp.mean(pg_loss),
+        "value_loss": jnp.mean(v_loss),
+        "entropy": jnp.mean(entropy),
+        "kl": jnp.mean(jnp.expm1(log_ratio) - log_ratio),  # of mu from pi, without bias
+        "ratio_clipped": jnp.mean(jnp.abs(jnp.expm1(log_ratio)) > config.clip_eps),  # share
+    }
+    return total, learner.mean(metrics)
+
+
+def num_updates(config: Config) -> float:
+    """Learner steps of the whole run."""
+    unrolls = config.env_steps / (config.unroll_length * config.num_envs)
+    return unrolls * config.epochs * config.minibatches
+
+
+def optimizer(config: Config):
+    """Adam on gradients that are clipped by their norm, or entry by entry."""
+    rate = linear_decay(config.learning_rate, config.learning_rate_decay, num_updates(config))
+    if config.clip_entries:
+        return adam_of_clipped_parameters(rate, eps=config.adam_eps, clip_sigmas=config.clip_sigmas)
+    clip = optax.clip_by_global_norm(config.max_gradient_norm)
+    return optax.chain(clip, optax.adam(rate, eps=config.adam_eps))
+
+
+def update(network, config: Config, state: LearnerState, batch: Batch):
+    """One learner step, on one minibatch -> LearnerState, metrics."""
+    grad = learner.value_and_grad(functools.partial(loss, network, config))
+    (_, metrics), grads = grad(state.params, minibatch(config, state, batch))
+    updates, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics["gradient_norm"] = optax.global_norm(grads)
+    metrics["params_norm"] = optax.global_norm(params)
+    return state._replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
+
+
+def make_state(network, config: Config) -> LearnerState:
+    """The LearnerState before the first step."""
+    key, init_key = jax.random.split(jax.random.key(config.seed))
+    params = networks.init(network, init_key)
+    step = jnp.zeros((), jnp.int32)
+    statistics = popart.init(network.head.num_tasks)
+    return LearnerState(params, optimizer(config).init(params), key, step, popart=statistics)
+
+
+def check_batch(mesh, config: Config) -> None:
+    """Raises UserError unless each device can cut its share of a batch into minibatches."""
+    learner.check_batch(mesh, config.num_envs)
+    if config.num_sequences % (mesh.size * config.minibatches):
+        raise UserError(
+            f"{config.num_sequences} sequences of {config.sequence_length} steps cannot be split "
+            f"evenly into {config.minibatches} minibatches on {mesh.size} devices"
+        )
+
+
+def dangers(sample_reuse: float, staleness: float) -> list[str]:
+    """Sentences on what Berner et al. 2019 (section 4.4, figure 5) found to harm learning."""
+    found = []
+    if sample_reuse >= REUSE_DANGER:
+        found.append(
+            f"every sample is learned from {sample_reuse:.0f} times: at OpenAI Five's scale 2 to 3 "
+            f"times slowed learning to 0.4 of its speed; small tasks stand it"
+        )
+    if staleness >= STALENESS_DANGER:
+        found.append(
+            f"samples are {STALENESS_DANGER:.0f} versions of the policy old or more: OpenAI Five "
+            f"found that 8 halve the speed of learning and 32 may break it"
+        )
+    return found
+
+
+make_network, make_player, PLAYERS = policy.make_network, policy.player_of(act), policy.PLAYERS
+
+
+def train(config: Config, *, resume: bool = False) -> Path:
+    """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
+    mesh = learner.make_mesh()
+    check_batch(mesh, config)
+    pools = actor.make_envs(config)
+    network = make_network(config, pools)
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(Run("ppo", config, ["learner", "actors"], resume=resume))
+        policies = [policy.make_policy(act, network)] * config.actors
+        actors = Actors(pools, policies, network.initial, config, run.log)
+        stack.callback(actors.close)
+        begin = learner.data_parallel(
+            functools.partial(prepare, network), mesh, TRAJECTORY_SPEC, (BATCH_SPEC, jax.P())
+        )
+        learn = learner.data_parallel(functools.partial(update, network), mesh, BATCH_SPEC)
+        state = make_state(network, config)
+        if resume:
+            trees, _ = run.restore({"learner": state, "actors": actors.states})
+            state, actors.states = trees["learner"], trees["actors"]
+            actors.restart(run.number)
+        state = learner.place(mesh, state)
+        metrics: list = []  # of updates, on the device
+        warned: set[str] = set()
+
+        def learn_from(unroll: actor.Unroll):
+            nonlocal state
+            with run.log.time("learner"):
+                trajectory = learner.place(mesh, unroll.trajectory, TRAJECTORY_SPEC)
+                state, (batch, scalars) = begin(config, state, trajectory)
+                for _ in range(config.epochs * config.minibatches):
+                    state, losses = learn(config, state, batch)
+                    lag = run.learner_steps - unroll.learner_step
+                    staleness = lag / (config.epochs * config.minibatches)
+                    metrics.append({**scalars, **losses, "staleness": staleness})
+                    run.learner_steps += 1
+                jax.block_until_ready(metrics[-1])
+            run.env_steps += unroll.env_steps
+            run.log.episodes(actors.pop_episodes())
+
+        while not run.ended:
+            learn_from(actors.get(state.params, run.learner_steps))
+            write, save = run.due()
+            if write:
+                reuse = run.learner_steps * config.num_sequences * config.sequence_length
+                more = {"sample_reuse": reuse / config.minibatches / run.env_steps}
+                for warning in dangers(more["sample_reuse"], metrics[-1]["staleness"]):
+                    if warning not in warned:
+                        run.log.say(warning)
+                    warned.add(warning)
+                run.write(metrics, more | policy.popart_metrics(config, state.popart))
+                metrics.clear()
+            if save:
+                for unroll in actors.drain():
+                    learn_from(unroll)
+                run.save({"learner": state, "actors": actors.states})
+                if not run.ended:
+                    actors.restart(run.number)
+        params = learner.snapshot(state.params)
+    if not run.stopped:
+        played = evaluate.play_tasks(
+            make_player, config, network, params, PLAYERS[:1], config.eval_episodes
+        )
+        run.conclude(played)
+    return run.folder

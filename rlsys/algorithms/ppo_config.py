@@ -1,0 +1,171 @@
+"""What can be set of PPO, and presets."""
+
+import dataclasses
+
+from rlsys import envs
+from rlsys.config import check_at_least, check_positive, check_shares, choose, register
+from rlsys.types import UserError
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """PPO on cart-pole; see PRESETS for others."""
+
+    env: str = "CartPole-v1"
+    """EnvPool task, or several: task,task,... for one agent on all; task:option=value sets one."""
+    task: envs.Options = envs.Options()
+    env_steps: int = 1_000_000
+    """Environment steps of the whole run, all environments together."""
+    num_envs: int = 256
+    """Environments, shared evenly by the tasks."""
+    seed: int = 0
+    """Of environments, parameters, exploration and minibatches."""
+    run_dir: str = ""
+    """Folder of the run; runs/<algorithm>-<task>-<time> if empty."""
+
+    discount: float = 0.99
+    """gamma, unless horizon_seconds is given."""
+    horizon_seconds: float = 0.0
+    """H: gamma = 1 - step_seconds / H; 0 to give the discount itself."""
+    step_seconds: float = 0.1333
+    """Time between two steps of the agent."""
+    lambda_: float = 0.95
+    """Of generalised advantage estimation."""
+    clip_eps: float = 0.2
+    """How far the probability of an action may be moved, as a ratio."""
+    clip_value: bool = False
+    """Clip the value's move likewise, in units of the targets' deviation."""
+    value_cost: float = 0.5
+    """Weight of the value's squared error, halved."""
+    entropy_cost: float = 0.01
+    """Weight of the policy's entropy."""
+    popart: bool = True
+    """Normalise values by each task's own mean and deviation (PopArt)."""
+    popart_step_size: float = 3e-4
+    """beta: how far one sample moves them."""
+
+    epochs: int = 4
+    """Times that each sample is learned from."""
+    minibatches: int = 4
+    """Updates of an epoch."""
+    sequence_length: int = 1
+    """Steps that stay together in a minibatch, played on from the stored recurrent state."""
+    learning_rate: float = 1e-3
+    """Of Adam."""
+    learning_rate_decay: float = 1.0
+    """Share of the learning rate that is gone, linearly, at the end; 0 keeps it constant."""
+    adam_eps: float = 1e-5
+    """Of Adam."""
+    max_gradient_norm: float = 0.5
+    """Gradients are scaled down to it."""
+    clip_entries: bool = False
+    """Clip each entry of the gradient by its own second moment instead, as OpenAI Five did."""
+    clip_sigmas: float = 5.0
+    """To so many roots of it."""
+
+    torso: str | None = None
+    """nature, shallow, impala (the deep one), grid or mlp; by the observation's shape if None."""
+    hidden_size: int = 64
+    """Of the torso's dense layer."""
+    core_size: int = 0
+    """Of the LSTM; 0 for a memoryless agent, without previous action and reward."""
+    head_size: int = 64
+    """Of a hidden layer of the policy's and one of the value's own; 0 for none."""
+    frame_stack: int = 1
+    """Images seen at once."""
+
+    actors: int = 1
+    """Threads with equal shares of the environments; with several tasks, a multiple of them."""
+    unrolls_ahead: int = 0
+    """Unrolls that actors may be ahead of the learner; 0 to play in turn, reproducibly."""
+    unroll_length: int = 32
+    """Steps of each environment that a batch holds."""
+    refresh_steps: int = 32
+    """Steps of each environment after which actors copy the parameters."""
+
+    checkpoint_every: int = 1_000_000
+    """Environment steps from one checkpoint to the next; environments start afresh there."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept."""
+    log_every: int = 20_000
+    """Environment steps from one line of the log to the next."""
+    eval_episodes: int = 64
+    """Greedy episodes played at the end, of each task."""
+
+    def __post_init__(self):
+        check_at_least(
+            self,
+            1,
+            "env_steps num_envs epochs minibatches sequence_length frame_stack actors "
+            "unroll_length refresh_steps checkpoint_every keep_checkpoints log_every eval_episodes",
+        )
+        check_at_least(self, 0, "seed core_size head_size unrolls_ahead")
+        check_positive(self, "learning_rate max_gradient_norm clip_eps step_seconds")
+        check_shares(self, len(envs.tasks(self.env, self.task)))
+        if self.unroll_length % self.sequence_length:
+            raise UserError(
+                f"unroll_length {self.unroll_length} is no multiple of sequence_length "
+                f"{self.sequence_length}"
+            )
+        if isinstance(self.horizon_seconds, float) and 0 < self.horizon_seconds < self.step_seconds:
+            raise UserError(
+                f"horizon_seconds {self.horizon_seconds} must not be shorter than step_seconds "
+                f"{self.step_seconds}"
+            )
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences of a batch."""
+        return self.num_envs * self.unroll_length // self.sequence_length
+
+
+ATARI = Config(
+    env="Pong-v5",
+    task=envs.Options(minimal_actions=True, clip_rewards=True),
+    env_steps=10_000_000,
+    num_envs=64,
+    learning_rate=5e-4,
+    torso="nature",
+    hidden_size=512,
+    head_size=0,
+    frame_stack=4,
+    unroll_length=64,
+    refresh_steps=64,
+    step_seconds=4 / 60,
+    log_every=50_000,
+    eval_episodes=32,
+)
+PRESETS = {
+    "cartpole": Config(),
+    "small": Config(env_steps=5_000_000),
+    "recurrent": Config(  # cart-pole without velocities
+        task=envs.Options(observe=(0, 2)),
+        env_steps=2_000_000,
+        core_size=64,
+        sequence_length=16,
+    ),
+    "atari": ATARI,
+    "pixels": dataclasses.replace(ATARI, torso="impala", task=envs.Options(clip_rewards=True)),
+}
+SUITS = {"atari": "atari", "procgen": "pixels", "vizdoom": "pixels"}  # families of tasks
+
+
+def preset(name: str | None, env: str | None) -> Config:
+    """The preset of that name or, without one, what suits the task; set to the tasks if given.
+
+    Several tasks get an actor each.
+
+    Raises:
+      UserError: there is no such preset, or no such task.
+    """
+    config, changes = choose(PRESETS, SUITS, name, env)
+    num_tasks = len(envs.tasks(changes["env"], changes["task"]))
+    if num_tasks > 1:
+        if config.task.minimal_actions:  # which games do not share
+            changes["task"] = dataclasses.replace(changes["task"], minimal_actions=False)
+        changes |= {
+            "actors": num_tasks,
+            "num_envs": max(1, config.num_envs // num_tasks) * num_tasks,
+        }
+    return dataclasses.replace(config, **changes)

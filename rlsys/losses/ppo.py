@@ -1,0 +1,80 @@
+"""The clipped losses of proximal policy optimisation.
+
+Schulman et al. 2017, "Proximal Policy Optimization Algorithms",
+https://arxiv.org/abs/1707.06347, §3, eq. 7. The clipped value loss is that paper's code,
+https://github.com/openai/baselines, and OpenAI Five's.
+
+This file needs jax and nothing else: copy it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+MAX_LOG_RATIO = 20.0
+
+
+def clipped_surrogate(
+    log_pi_a: jax.Array,
+    log_mu_a: jax.Array,
+    advantage: jax.Array,
+    *,
+    clip_eps: float = 0.2,
+) -> jax.Array:
+    """The policy's loss, which gains nothing from moving pi(a) further than clip_eps.
+
+      loss = -min(ratio A, clip(ratio, 1 - clip_eps, 1 + clip_eps) A),  ratio = pi(a) / mu(a)
+
+    The ratio is held at e^20, lest one sample (of weight 0, even) make the gradient inf or nan.
+
+    Args:
+      log_pi_a: [...] log pi(a | x) of the policy that learns.
+      log_mu_a: [...] log mu(a | x) of the policy that acted.
+      advantage: [...] A of the action, normalised if the algorithm does so.
+      clip_eps: epsilon, by how much the ratio may differ from 1 and still gain.
+
+    Returns:
+      [...] loss of each sample; gradient flows into log_pi_a only.
+
+    Raises:
+      ValueError: shapes do not agree.
+    """
+    _check_shapes(log_pi_a=log_pi_a, log_mu_a=log_mu_a, advantage=advantage)
+    log_mu_a, advantage = jax.lax.stop_gradient((log_mu_a, advantage))
+    ratio = jnp.exp(jnp.minimum(log_pi_a - log_mu_a, MAX_LOG_RATIO))
+    clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
+    return -jnp.minimum(ratio * advantage, clipped * advantage)
+
+
+def clipped_value_loss(
+    v: jax.Array,
+    v_old: jax.Array,
+    target: jax.Array,
+    *,
+    clip_eps: float = 0.2,
+) -> jax.Array:
+    """The value function's loss, which gains nothing from moving v further than clip_eps.
+
+      loss = 1/2 max((v - target)^2, (v_old + clip(v - v_old, -clip_eps, clip_eps) - target)^2)
+
+    Args:
+      v: [...] V(x) that learns.
+      v_old: [...] V(x) when the policy acted.
+      target: [...] its target, e.g. the lambda-return.
+      clip_eps: by how much v may differ from v_old and still gain, in units of v.
+
+    Returns:
+      [...] loss of each sample; gradient flows into v only.
+
+    Raises:
+      ValueError: shapes do not agree.
+    """
+    _check_shapes(v=v, v_old=v_old, target=target)
+    v_old, target = jax.lax.stop_gradient((v_old, target))
+    clipped = v_old + jnp.clip(v - v_old, -clip_eps, clip_eps)
+    return 0.5 * jnp.maximum((v - target) ** 2, (clipped - target) ** 2)
+
+
+def _check_shapes(**arrays) -> None:
+    if len({jnp.shape(x) for x in arrays.values()}) > 1:
+        listed = ", ".join(f"{name} {jnp.shape(x)}" for name, x in arrays.items())
+        raise ValueError(f"{listed} must have one shape.")

@@ -1,0 +1,52 @@
+"""Heads: from a core's output to Q-values, or to a policy and its values."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+
+class DuelingHead(nn.Module):
+    """Q = V + A - mean(A) (Wang et al. 2016, https://arxiv.org/abs/1511.06581, eq. 9).
+
+    Of D-dimensional actions, every dimension has its own advantages and shares the value (Tavakoli
+    et al. 2018, https://arxiv.org/abs/1711.08946).
+    """
+
+    action_shape: tuple[int, ...]  # (A,) or (D, K)
+    hidden_size: int
+
+    @nn.compact
+    def __call__(self, x):
+        """x [..., H] -> q [..., A] or [..., D, K]."""
+        # Both streams' hidden layers as one matrix product.
+        value, advantage = jnp.split(nn.relu(nn.Dense(2 * self.hidden_size)(x)), 2, axis=-1)
+        v = nn.Dense(1, name="value")(value)
+        a = nn.Dense(int(np.prod(self.action_shape)), name="advantage")(advantage)
+        a = a.reshape(*x.shape[:-1], *self.action_shape)
+        v = v.reshape(*x.shape[:-1], *[1] * len(self.action_shape))
+        return v + a - a.mean(axis=-1, keepdims=True)
+
+
+class PolicyValueHead(nn.Module):
+    """Logits of a policy, and a value for each task.
+
+    The layers that give the result start small, so that the first policy is nearly uniform and the
+    first values nearly 0 at any scale of rewards.
+    """
+
+    action_shape: tuple[int, ...]  # (A,) or (D, K)
+    num_tasks: int
+    hidden_size: int  # 0 for linear heads
+
+    @nn.compact
+    def __call__(self, x):
+        """x [..., H] -> logits [..., A] or [..., D, K], value [..., num_tasks]."""
+        policy = value = x
+        if self.hidden_size:
+            # Both streams' hidden layers as one matrix product.
+            policy, value = jnp.split(nn.relu(nn.Dense(2 * self.hidden_size)(x)), 2, axis=-1)
+        small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+        num_logits = int(np.prod(self.action_shape))
+        logits = nn.Dense(num_logits, kernel_init=small, name="policy")(policy)
+        value = nn.Dense(self.num_tasks, kernel_init=small, name="value")(value)
+        return logits.reshape(*x.shape[:-1], *self.action_shape), value

@@ -1,0 +1,44 @@
+"""What optax lacks of the papers' optimisers."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def linear_decay(learning_rate, decay, num_updates):
+    """A schedule for optax: from learning_rate, of which the share `decay` is gone in the end."""
+
+    def rate(count):
+        return learning_rate * (1.0 - decay * jnp.clip(count / num_updates, 0.0, 1.0))
+
+    return rate
+
+
+def adam_of_clipped_parameters(learning_rate, *, eps: float, clip_sigmas: float):
+    """Adam on gradients of which each entry is clipped to +-clip_sigmas sqrt(v).
+
+    v is Adam's second moment, of the gradient before clipping and with its bias corrected. Berner
+    et al. 2019, "Dota 2 with Large Scale Deep Reinforcement Learning",
+    https://arxiv.org/abs/1912.06680, appendix C: 5 sigmas.
+    """
+    b1, b2 = 0.9, 0.999
+    adam = optax.scale_by_adam(b1, b2, eps)
+
+    def update(grads, state, params=None):
+        del params
+        count = optax.safe_increment(state.count)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, state.nu, grads)
+        nu_hat = jax.tree.map(lambda v: v / (1 - b2**count), nu)
+
+        def clip(g, v):
+            bound = clip_sigmas * jnp.sqrt(v)
+            return jnp.clip(g, -bound, bound)
+
+        grads = jax.tree.map(clip, grads, nu_hat)
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
+        mu_hat = jax.tree.map(lambda m: m / (1 - b1**count), mu)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu_hat, nu_hat)
+        return updates, optax.ScaleByAdamState(count, mu, nu)
+
+    clipped = optax.GradientTransformation(adam.init, update)
+    return optax.chain(clipped, optax.scale_by_learning_rate(learning_rate))

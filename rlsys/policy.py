@@ -1,0 +1,109 @@
+"""Policies with values, as IMPALA and PPO have them: to act, and the terms of their losses."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlsys import envs, networks
+from rlsys.evaluate import Player
+from rlsys.losses import policy_gradient, popart
+
+ILLEGAL = -1e9  # logit of an illegal action: finite, so that 0 times its logarithm is 0
+PLAYERS = ("greedy", "sampled")  # the likeliest action, or one drawn as in training
+
+
+def legal_logits(logits, obs):
+    """logits [..., A] or [..., D, K], those of illegal actions lowered until they have no chance.
+
+    Where an observation names no action at all (some tasks do at an episode's end), all stay.
+    """
+    mask = networks.legal(obs)
+    if mask is None:
+        return logits
+    mask = mask | ~mask.any(axis=-1, keepdims=True)
+    return jnp.where(mask, logits, ILLEGAL)
+
+
+def log_prob(logits, action):
+    """log pi(a): [T, B, A], [T, B] or [T, B, D, K], [T, B, D] -> [T, B]."""
+    log_pi_a = policy_gradient.log_prob(logits, action)
+    return log_pi_a.reshape(*logits.shape[:2], -1).sum(axis=-1)
+
+
+def entropy(logits):
+    """Of the whole action: [T, B, A] or [T, B, D, K] -> [T, B]."""
+    return policy_gradient.entropy(logits).reshape(*logits.shape[:2], -1).sum(axis=-1)
+
+
+def value_of(values, task):
+    """Each environment's own of the values of N tasks: [T, B, N], [B] -> [T, B]."""
+    return jnp.take_along_axis(values, task[None, :, None], axis=-1)[..., 0]
+
+
+def sample(network, params, timestep, core_state, key, *, greedy: bool = False):
+    """a_t for B environments, drawn from the policy or its likeliest.
+
+    Returns:
+      action [B] or [B, D], logits [B, A] or [B, D, K], and the CoreState before x_{t+1}.
+    """
+    steps = jax.tree.map(lambda x: x[None], timestep)
+    (logits, _), state = network.apply(params, steps, core_state.a_tm1[None][:0], core_state)
+    logits = legal_logits(logits, steps.obs)[0]
+    action = jnp.argmax(logits, axis=-1) if greedy else jax.random.categorical(key, logits)
+    return action, logits, state._replace(a_tm1=action)
+
+
+def preserve_outputs(old: popart.PopArtState, new: popart.PopArtState, params):
+    """params whose values do not change with PopArt's statistics."""
+    layer = networks.value_layer(params)
+    kernel, bias = popart.preserve_outputs(old, new, layer["kernel"], layer["bias"])
+    return networks.with_value_layer(params, {"kernel": kernel, "bias": bias})
+
+
+def popart_metrics(config: Any, statistics: popart.PopArtState) -> dict[str, float]:
+    """Mean and deviation of each task's value targets."""
+    if not config.popart:
+        return {}
+    mean, scale = jax.device_get((statistics.mean, popart.scale(statistics)))
+    names = [task.name for task in envs.tasks(config.env, config.task)]
+    return {f"popart_mean/{n}": m for n, m in zip(names, mean, strict=True)} | {
+        f"popart_scale/{n}": s for n, s in zip(names, scale, strict=True)
+    }
+
+
+def make_network(config: Any, pools: list[envs.Envs]) -> networks.Agent:
+    """The network for the observations and actions of the tasks' environments."""
+    return networks.policy_value_network(
+        *envs.shared_spaces(pools),
+        num_tasks=len(envs.tasks(config.env, config.task)),
+        torso=config.torso,
+        hidden_size=config.hidden_size,
+        core_size=config.core_size,
+        head_size=config.head_size,
+        frame_stack=config.frame_stack,
+    )
+
+
+def make_policy(act: Callable, network, *, greedy: bool = False) -> Callable:
+    """An algorithm's act as actors call it, compiled."""
+
+    @jax.jit
+    def policy(params, timestep, core_state, key):
+        key, act_key = jax.random.split(key)
+        return *act(network, params, timestep, core_state, act_key, greedy=greedy), key
+
+    return policy
+
+
+def player_of(act: Callable) -> Callable:
+    """An algorithm's make_player, as evaluate.play_tasks takes it; kind is one of PLAYERS."""
+    return functools.partial(_player, act)
+
+
+def _player(act, config, network, task: envs.Task, num_envs, seed, kind, *, render=False):
+    pool = envs.Envs(task.env, num_envs, seed, task.options, render=render, name=task.name)
+    policy = make_policy(act, network, greedy=kind == "greedy")
+    return Player(pool, policy, network.initial(num_envs), seed)
