@@ -56,11 +56,12 @@ def unroll(envs: Envs, policy: Callable, params, state: ActorState, length: int,
         actions.append(action)
         auxs.append(aux)
 
-    def stack(*xs):
-        return np.stack([np.asarray(x) for x in xs])
+    def stack(*xs):  # as np.stack, at half its overhead
+        x = [np.asarray(x) for x in xs]
+        return np.concatenate(x).reshape(len(x), *x[0].shape)
 
     trajectory = Trajectory(
-        jax.tree.map(stack, *steps), np.stack(actions), jax.tree.map(stack, *auxs), start
+        jax.tree.map(stack, *steps), stack(*actions), jax.tree.map(stack, *auxs), start
     )
     return trajectory, ActorState(timestep, core_state, key)
 
@@ -125,9 +126,8 @@ class Actors:
         self._newest: _Snapshot | None = None
         self._snapshots: list[_Snapshot | None] = [None] * len(envs)  # that each actor plays with
         self._ages = [0] * len(envs)  # steps that each has begun with it
-        self._unrolls: list[
-            tuple[int, concurrent.futures.Future]
-        ] = []  # actor; as they were asked for
+        self._unrolls: list[tuple[int, concurrent.futures.Future]] = []  # (actor, _Played)
+        self._episodes: list[Episode] = []
         # One thread an actor, so that its unrolls come in order.
         self._threads = [
             concurrent.futures.ThreadPoolExecutor(1, f"actor-{i}") for i in range(len(envs))
@@ -172,8 +172,9 @@ class Actors:
         self._newest, self._snapshots = None, [None] * len(self.envs)
 
     def pop_episodes(self) -> list[Episode]:
-        """The episodes that ended since the last call."""
-        return [episode for envs in self.envs for episode in envs.pop_episodes()]
+        """The episodes that ended in the unrolls handed over since the last call."""
+        episodes, self._episodes = self._episodes, []
+        return episodes
 
     def close(self) -> None:
         for thread in self._threads:
@@ -217,7 +218,8 @@ class Actors:
             self._log,
         )
         trajectory = trajectory._replace(task=self._task[i])
-        return _Played(trajectory, snapshot.learner_step, time.perf_counter())
+        episodes = self.envs[i].pop_episodes()
+        return _Played(trajectory, episodes, snapshot.learner_step, time.perf_counter())
 
     def _take(self) -> Unroll:
         """Waits for the unrolls that are next, and joins them."""
@@ -234,6 +236,7 @@ class Actors:
             running = [x[1] for x in self._unrolls if x not in played]
             concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
         self._unrolls = [x for x in self._unrolls if x not in chosen]
+        self._episodes += [episode for x in chosen for episode in played[x].episodes]
         return _join([played[x] for x in chosen])
 
 
@@ -248,6 +251,7 @@ class _Played(NamedTuple):
     """One actor's unroll."""
 
     trajectory: Trajectory
+    episodes: list[Episode]  # that ended in it
     learner_step: int
     finished: float  # perf_counter
 

@@ -21,7 +21,8 @@ PLENTY = 1000  # unrolls
 class Counter:
     """B environments that show (which they are, steps since the start, steps of the episode).
 
-    Environment b's episodes have 3 + b steps, and a reset. Every unroll waits for `gate`.
+    They tell of every step as if it were an episode. Environment b's episodes have 3 + b steps, and
+    a reset. Every unroll waits for `gate`.
     """
 
     def __init__(self, number: int, name: str = "a"):
@@ -45,6 +46,7 @@ class Counter:
         if self.steps % T == 0:
             self.gate.acquire()
         self.steps += 1
+        self.episodes.append((self.number, self.steps))
         return self._timestep()
 
     def restart(self, seed, timestep):
@@ -53,7 +55,8 @@ class Counter:
         return timestep._replace(truncated=timestep.truncated | running)
 
     def pop_episodes(self):
-        return []
+        episodes, self.episodes = self.episodes, []
+        return episodes
 
     def close(self):
         self.gate.release(PLENTY)
@@ -128,6 +131,9 @@ def test_alignment(make, ahead, join):
         for i, count in zip(ids.tolist(), counts.T, strict=True):  # an actor may be here twice
             np.testing.assert_array_equal(count, steps_of[i] + np.arange(T + 1))
             steps_of[i] += T
+        ends = [(i, n) for i, last in zip(players(unroll), counts[-1, ::B], strict=True)
+                for n in range(int(last) - T + 1, int(last) + 1)]  # fmt: skip
+        assert actors.pop_episodes() == ends  # those of this unroll, whoever plays on
         np.testing.assert_array_equal(trajectory.action, counts[:-1])
         np.testing.assert_array_equal(trajectory.core_state, counts[0])
         np.testing.assert_array_equal(trajectory.steps.first, obs[:, :, 2] == 0)

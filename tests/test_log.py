@@ -88,6 +88,28 @@ def test_a_line(tmp_path, clock):
         assert line["episodes"] == 0 and line["episode_return"] is None
 
 
+def test_returns_by_task(tmp_path, clock):
+    def written(log, *episodes):
+        clock[0] += 1.0
+        log.episodes(Episode(value, 1, task=task) for value, task in episodes)
+        log.write(round(clock[0]), 1, {})
+        line = lines(tmp_path)[-1]
+        return {k: v for k, v in line.items() if k.startswith("episode_return/")}
+
+    with Log(tmp_path, 5000) as log:
+        assert written(log, (1.0, "Catch-v0"), (2.0, "Catch-v0")) == {}  # so far it has one task
+        both = written(log, (1.0, "Catch-v0"), (5.0, "Catch-v0"), (9.0, "b:permute=1"))
+        assert both == {"episode_return/Catch-v0": 3.0, "episode_return/b:permute=1": 9.0}
+        assert lines(tmp_path)[-1]["episode_return"] == 5.0
+        nothing = written(log)
+        assert nothing == dict.fromkeys(both)
+    with Log(tmp_path, 5000, resume_at=round(clock[0])) as log:
+        one = written(log, (4.0, "b:permute=1"))
+        assert one == {"episode_return/Catch-v0": None, "episode_return/b:permute=1": 4.0}
+    tags = {value.tag for event in events(tmp_path) for value in event.summary.value}
+    assert set(both) < tags
+
+
 def test_shares_of_time_by_threads(tmp_path, clock):
     with Log(tmp_path, 1000) as log:
 

@@ -5,9 +5,10 @@ import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
+from jax.sharding import PartitionSpec as P
 
 from rlsys import networks
-from rlsys.networks.convolution import Conv, conv2d
+from rlsys.networks.convolution import Conv, conv2d, max_pool
 from rlsys.networks.torsos import Impala, Nature
 from rlsys.types import UserError
 
@@ -58,6 +59,39 @@ def test_whole_torsos_agree(torso, side):
         results.append(jax.tree.leaves(jax.jit(jax.value_and_grad(loss))(params)))
     for a, b in zip(*results, strict=True):
         assert_close(a, b)
+
+
+@pytest.mark.parametrize("side", [(12, 9), (11, 12)])
+@pytest.mark.parametrize(("size", "stride"), [(3, 2), (2, 2), (3, 1)])
+def test_pooling_equals_flaxs_where_pixels_are_equal_too(side, size, stride):
+    x = np.random.default_rng(0).integers(-2, 1, (3, *side, 4)).astype(np.float32)
+    y, vjp = jax.vjp(lambda x: max_pool(x, size, stride, "cpu"), x)
+    expected, flaxs = jax.vjp(lambda x: max_pool(x, size, stride, "plain"), x)
+    np.testing.assert_array_equal(y, expected)
+    dy = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
+    assert_close(*vjp(dy), *flaxs(dy))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_forms_agree_under_vmap_over_kernels_and_inside_shard_map(stride):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, 9, 9, 3)).astype(np.float32)
+    kernels = rng.normal(size=(2, 4, 4, 3, 5)).astype(np.float32)
+    mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def gradient(form, axis_name=None):
+        def loss(kernel, x):
+            value = (conv2d(x, kernel, stride, "VALID", form) ** 2).mean()
+            return jax.lax.pmean(value, axis_name) if axis_name else value
+
+        return jax.vmap(jax.grad(loss), (0, None))
+
+    over_devices = jax.shard_map(
+        gradient("cpu", "batch"), mesh=mesh, in_specs=(P(), P("batch")), out_specs=P()
+    )
+    expected = gradient("plain")(kernels, x)
+    assert_close(gradient("cpu")(kernels, x), expected)
+    assert_close(jax.jit(over_devices)(kernels, x), expected)
 
 
 def test_an_unknown_form_is_refused():

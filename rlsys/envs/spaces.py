@@ -191,9 +191,11 @@ def _part(task: str, box: Any, convert: Callable, observe: tuple[int, ...]):
 
 
 def _permuted(space: Any, convert: Callable, seed: int):
-    """Shows an array's entries in an order drawn from the seed, counted over its whole shape."""
-    shape = space.shape
-    order = np.random.default_rng(seed).permutation(int(np.prod(shape)))
+    """Shows an array's entries in another order, drawn from the seed over its whole shape."""
+    shape, rng = space.shape, np.random.default_rng(seed)
+    order = as_is = np.arange(int(np.prod(shape)))
+    while len(order) > 1 and (order == as_is).all():  # few entries: the order drawn may be theirs
+        order = rng.permutation(len(order))
     if isinstance(space, spaces.Box):
         low, high = (x.ravel()[order].reshape(shape) for x in (space.low, space.high))
         space = spaces.Box(low, high, dtype=space.dtype.type)

@@ -50,20 +50,15 @@ def gae(
     delta_t = r_t + discount_t * v_t - v_tm1  # [T, ...]
 
     def backwards(i, advantage):
-        """Adds to the step's delta what comes after it, which is complete."""
+        """Adds what comes after it, which is complete, to the delta of one step."""
         t = r_t.shape[0] - 2 - i
-        decay = _row(discount_t, t) * (_row(lambda_, t) if jnp.ndim(lambda_) else lambda_)
-        row = _row(advantage, t) + decay * _row(advantage, t + 1)
+        decay = discount_t[t] * (lambda_[t] if jnp.ndim(lambda_) else lambda_)
+        row = advantage[t] + decay * advantage[t + 1]
         return jax.lax.dynamic_update_index_in_dim(advantage, row, t, 0)
 
-    # Written over delta_t in place: on CPU long batches take a quarter less time than by lax.scan,
-    # which first fills its result with zeros. The last step's advantage is its delta.
+    # Written over delta_t in place: on CPU that takes a quarter less time than lax.scan, which
+    # first fills its result with zeros. The last step's advantage is its delta.
     return jax.lax.fori_loop(0, r_t.shape[0] - 1, backwards, delta_t)
-
-
-def _row(x: jax.Array, t: jax.Array) -> jax.Array:
-    """x[t] of [T, ...]: [...]. (x[t] itself compiles to a check of negative t too.)"""
-    return jax.lax.dynamic_index_in_dim(x, t, keepdims=False)
 
 
 def _check_shapes(v_tm1, v_t, r_t, discount_t, lambda_) -> None:

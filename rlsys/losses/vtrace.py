@@ -65,6 +65,7 @@ def vtrace(
     _check_shapes(v_tm1, v_t, r_t, discount_t, rho_tm1, lambda_)
     lambda_t = jnp.broadcast_to(lambda_, r_t.shape)
     steps = jax.lax.stop_gradient((v_tm1, v_t, r_t, discount_t, rho_tm1, lambda_t))
+    clip_rho, clip_pg_rho = jax.lax.stop_gradient((clip_rho, clip_pg_rho))
 
     def backwards(error_t, step):
         """From v_{s+1} - V(x_{s+1}) to v_s - V(x_s)."""

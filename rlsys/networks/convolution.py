@@ -1,17 +1,19 @@
-"""Convolutions, in a form that XLA differentiates fast on CPUs too.
+"""Convolutions, in a form that XLA runs and differentiates fast on CPUs too.
 
-Both forms have the same parameters and results. XLA's CPU convolution is good forward and for the
-gradient of its input, but not for that of its kernel and not with strides; so there, strides are
-turned into channels (space to depth) and the kernel's gradient is one matrix product.
+Both forms have the same parameters and results. XLA's convolution on CPUs is slow with strides, in
+the gradient of its kernel, and ten times slower inside lax.scan; its matrix products are fast.
 """
-
-import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 FORMS = ("auto", "plain", "cpu")
+
+
+def on_cpu(form: str) -> bool:
+    """Whether form, "plain", "cpu" or "auto", asks for the CPU's: "auto" where that is default."""
+    return form == "cpu" or (form == "auto" and jax.default_backend() == "cpu")
 
 
 def conv2d(x, kernel, stride: int, padding: str, form: str = "auto"):
@@ -27,14 +29,7 @@ def conv2d(x, kernel, stride: int, padding: str, form: str = "auto"):
     Returns:
       [N, H', W', D].
     """
-    if form == "auto":
-        form = "cpu" if jax.default_backend() == "cpu" else "plain"
-    if form == "plain":
-        return plain(x, kernel, stride, padding)
-    if padding == "VALID" and stride > 1 and kernel.shape[0] % stride == 0:
-        x, kernel = space_to_depth(x, kernel, stride)
-        stride = 1
-    return with_matrix_gradient(*vary_alike(x, kernel), stride, padding)
+    return (by_columns if on_cpu(form) else plain)(x, kernel, stride, padding)
 
 
 def vary_alike(*arrays):
@@ -57,42 +52,66 @@ def plain(x, kernel, stride, padding):
     )
 
 
-def space_to_depth(x, kernel, s):
-    """Images of s x s blocks as channels, and the kernel to go over them with stride 1."""
-    (n, height, width, c), (k, _, _, d) = x.shape, kernel.shape
-    height, width = ((size - k) // s + k // s for size in (height, width))  # blocks that are read
-    x = x[:, : height * s, : width * s].reshape(n, height, s, width, s, c)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, height, width, s * s * c)
-    kernel = kernel.reshape(k // s, s, k // s, s, c, d).transpose(0, 2, 1, 3, 4, 5)
-    return x, kernel.reshape(k // s, k // s, s * s * c, d)
+def by_columns(x, kernel, stride, padding):
+    """The plain convolution as one matrix product.
+
+      z[h, w, i] = sum over j of x[h, w + j] kernel[i, j],  y[h, w] = sum over i of z[h + i, w, i]
+
+    Patches of k * k pixels would copy x k^2 times; these columns copy it k times, and y as often.
+    Gradients are products of the same kind.
+    """
+    x, kernel = space_to_depth(x, kernel, stride, padding)
+    (k, _, c, d), (n, height, width, _) = kernel.shape, x.shape
+    rows, width = height - k + 1, width - k + 1  # of y
+    columns = jnp.concatenate([x[:, :, j : j + width] for j in range(k)], axis=-1)
+    kernel = kernel.transpose(1, 2, 0, 3).reshape(k * c, k * d)
+    z = (columns.reshape(-1, k * c) @ kernel).reshape(n, height, width, k * d)
+    return sum(z[:, i : i + rows, :, i * d : (i + 1) * d] for i in range(k))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def with_matrix_gradient(x, kernel, stride, padding):
-    """The plain convolution, its kernel's gradient taken as (output's gradient)^T patches."""
-    return plain(x, kernel, stride, padding)
+def space_to_depth(x, kernel, s, padding):
+    """The padded images of s x s blocks as channels, and the kernel to go over them with stride 1.
 
-
-def _forward(x, kernel, stride, padding):
-    return plain(x, kernel, stride, padding), (x, kernel)
-
-
-def _backward(stride, padding, residuals, dy):
-    x, kernel = residuals
-    (k, _, c, d), (height, width) = kernel.shape, dy.shape[1:3]
-    (dx,) = jax.linear_transpose(lambda x: plain(x, kernel, stride, padding), x)(dy)
-    pads = jax.lax.padtype_to_pads(x.shape[1:3], (k, k), (stride, stride), padding)
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    rows, columns = (stride * (size - 1) + 1 for size in (height, width))
-    patches = [
-        x[:, i : i + rows : stride, j : j + columns : stride] for i in range(k) for j in range(k)
+    A stride of 1 only pads.
+    """
+    (n, *size, c), (k, _, _, d) = x.shape, kernel.shape
+    pads = jax.lax.padtype_to_pads(size, (k, k), (s, s), padding)
+    span = -(-k // s)  # blocks that the kernel spans; zeros fill up the last
+    blocks = [
+        (pixels + low + high - k) // s + span
+        for pixels, (low, high) in zip(size, pads, strict=True)
     ]
-    patches = jnp.concatenate(patches, axis=-1).reshape(-1, k * k * c)  # [N*H'*W', k*k*C]
-    dkernel = (dy.reshape(-1, d).T @ patches).T
-    return dx, dkernel.reshape(kernel.shape)
+    edges = [  # what no window reaches is cut off
+        (low, s * count - pixels - low, 0)
+        for pixels, count, (low, _) in zip(size, blocks, pads, strict=True)
+    ]
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    x = x.reshape(n, blocks[0], s, blocks[1], s, c).transpose(0, 1, 3, 2, 4, 5)
+    fill = (0, s * span - k)
+    kernel = jnp.pad(kernel, (fill, fill, (0, 0), (0, 0)))
+    kernel = kernel.reshape(span, s, span, s, c, d).transpose(0, 2, 1, 3, 4, 5)
+    return x.reshape(n, *blocks, s * s * c), kernel.reshape(span, span, s * s * c, d)
 
 
-with_matrix_gradient.defvjp(_forward, _backward)
+def max_pool(x, size: int, stride: int, form: str = "auto"):
+    """nn.max_pool of [N, H, W, C] with padding "SAME".
+
+    The gradient of XLA's own takes longer on CPUs than that of a convolution. This one goes to
+    the same of equal pixels, the first: columns are compared before rows.
+    """
+    if not on_cpu(form):
+        return nn.max_pool(x, (size, size), (stride, stride), padding="SAME")
+    pads = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME")
+    for axis, pad in ((2, pads[1]), (1, pads[0])):
+        edges = [(0, 0)] * 4
+        edges[axis] = pad
+        x = jnp.pad(x, edges, constant_values=-jnp.inf)
+        last = x.shape[axis] - size + 1  # of the windows' first pixels
+        y, *others = (jax.lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(size))
+        for other in others:
+            y = jnp.where(other > y, other, y)
+        x = y
+    return x
 
 
 class Conv(nn.Module):
