@@ -188,7 +188,8 @@ def prepare_process() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc; malloc.h
-        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
+        m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = -1, -2, -4, -8
+        libc.mallopt(m_arena_max, 1)  # the settings below do not reach the arenas of other threads
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
         libc.mallopt(m_top_pad, 256 * 2**20)

@@ -44,15 +44,15 @@ def gae(
       ValueError: shapes do not agree.
     """
     _check_shapes(v_tm1, v_t, r_t, discount_t, lambda_)
-    v_tm1, v_t, r_t, discount_t, lambda_ = jax.lax.stop_gradient(
-        (v_tm1, v_t, r_t, discount_t, lambda_)
+    v_tm1, v_t, r_t, discount_t, lambda_ = (
+        jax.lax.stop_gradient(jnp.asarray(x)) for x in (v_tm1, v_t, r_t, discount_t, lambda_)
     )
     delta_t = r_t + discount_t * v_t - v_tm1  # [T, ...]
 
     def backwards(i, advantage):
         """Adds what comes after it, which is complete, to the delta of one step."""
         t = r_t.shape[0] - 2 - i
-        decay = discount_t[t] * (lambda_[t] if jnp.ndim(lambda_) else lambda_)
+        decay = discount_t[t] * (lambda_[t] if lambda_.ndim else lambda_)
         row = advantage[t] + decay * advantage[t + 1]
         return jax.lax.dynamic_update_index_in_dim(advantage, row, t, 0)
 

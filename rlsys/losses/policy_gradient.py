@@ -28,8 +28,10 @@ def log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
         raise ValueError(
             f"logits {jnp.shape(logits)} must be [..., A] for actions [...] {jnp.shape(action)}."
         )
-    log_pi = jax.nn.log_softmax(logits)  # [..., A]
-    return jnp.take_along_axis(log_pi, action[..., None], axis=-1)[..., 0]
+    logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    logit = jnp.take_along_axis(logits, action[..., None], axis=-1)[..., 0]
+    # Of one action alone: on CPU the gradient takes half the time of log_softmax's.
+    return logit - jnp.log(jnp.sum(jnp.exp(logits), axis=-1))
 
 
 def entropy(logits: jax.Array) -> jax.Array:

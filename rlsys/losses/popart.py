@@ -74,15 +74,17 @@ def update(
     num_tasks = state.mean.shape[0]
     if jnp.shape(step_size) not in ((), (num_tasks,)):
         raise ValueError(f"step_size {jnp.shape(step_size)} must be a number or [{num_tasks}].")
-    belongs = _broadcast("task", task, targets)[..., None] == jnp.arange(num_tasks)
-    if mask is not None:
-        belongs &= _broadcast("mask", mask, targets)[..., None].astype(bool)
+    y = targets.astype(jnp.float32)
+    counts = jnp.ones_like(y, bool) if mask is None else _broadcast("mask", mask, y).astype(bool)
+    each = y[0] if jnp.ndim(task) < y.ndim else y  # task says nothing of time: sum over it first
+    belongs = jax.nn.one_hot(_broadcast("task", task, each), num_tasks, dtype=bool)  # [..., N]
 
     def total(x):
         """[T, ...] -> [N]. No scatter, whose order of summation varies on GPU."""
+        x = jnp.where(counts, x, 0.0)
+        x = jnp.sum(x, 0) if each.ndim < x.ndim else x
         return jnp.sum(jnp.where(belongs, x[..., None], 0.0), range(x.ndim))
 
-    y = targets.astype(jnp.float32)
     totals = total(jnp.ones_like(y)), total(y), total(y**2)
     n, sum_y, sum_y2 = totals if axis_name is None else jax.lax.psum(totals, axis_name)
     some = jnp.maximum(n, 1.0)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from rlsys.networks.convolution import Conv
+from rlsys.networks.convolution import Conv, max_pool
 
 TORSOS = ("nature", "shallow", "impala", "grid", "mlp")
 STRIDED = ("nature", "shallow")
@@ -138,7 +138,7 @@ class Impala(nn.Module):
     def __call__(self, x):
         for features in (16, 32, 32):
             x = Conv(features, 3, form=self.conv)(x)
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+            x = max_pool(x, 3, 2, self.conv)
             for _ in range(2):
                 y = Conv(features, 3, form=self.conv)(nn.relu(x))
                 x = x + Conv(features, 3, form=self.conv)(nn.relu(y))

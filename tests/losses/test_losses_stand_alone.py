@@ -26,6 +26,38 @@ x, mask = jax.numpy.ones((3, 2)), jax.numpy.ones((3, 2), bool)
 assert m.sequence_loss(x, mask, x[0]) == 1.5
 assert m.sequence_priority(x, mask).tolist() == [1.0, 1.0]
 """,
+    "gae": """
+x = jax.numpy.ones((2, 3))
+assert jax.jit(m.gae)(x, 2 * x, x, 0.5 * x, lambda_=1.0).tolist() == [[1.5] * 3, [1.0] * 3]
+""",
+    "vtrace": """
+x = jax.numpy.ones((2, 3))
+result = jax.jit(m.vtrace)(x, 2 * x, x, 0.5 * x, 2 * x, clip_pg_rho=2.0)
+assert result.vs_tm1.tolist() == [[2.5] * 3, [2.0] * 3]
+assert result.pg_advantage_tm1.tolist() == [[3.0] * 3, [2.0] * 3]
+""",
+    "ppo": """
+x = jax.numpy.zeros(3)
+assert jax.jit(m.clipped_surrogate)(x + 1, x, x + 1).tolist() == (x - 1.2).tolist()
+assert jax.jit(m.clipped_value_loss)(x + 1, x, x + 2, clip_eps=0.5).tolist() == [1.125] * 3
+""",
+    "popart": """
+y, task = jax.numpy.array([[1.0, 7.0, 3.0]]), jax.numpy.array([0, 1, 0])
+old = m.init(2)
+new = jax.jit(m.update)(old, y, task, step_size=1.0)
+assert new.mean.tolist() == [2.0, 7.0] and new.count.tolist() == [2.0, 1.0]
+assert m.normalize(new, y, task)[:, 0].tolist() == [-1.0]
+kernel, bias = m.preserve_outputs(old, new, jax.numpy.ones((4, 2)), jax.numpy.zeros(2))
+assert m.unnormalize(new, kernel[:1] + bias[None], jax.numpy.array([0, 1]))[0, 0] == 1.0
+""",
+    "policy_gradient": """
+logits, action = jax.numpy.zeros((3, 2)), jax.numpy.array([0, 1, 0])
+log_pi_a = jax.jit(m.log_prob)(logits, action)
+assert abs(log_pi_a + jax.numpy.log(2.0)).max() < 1e-6
+assert abs(m.entropy(logits) + log_pi_a).max() < 1e-6
+assert m.policy_gradient_loss(log_pi_a, 2 * log_pi_a).shape == (3,)
+assert m.baseline_loss(log_pi_a, log_pi_a + 2).tolist() == [2.0] * 3
+""",
 }
 
 

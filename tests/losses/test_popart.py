@@ -142,7 +142,7 @@ def test_tasks_do_not_touch_each_other():
     targets[:, task == 2] = np.nan
     ours = update(state, targets, task, step_size=0.1)
     for x, y in zip(ours, expected, strict=True):
-        np.testing.assert_array_equal(x[[0, 1, 3]], y[[0, 1, 3]])
+        np.testing.assert_array_equal(np.delete(x, 2), np.delete(y, 2))
 
 
 def test_batch_size_does_not_matter():
@@ -176,7 +176,8 @@ def test_devices_agree_though_each_has_other_tasks(masked):
     task = np.array([0, 0, 0, 1, 1, 2, 0, 2], np.int32)
     targets = (rng.normal(size=(5, 8)) * 10.0**task).astype(np.float32)
     mask = rng.random((5, 8)) < 0.7 if masked else np.ones((5, 8), bool)
-    assert len(set(mask.reshape(5, 4, 2).sum((0, 2)).tolist())) > 1 or not masked
+    mask[:, 6:] = not masked  # then one device has no sample at all
+    assert mask[:, :6].any() and mask.any(axis=0)[:6].all()
     mesh = jax.make_mesh((4,), ("batch",), (jax.sharding.AxisType.Auto,))
     spec = jax.P(None, "batch")
 
@@ -283,7 +284,7 @@ def test_outputs_are_preserved(step_size):
     for i in range(10):
         targets, task, mask = random_inputs(14 + i)
         new = update(state, targets, task, step_size=step_size, mask=mask)
-        kernel, bias = preserve(state, new, kernel, bias)
+        kernel, bias = (np.asarray(x) for x in preserve(state, new, kernel, bias))
         state = new
         after = popart.unnormalize(state, features @ kernel + bias, everything)
         size = np.maximum(1.0, np.maximum(np.abs(before), np.abs(state.mean)))
@@ -324,7 +325,7 @@ def test_extreme_targets_keep_everything_finite(size):
 
 def test_shapes_that_do_not_agree_are_refused_in_a_sentence():
     state, (targets, task, mask) = random_state(16), random_inputs(16)
-    with pytest.raises(ValueError, match=r"task \(4,\) must broadcast to \(5, 9\)\.$"):
+    with pytest.raises(ValueError, match=r"task \(4,\) must broadcast to \(9,\)\.$"):
         popart.update(state, targets, task[:4], step_size=0.1)
     with pytest.raises(ValueError, match=r"mask \(4, 9\) must broadcast to \(5, 9\)\.$"):
         popart.update(state, targets, task, step_size=0.1, mask=mask[:4])

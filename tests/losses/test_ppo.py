@@ -138,13 +138,13 @@ def test_gradient_by_hand_in_every_case():
     )
     expected = -ratio * advantage * np.array([1, 1, 1, 0, 0, 1, 1, 1])
     np.testing.assert_allclose(grad, expected, rtol=1e-5)
-    np.testing.assert_array_equal(grad[[3, 4]], 0.0)
+    np.testing.assert_array_equal(grad[3:5], 0.0)
 
     v_old, target = np.zeros(6, np.float32), np.array([1, 1, 1, -1, -1, -1], np.float32)
     v = np.array([-0.5, 0.1, 0.5] * 2, np.float32)
     grad = jax.grad(lambda v: jnp.sum(clipped_value_loss(v, v_old, target)))(v)
     np.testing.assert_allclose(grad, (v - target) * np.array([1, 1, 0, 0, 1, 1]), rtol=1e-6)
-    np.testing.assert_array_equal(grad[[2, 3]], 0.0)
+    np.testing.assert_array_equal(grad[2:4], 0.0)
 
 
 def test_check_grads_away_from_kinks_and_none_through_constants():
@@ -194,8 +194,8 @@ def test_extreme_ratios_keep_loss_and_gradient_finite(advantage):
         for ct in (np.ones(5, np.float32), np.zeros(5, np.float32)):
             assert np.all(np.isfinite(vjp(ct)[0]))
     if advantage[0] > 0:
-        np.testing.assert_allclose(loss[[0, 3]], -1.2e3, rtol=1e-6)
-        np.testing.assert_array_equal(vjp(np.ones(5, np.float32))[0][[0, 3]], 0.0)
+        np.testing.assert_allclose(loss[::3], -1.2e3, rtol=1e-6)
+        np.testing.assert_array_equal(vjp(np.ones(5, np.float32))[0][::3], 0.0)
 
 
 def test_extreme_values_keep_loss_and_gradient_finite():
