@@ -108,11 +108,12 @@ class Actors:
           initial: number of environments -> CoreState.
           config: with seed, actors, unroll_length, refresh_steps (of each environment, from a copy
             of the parameters to the next) and unrolls_ahead.
-          join: unrolls that get() joins into one, a divisor of the number of actors; if None one
+          join: unrolls that get() joins into one; in turn, a divisor of the number of actors; if None one
             of each actor.
         """
         self._join_size = len(envs) if join is None else join
-        if self._join_size < 1 or len(envs) % self._join_size:
+        uneven = config.unrolls_ahead == 0 and len(envs) % self._join_size
+        if uneven or not 1 <= self._join_size <= len(envs):
             raise UserError(f"{len(envs)} actors' unrolls cannot be joined {join} at a time")
         keys = jax.random.split(jax.random.key(config.seed + 1), len(envs))
         self.envs = envs

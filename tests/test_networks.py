@@ -1,4 +1,4 @@
-"""The Q-network: time, episodes and batch elements are kept apart; parts equal definitions."""
+"""The networks: time, episodes and batch elements are kept apart; parts equal definitions."""
 
 import functools
 
@@ -216,6 +216,84 @@ def test_q_is_value_plus_centred_advantage(task):
         v, a = v[..., None], a.reshape(T, B, 2, 3)
     np.testing.assert_allclose(q, v + a - a.mean(-1, keepdims=True), rtol=1e-5, atol=1e-5)
     assert q.shape == ((T, B, 3) if task == "images" else (T, B, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("task", "head_size", "num_tasks", "torso"),
+    [("vector", 8, 3, None), ("vector", 0, 1, None), ("images", 0, 2, "shallow")],
+)
+def test_policy_and_values_are_two_heads_on_one_torso(task, head_size, num_tasks, torso):
+    observation_space, action_space, _ = TASKS[task]
+    network = networks.policy_value_network(
+        observation_space, action_space, num_tasks=num_tasks, head_size=head_size, torso=torso,
+        hidden_size=16, core_size=0,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: networks.init(network, jax.random.key(0)))
+    params = jax.tree.map(lambda x: 0.1 * rng.normal(size=x.shape).astype(np.float32), shapes)
+    steps, action, _ = play(task)
+    apply = jax.jit(functools.partial(network.apply, capture_intermediates=True))
+    (outputs, _), aux = apply(params, steps, action[:-1], network.initial(B))
+    x = np.asarray(aux["intermediates"]["torso"]["__call__"][0]).reshape(T, B, 16)
+    head = params["params"]["head"]
+    policy = value = x
+    if head_size:
+        hidden = np.maximum(x @ head["Dense_0"]["kernel"] + head["Dense_0"]["bias"], 0)
+        policy, value = hidden[..., :8], hidden[..., 8:]
+    shape = (3,) if task == "images" else (2, 3)
+    logits = policy @ head["policy"]["kernel"] + head["policy"]["bias"]
+    value = value @ head["value"]["kernel"] + head["value"]["bias"]
+    assert value.shape == (T, B, num_tasks)
+    for found, expected in zip(outputs, (logits.reshape(T, B, *shape), value), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert networks.value_layer(params) is head["value"]
+    changed = networks.with_value_layer(params, {"kernel": 0 * head["value"]["kernel"],
+                                                 "bias": 0 * head["value"]["bias"]})  # fmt: skip
+    (same, none), _ = jax.jit(network.apply)(changed, steps, action[:-1], network.initial(B))
+    np.testing.assert_allclose(same, outputs[0], atol=1e-6)
+    assert not np.any(none) and np.any(head["value"]["kernel"])
+
+
+def test_the_shallow_torso_is_two_convolutions():
+    """Mnih et al. 2013: 16 of 8x8 by 4, 32 of 4x4 by 2, without padding."""
+    network = networks.policy_value_network(
+        spaces.Box(0, 255, (84, 84, 1), np.uint8), spaces.Discrete(6), torso="shallow",
+        hidden_size=256, core_size=0, frame_stack=4,
+    )  # fmt: skip
+    params = jax.eval_shape(lambda: networks.init(network, jax.random.key(0)))["params"]
+    shapes = {x.shape for x in jax.tree.leaves(params["torso"]) if x.ndim > 1}
+    assert shapes == {(8, 8, 4, 16), (4, 4, 16, 32), (9 * 9 * 32, 256)}
+    assert params["head"]["policy"]["kernel"].shape == (256, 6)
+
+
+def test_the_first_policy_is_near_uniform_and_the_first_values_near_0():
+    network = networks.policy_value_network(
+        TASKS["vector"][0], TASKS["vector"][1], hidden_size=64, core_size=0, head_size=64
+    )
+    params = networks.init(network, jax.random.key(0))
+    steps, action, _ = play("vector")
+    (logits, values), _ = jax.jit(network.apply)(params, steps, action[:-1], network.initial(B))
+    assert 0 < np.abs(logits).max() < 0.3 and 0 < np.abs(values).max() < 0.3
+
+
+def test_a_policys_core_sees_rewards_clipped():
+    network = networks.policy_value_network(
+        *TASKS["vector"][:2], hidden_size=16, core_size=8, head_size=8
+    )
+    params = networks.init(network, jax.random.key(0))
+    apply = jax.jit(network.apply)
+    steps, action, start = play("vector")
+    steps.first[:] = False
+    start = start._replace(frames=network.initial(B).frames, age=network.initial(B).age)
+
+    def outputs(reward):
+        paid = steps._replace(reward=np.full((T, B), reward, np.float32))
+        return jax.tree.leaves(apply(params, paid, action[:-1], start))
+
+    for reward, same in ((1.0, True), (50.0, True), (0.9, False), (-50.0, False)):
+        equal = [np.array_equal(x, y) for x, y in zip(outputs(reward), outputs(1.0), strict=True)]
+        assert all(equal) == same, reward
+    np.testing.assert_array_equal(outputs(-50.0)[0], outputs(-1.0)[0])
 
 
 @pytest.mark.parametrize(

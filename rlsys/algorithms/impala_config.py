@@ -36,18 +36,18 @@ class Config:
     """Weight of the value's squared error, halved."""
     entropy_cost: float = 0.01
     """Weight of the policy's entropy."""
-    popart: bool = False
+    popart: bool = True
     """Normalise values by each task's own mean and deviation (PopArt)."""
     popart_step_size: float = 3e-4
     """beta: how far one sample moves them."""
 
-    batch_size: int = 64
+    batch_size: int = 32
     """Unrolls of an update, over all devices."""
     sum_losses: bool = False
     """Add up the losses of all steps, as the paper does, rather than average them."""
     optimizer: str = "adam"
     """rmsprop, the paper's, or adam."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """Of the optimiser."""
     learning_rate_decay: float = 1.0
     """Share of the learning rate that is gone, linearly, at the end; 0 keeps it constant."""
@@ -55,7 +55,7 @@ class Config:
     """Of RMSProp's mean of squares."""
     optimizer_eps: float = 1e-5
     """Of the optimiser; inside the root of RMSProp."""
-    max_gradient_norm: float = 40.0
+    max_gradient_norm: float = 1.0
     """Gradients are scaled down to it."""
 
     torso: str | None = None
@@ -105,10 +105,10 @@ class Config:
                 f"batch_size {self.batch_size} must divide the {share} environments of an actor or "
                 f"be a multiple of them"
             )
-        if self.actors % self.join:
+        if self.unrolls_ahead == 0 and self.actors % self.join:
             raise UserError(
                 f"batches of {self.batch_size} unrolls take {self.join} actors of {share} "
-                f"environments, which does not divide {self.actors} actors"
+                f"environments; in turn that must divide the {self.actors} actors"
             )
 
     @property
@@ -124,6 +124,8 @@ ATARI = Config(  # Espeholt et al. 2018, table G.1, shallow network, no LSTM
     num_envs=64,
     batch_size=32,
     sum_losses=True,
+    popart=False,
+    max_gradient_norm=40.0,
     optimizer="rmsprop",
     learning_rate=6e-4,
     optimizer_eps=0.01,
@@ -152,7 +154,7 @@ SUITS = {"atari": "atari", "procgen": "pixels", "vizdoom": "pixels"}  # families
 def preset(name: str | None, env: str | None) -> Config:
     """The preset of that name or, without one, what suits the task; set to the tasks if given.
 
-    Several tasks get an actor each, and PopArt.
+    Several tasks get an actor each, of whom none waits for another, and PopArt.
 
     Raises:
       UserError: there is no such preset, or no such task.
@@ -163,13 +165,14 @@ def preset(name: str | None, env: str | None) -> Config:
         return dataclasses.replace(config, **changes)
     if config.task.minimal_actions:  # which games do not share
         changes["task"] = dataclasses.replace(changes["task"], minimal_actions=False)
-    share = max(1, config.num_envs // num_tasks)
-    divisors = [n for n in range(1, num_tasks + 1) if num_tasks % n == 0]
-    join = min(divisors, key=lambda n: abs(n * share - config.batch_size))
+    share = max(1, min(config.num_envs // num_tasks, config.batch_size // 2))
+    together = max(config.batch_size // share, (num_tasks + 1) // 2)  # tasks in a batch
+    join = min(together, num_tasks - 1)  # all would wait for the slowest
     return dataclasses.replace(
         config,
         popart=True,
         actors=num_tasks,
+        unrolls_ahead=max(config.unrolls_ahead, 1),
         num_envs=share * num_tasks,
         batch_size=share * join,
         **changes,

@@ -51,7 +51,7 @@ class Config:
     """Updates of an epoch."""
     sequence_length: int = 1
     """Steps that stay together in a minibatch, played on from the stored recurrent state."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """Of Adam."""
     learning_rate_decay: float = 1.0
     """Share of the learning rate that is gone, linearly, at the end; 0 keeps it constant."""

@@ -74,7 +74,7 @@ def update(
     num_tasks = state.mean.shape[0]
     if jnp.shape(step_size) not in ((), (num_tasks,)):
         raise ValueError(f"step_size {jnp.shape(step_size)} must be a number or [{num_tasks}].")
-    y = targets.astype(jnp.float32)
+    y = jnp.asarray(targets, jnp.float32)
     counts = jnp.ones_like(y, bool) if mask is None else _broadcast("mask", mask, y).astype(bool)
     each = y[0] if jnp.ndim(task) < y.ndim else y  # task says nothing of time: sum over it first
     belongs = jax.nn.one_hot(_broadcast("task", task, each), num_tasks, dtype=bool)  # [..., N]

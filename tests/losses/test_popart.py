@@ -122,7 +122,9 @@ def test_a_task_without_samples_keeps_its_statistics_to_the_bit():
             for x, y in zip(ours, state, strict=True):
                 assert x[absent] == y[absent]
                 assert np.all(x[:absent] != y[:absent])
-        nothing = update(state, targets, task, step_size=step_size, mask=np.zeros_like(mask))
+        with jax.debug_nans(True):
+            nothing = update(state, targets, task, step_size=step_size, mask=np.zeros_like(mask))
+            popart.update(state, targets, task, step_size=step_size, mask=np.zeros_like(mask))
         assert_close(nothing, state, 0.0)
 
 
@@ -131,8 +133,9 @@ def test_what_is_masked_may_be_anything():
     expected = update(state, targets, task, step_size=0.1, mask=mask)
     for value in (1e30, np.inf, np.nan):
         garbage = np.where(mask, targets, np.float32(value))
-        ours = update(state, garbage, task, step_size=0.1, mask=mask)
-        assert_close(ours, expected, 0.0)
+        for run in (popart.update, update):  # XLA makes 0 * nan a 0 at times
+            ours = run(state, garbage, task, step_size=0.1, mask=mask)
+            assert_close(ours, expected, 1e-6)
 
 
 def test_tasks_do_not_touch_each_other():
@@ -140,9 +143,10 @@ def test_tasks_do_not_touch_each_other():
     state, (targets, task, _) = random_state(5), random_inputs(5)
     expected = update(state, targets, task, step_size=0.1)
     targets[:, task == 2] = np.nan
-    ours = update(state, targets, task, step_size=0.1)
-    for x, y in zip(ours, expected, strict=True):
-        np.testing.assert_array_equal(np.delete(x, 2), np.delete(y, 2))
+    for run in (popart.update, update):
+        ours = run(state, targets, task, step_size=0.1)
+        for x, y in zip(ours, expected, strict=True):
+            np.testing.assert_allclose(np.delete(x, 2), np.delete(y, 2), rtol=1e-6)
 
 
 def test_batch_size_does_not_matter():
@@ -208,7 +212,7 @@ def test_tasks_and_masks_of_any_shape_that_broadcasts():
     expected = update(state, targets, task, step_size=0.1, mask=mask)
     whole = np.broadcast_to(task, targets.shape)
     ours = update(state, targets, whole, step_size=0.1, mask=mask.astype(np.float32))
-    assert_close(ours, expected, 0.0)
+    assert_close(ours, expected, 1e-6)
     grouped = [x.reshape(5, 3, 3) for x in (targets, mask)]
     ours = update(state, grouped[0], task.reshape(3, 3), step_size=0.1, mask=grouped[1])
     assert_close(ours, expected, 1e-6)

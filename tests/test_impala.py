@@ -1,0 +1,500 @@
+"""IMPALA: the loss against its equations, PopArt against two passes, any number of devices."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from made_up import close, network_of, params_of, pieces, play
+
+from rlsys import learner, networks, policy
+from rlsys.algorithms import impala
+from rlsys.algorithms.impala_config import PRESETS, SUITS, Config, preset
+from rlsys.envs import Options
+from rlsys.losses import popart
+from rlsys.types import TRAJECTORY_SPEC, LearnerState, UserError
+
+T, B = 16, 8
+TASK = (0, 0, 0, 1, 0, 0, 2, 2)  # the first of 4 devices has one task, the last another
+CONFIG = Config(
+    unroll_length=T, refresh_steps=T, num_envs=B, batch_size=B, discount=0.9, clip_rho=0.8,
+    clip_pg_rho=1.1, lambda_=0.9, baseline_cost=0.7, entropy_cost=0.03, popart_step_size=0.01,
+    popart=False, max_gradient_norm=40.0,
+)  # fmt: skip
+POPART = dataclasses.replace(CONFIG, popart=True)
+STATISTICS = popart.PopArtState(
+    *np.array([[0.5, -1.0, 3.0], [2.0, 5.0, 9.5], [500.0, 50.0, 0.0]], np.float32)
+)
+
+
+@functools.cache
+def trajectory_of(kind="recurrent", task=TASK):
+    return play(impala.act, kind, T, len(task), task=task)
+
+
+def other_params(kind="recurrent"):
+    """Of a policy that has learned since the actors copied theirs."""
+    return jax.tree.map(lambda x, y: x + 0.2 * y, params_of(kind), params_of(kind, 1))
+
+
+@functools.cache
+def compiled(network, num_devices, gradient):
+    """(config, (params, statistics), trajectory) -> loss, statistics, metrics, gradient."""
+    mesh = learner.make_mesh(jax.devices()[:num_devices])
+
+    def step(config, state, trajectory):
+        loss = functools.partial(impala.loss, network, config)
+        if not gradient:
+            _, (statistics, metrics) = loss(*state, trajectory)
+            return state, (statistics, metrics)
+        grad = learner.value_and_grad(loss)
+        (value, (statistics, metrics)), grads = grad(*state, trajectory)
+        return state, (value, statistics, metrics, grads)
+
+    return mesh, learner.data_parallel(step, mesh, TRAJECTORY_SPEC)
+
+
+def loss_of(
+    config, trajectory, params, statistics=STATISTICS, network=None, num_devices=1, gradient=True
+):
+    network = network or network_of("recurrent")
+    mesh, step = compiled(network, num_devices, gradient)
+    state = learner.place(mesh, jax.tree.map(jnp.array, (params, statistics)))
+    trajectory = learner.place(mesh, trajectory, TRAJECTORY_SPEC)
+    return jax.device_get(step(config, state, trajectory)[1])
+
+
+def literal_targets(config, trajectory, logits, values, statistics):
+    """In float64, each episode by itself: targets, advantages, and the statistics after them."""
+    steps, action, task = trajectory.steps, trajectory.action, trajectory.task
+    log_pi, log_mu = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in
+                      (np.float64(logits), np.float64(trajectory.aux)))  # fmt: skip
+    old_scale = np.sqrt(np.float64(statistics.second_moment) - statistics.mean**2.0)
+    v = np.stack([values[:, b, i] * old_scale[i] + statistics.mean[i]
+                  for b, i in enumerate(task)], 1)  # fmt: skip
+    vs, advantage = np.zeros((2, T, len(task)))
+    mask = np.zeros((T, len(task)), bool)
+    for b in range(len(task)):
+        for begin, end in pieces(steps.first[:, b], T):
+            index = np.arange(begin, end), b, action[begin:end, b]
+            rho = np.exp(log_pi[index] - log_mu[index])
+            mask[begin:end, b] = True
+            r = np.float64(steps.reward[begin + 1 : end + 1, b])
+            gamma = config.discount * np.float64(steps.discount[begin + 1 : end + 1, b])
+            x = v[begin : end + 1, b]
+            rho_bar, c = np.minimum(config.clip_rho, rho), config.lambda_ * np.minimum(1, rho)
+            delta = r + gamma * x[1:] - x[:-1]
+            target = [*x]  # the last one is V itself: bootstrap
+            for s in range(end - begin):
+                for t in range(s, end - begin):
+                    target[s] += np.prod(gamma[s:t] * c[s:t]) * rho_bar[t] * delta[t]
+            for s in range(end - begin):
+                last = s + 1 == end - begin
+                q = x[s + 1] if last else (
+                    config.lambda_ * target[s + 1] + (1 - config.lambda_) * x[s + 1])  # fmt: skip
+                vs[begin + s, b] = target[s]
+                advantage[begin + s, b] = min(config.clip_pg_rho, rho[s]) * (
+                    r[s] + gamma[s] * q - x[s]
+                )
+    mean, second = np.float64(statistics.mean), np.float64(statistics.second_moment)
+    if config.popart:
+        for i in range(len(mean)):
+            y = vs[:, task == i][mask[:, task == i]]
+            beta = max(config.popart_step_size, 1 / (statistics.count[i] + 1))
+            keep = (1 - beta) ** len(y)
+            if len(y):
+                mean[i] = keep * mean[i] + (1 - keep) * y.mean()
+                second[i] = keep * second[i] + (1 - keep) * (y**2).mean()
+    scale = np.sqrt(second - mean**2)
+    return v, vs, advantage, mask, mean, second, scale, old_scale
+
+
+def literal_loss(config, trajectory, logits, values, statistics):
+    """-> scalar, new mean and second moment, gradients for logits and values."""
+    task, action = trajectory.task, trajectory.action
+    v, vs, advantage, mask, mean, second, scale, old_scale = literal_targets(
+        config, trajectory, logits, values, statistics
+    )
+    pi = np.exp(np.float64(logits[:-1]))
+    pi /= pi.sum(-1, keepdims=True)
+    total, d_logits, d_values = 0.0, np.zeros(logits.shape), np.zeros(values.shape)
+    for t, b in zip(*np.nonzero(mask), strict=True):
+        i, a, p = task[b], action[t, b], pi[t, b]
+        advantage_tb = advantage[t, b] / scale[i]
+        error = (v[t, b] - vs[t, b]) / scale[i]
+        entropy = -(p * np.log(p)).sum()
+        total += -np.log(p[a]) * advantage_tb
+        total += config.baseline_cost * error**2 / 2 - config.entropy_cost * entropy
+        d_logits[t, b] = (p - np.eye(len(p))[a]) * advantage_tb
+        d_logits[t, b] += config.entropy_cost * p * (np.log(p) + entropy)
+        d_values[t, b, i] = config.baseline_cost * error * old_scale[i] / scale[i]
+    number = 1 if config.sum_losses else T * len(task)
+    return total / number, mean, second, d_logits / number, d_values / number
+
+
+class Outputs:
+    """A network whose outputs are its parameters."""
+
+    def apply(self, params, steps, action, core_state):
+        return params, core_state
+
+
+OUTPUTS = Outputs()
+
+
+@pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(POPART, sum_losses=True)])
+def test_the_loss_and_its_gradient_are_those_of_the_equations(config):
+    trajectory, random = trajectory_of(), np.random.default_rng(0)
+    steps = trajectory.steps
+    assert all(x[1:-1].sum() > 3 for x in (steps.first, steps.truncated, steps.discount == 0))
+    logits = trajectory.aux[[*range(T), 0]] + random.normal(scale=0.5, size=(T + 1, B, 3))
+    logits, values = np.float32(logits), np.float32(random.normal(size=(T + 1, B, 3)))
+    total, mean, second, d_logits, d_values = literal_loss(
+        config, trajectory, logits, values, STATISTICS
+    )
+    value, new, metrics, grads = loss_of(config, trajectory, (logits, values), network=OUTPUTS)
+    np.testing.assert_allclose((value, metrics["loss"]), total, rtol=1e-4)
+    size = T * B if config.sum_losses else 1.0
+    close([x * size for x in (grads[0], grads[1])], [d_logits * size, d_values * size], atol=1e-5)
+    close((new.mean, new.second_moment), (mean, second))
+    assert not config.popart or abs(mean - STATISTICS.mean).min() > 1e-2
+
+
+def alone(trajectory, kind, params):
+    """A network's outputs for each episode by itself, one step at a time."""
+    network = network_of(kind)
+    apply = jax.jit(network.apply)
+    steps, action = trajectory.steps, trajectory.action
+    logits, values = np.zeros((T + 1, B, 3)), np.zeros((T + 1, B, 3))
+    for b in range(B):
+        for begin, end in pieces(steps.first[:, b], T):
+            stored = jax.tree.map(lambda x, b=b: x[b : b + 1], trajectory.core_state)
+            state = stored if begin == 0 else network.initial(1)
+            for t in range(begin, end + 1):
+                x_t = jax.tree.map(lambda x, t=t, b=b: x[t : t + 1, b : b + 1], steps)
+                outputs, state = apply(params, x_t, action[:0, :1], state)
+                logits[t, b], values[t, b] = (x[0, 0] for x in outputs)
+                state = state._replace(a_tm1=action[min(t, T - 1), b : b + 1])
+    return np.float32(logits), np.float32(values)
+
+
+def test_episodes_in_one_unroll_equal_each_alone():
+    """Those that were begun before it go on from the stored state."""
+    trajectory, params = trajectory_of(), other_params()
+    assert not trajectory.steps.first[0].all() and trajectory.core_state.lstm[0].std() > 0.1
+    outputs = alone(trajectory, "recurrent", params)
+    total, mean, second, _, _ = literal_loss(POPART, trajectory, *outputs, STATISTICS)
+    value, new, metrics, _ = loss_of(POPART, trajectory, params)
+    np.testing.assert_allclose(value, total, rtol=1e-4)
+    close((new.mean, new.second_moment), (mean, second))
+    assert metrics["rho_clipped"] > 0.1  # of the policy that acted, which is another
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "many", "stacked recurrent"])
+def test_on_policy_every_ratio_is_1(kind):
+    """That of behaviour as act kept it, with what each network remembers."""
+    trajectory = trajectory_of(kind, TASK if kind == "recurrent" else (0,) * B)
+    statistics = popart.init(network_of(kind).head.num_tasks)
+
+    def above(bound, params):
+        config = dataclasses.replace(CONFIG, clip_rho=bound)
+        _, metrics = loss_of(
+            config, trajectory, params, statistics, network_of(kind), gradient=False
+        )
+        return metrics["rho_clipped"]
+
+    played = 1 - trajectory.steps.first[1:].mean()
+    assert above(1 + 3e-6, params_of(kind)) == 0
+    np.testing.assert_allclose(above(1 - 3e-6, params_of(kind)), played)
+    assert 0.1 < above(1 + 3e-6, other_params(kind)) < 0.9
+
+
+def test_steps_onto_a_reset_do_not_matter():
+    """Whatever the environment, the policy and the action were there."""
+    trajectory, params = trajectory_of(), other_params()
+    steps, reset = trajectory.steps, trajectory.steps.first[1:]
+    onto = np.concatenate([np.zeros_like(reset[:1]), reset])
+    garbage = trajectory._replace(
+        steps=steps._replace(
+            reward=np.where(onto, np.float32(1e20), steps.reward),
+            discount=np.where(onto, np.float32(0.5), steps.discount),
+            truncated=np.where(onto, ~steps.truncated, steps.truncated),
+        ),
+        action=np.where(reset, 2 - trajectory.action, trajectory.action),
+        aux=np.where(reset[..., None], np.float32(-1e9) * np.eye(3, dtype=np.float32)[0],
+                     trajectory.aux),
+    )  # fmt: skip
+    assert reset.sum() > 10
+    for config in (CONFIG, POPART):
+        result = loss_of(config, trajectory, params)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(result))
+        jax.tree.map(np.testing.assert_array_equal, result, loss_of(config, garbage, params))
+
+
+def test_losses_may_be_added_up():
+    """Over the whole batch, on however many devices."""
+    trajectory, params = trajectory_of(), other_params()
+    summed = dataclasses.replace(POPART, sum_losses=True)
+    value, _, _, grads = loss_of(POPART, trajectory, params)
+    total, _, metrics, total_grads = loss_of(summed, trajectory, params, num_devices=4)
+    np.testing.assert_allclose((total, metrics["loss"]), T * B * value, rtol=1e-4)
+    close(total_grads, jax.tree.map(lambda x: T * B * x, grads), atol=1e-3)
+
+
+def test_popart_equals_two_passes():
+    """First the statistics, then the corrected layer, then the gradient with respect to it."""
+    trajectory, params, network = trajectory_of(), other_params(), network_of("recurrent")
+    steps = trajectory.steps._replace(reward=50 + 300 * trajectory.steps.reward)
+    trajectory = trajectory._replace(steps=steps)
+    _, new, _, grads = loss_of(POPART, trajectory, params)
+    ratio = popart.scale(new) / popart.scale(STATISTICS)
+    assert ratio.min() > 3 and np.ptp(ratio) > 1  # a jump, another for each task
+
+    logits, values = jax.jit(network.apply)(
+        params, steps, trajectory.action, trajectory.core_state
+    )[0]
+    _, vs, advantage, mask, *_, scale, _ = literal_targets(
+        POPART, trajectory, logits, np.asarray(values), STATISTICS
+    )
+    layer = networks.value_layer(params)
+    kernel, bias = popart.preserve_outputs(STATISTICS, new, layer["kernel"], layer["bias"])
+    corrected = networks.with_value_layer(params, {"kernel": kernel, "bias": bias})
+
+    def second_pass(params):
+        logits, values = network.apply(params, steps, trajectory.action, trajectory.core_state)[0]
+        log_pi = jax.nn.log_softmax(logits[:-1])
+        log_pi_a = jnp.take_along_axis(log_pi, trajectory.action[..., None], -1)[..., 0]
+        n = jnp.take_along_axis(values[:-1], trajectory.task[None, :, None], -1)[..., 0]
+        n_target = (vs - new.mean[trajectory.task][None]) / scale[trajectory.task][None]
+        loss = -log_pi_a * advantage / scale[trajectory.task][None]
+        loss += POPART.baseline_cost * (n - n_target) ** 2 / 2
+        return jnp.mean(mask * (loss + POPART.entropy_cost * (jnp.exp(log_pi) * log_pi).sum(-1)))
+
+    expected = jax.jit(jax.grad(second_pass))(corrected)
+    found = impala.preserve_outputs(STATISTICS, new, params, grads)
+    close(found[0], corrected, rtol=1e-5)
+    close(found[1], expected, rtol=1e-3, atol=1e-5)
+    for found_layer, was in zip(map(networks.value_layer, found), (layer, grads["params"]["head"]
+                                ["value"]), strict=True):  # fmt: skip
+        assert np.abs(found_layer["kernel"] - was["kernel"]).max() > 1e-2  # it would show
+
+
+class Linear:
+    """A network of one layer, for what does not depend on the network."""
+
+    head = network_of("recurrent").head
+
+    def init(self, seed=0):
+        random = np.random.default_rng(seed)
+        policy, value, bias = (np.float32(random.normal(size=n)) for n in ((4, 3), (4, 3), 3))
+        return {"params": {"head": {"policy": policy, "value": {"kernel": value, "bias": bias}}}}
+
+    def apply(self, params, steps, action, core_state):
+        head = params["params"]["head"]
+        value = steps.obs @ head["value"]["kernel"] + head["value"]["bias"][None, None]
+        return (steps.obs @ head["policy"], value), core_state
+
+
+LINEAR = Linear()
+
+
+def state_of(config, optimizer, seed=0):
+    params = jax.tree.map(jnp.array, LINEAR.init(seed))
+    zero, statistics = jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, STATISTICS)
+    return LearnerState(
+        params, optimizer(config).init(params), jax.random.key(0), zero, popart=statistics
+    )
+
+
+def descend(num_devices, config, trajectory, num_updates=3):
+    """A few learner steps by gradient descent."""
+    mesh = learner.make_mesh(jax.devices()[:num_devices])
+    with pytest.MonkeyPatch.context() as patch:
+        rate = 0.05 / (T * B if config.sum_losses else 1)
+        patch.setattr(impala, "optimizer", lambda config: optax.sgd(rate))
+        step = learner.data_parallel(
+            functools.partial(impala.update, LINEAR), mesh, TRAJECTORY_SPEC
+        )
+        state = learner.place(mesh, state_of(config, impala.optimizer))
+        placed, metrics = learner.place(mesh, trajectory, TRAJECTORY_SPEC), []
+        for _ in range(num_updates):
+            state, scalars = step(config, state, placed)
+            metrics.append(jax.device_get(scalars))
+    assert state.step == num_updates
+    return jax.device_get((state.params, state.popart, metrics))
+
+
+@pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(POPART, sum_losses=True)])
+def test_the_number_of_devices_does_not_change_the_result(config):
+    """Gradient descent, which does not hide a gradient's scale; tasks spread unevenly."""
+    one = descend(1, config, trajectory_of())
+    assert abs(one[2][-1]["loss"] - one[2][0]["loss"]) > 1e-3
+    assert abs(one[1].mean - STATISTICS.mean).min() > 1e-2 or not config.popart
+    for num_devices in (2, 4):
+        close(one, descend(num_devices, config, trajectory_of()), rtol=5e-4, atol=2e-6)
+
+
+def test_an_absent_task_keeps_its_statistics_and_values():
+    trajectory = trajectory_of()._replace(task=np.array([0, 0, 0, 0, 2, 0, 2, 2], np.int32))
+    params, statistics, _ = descend(1, POPART, trajectory)
+    for name in popart.PopArtState._fields:
+        new, old = getattr(statistics, name), getattr(STATISTICS, name)
+        np.testing.assert_array_equal(new == old, [False, True, False], name)
+    same = jax.tree.map(
+        lambda x, y: (x == y).all(axis=tuple(range(x.ndim - 1))),
+        *map(networks.value_layer, (params, LINEAR.init())),
+    )
+    assert same["kernel"].tolist() == same["bias"].tolist() == [False, True, False]
+
+
+def test_the_policy_does_not_know_the_task():
+    trajectory, params = trajectory_of(), other_params()
+    _, _, metrics, _ = loss_of(CONFIG, trajectory, params)
+    _, _, other, _ = loss_of(CONFIG, trajectory._replace(task=2 - trajectory.task), params)
+    for name, blind in {"entropy": True, "rho_mean": True, "v_mean": False}.items():
+        assert (metrics[name] == other[name]) == blind, name
+
+
+def test_rmsprop_is_that_of_the_authors_library():
+    """epsilon inside the root, mean of squares from 1; clipped by norm; the rate falls to 0."""
+    config = dataclasses.replace(
+        PRESETS["atari"], env_steps=30 * 20 * 32, max_gradient_norm=5.0, optimizer_eps=0.01
+    )
+    assert impala.num_updates(config) == 30
+    optimizer, random = impala.optimizer(config), np.random.default_rng(0)
+    grads = random.normal(size=(33, 4)).astype(np.float32) * np.array([1e-2, 0.1, 1, 10])
+    grads = np.float32(grads)
+
+    def step(state, grad):
+        updates, state = optimizer.update({"w": grad}, state)
+        return state, updates["w"]
+
+    _, updates = jax.jit(functools.partial(jax.lax.scan, step))(
+        optimizer.init({"w": grads[0]}), grads
+    )
+    square, expected = np.ones(4), []
+    for t, g in enumerate(np.float64(grads)):
+        norm = np.sqrt((g**2).sum())
+        g = g * min(1, 5 / norm)
+        square = 0.99 * square + 0.01 * g**2
+        rate = 6e-4 * max(0, 1 - t / 30)
+        expected.append(-rate * g / np.sqrt(square + 0.01))
+    np.testing.assert_allclose(updates, expected, rtol=1e-3, atol=1e-9)
+    norms = np.linalg.norm(grads, axis=1)
+    assert norms.min() < 5 < norms.max() and not np.any(updates[30:])
+
+
+def test_adam_is_that_of_optax():
+    config = dataclasses.replace(CONFIG, learning_rate=0.1, learning_rate_decay=0.0)
+    adam, ours = optax.adam(0.1, eps=1e-5), impala.optimizer(config)
+    grads = {"w": jnp.array([0.1, -2.0, 3.0])}
+    close(ours.update(grads, ours.init(grads))[0], adam.update(grads, adam.init(grads))[0])
+
+
+def test_the_atari_preset_is_the_papers_table():
+    config = PRESETS["atari"]
+    expected = {
+        "discount": 0.99, "clip_rho": 1.0, "clip_pg_rho": 1.0, "lambda_": 1.0, "batch_size": 32,
+        "baseline_cost": 0.5, "entropy_cost": 0.01, "sum_losses": True, "optimizer": "rmsprop",
+        "learning_rate": 6e-4, "learning_rate_decay": 1.0, "rmsprop_decay": 0.99,
+        "optimizer_eps": 0.01, "max_gradient_norm": 40.0, "unroll_length": 20, "torso": "shallow",
+        "hidden_size": 256, "core_size": 0, "head_size": 0, "frame_stack": 4, "popart": False,
+    }  # fmt: skip
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert config.task.clip_rewards and config.task.life_loss_ends
+    assert not config.task.sticky_actions
+    deep = PRESETS["atari-deep-lstm"]
+    assert (deep.torso, deep.core_size) == ("impala", 256)
+    assert Config().popart_step_size == 3e-4
+
+
+def test_batches_are_the_environments_in_turn():
+    trajectory = trajectory_of()
+    parts = list(impala.batches(trajectory, 2))
+    assert [p.task.tolist() for p in parts] == [[0, 0], [0, 1], [0, 0], [2, 2]]
+    joined = [
+        jax.tree.map(lambda *xs, axis=axis: np.concatenate(xs, axis), *fields)
+        for axis, fields in zip((1, 1, 1, 0, 0), zip(*parts, strict=True), strict=True)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, joined, list(trajectory))
+
+
+def test_a_config_is_a_pytree_of_its_numbers():
+    """So that a sweep is vmap over a stack of them."""
+    assert all(isinstance(x, float) for x in jax.tree.leaves(Config()))
+    assert len(jax.tree.leaves(Config())) > 10
+    configs = [POPART, dataclasses.replace(POPART, learning_rate=0.1, lambda_=0.5)]
+    mesh, update = learner.make_mesh(jax.devices()[:1]), functools.partial(impala.update, LINEAR)
+    states = [state_of(config, impala.optimizer, seed) for seed, config in enumerate(configs)]
+    members = learner.data_parallel(jax.vmap(update, in_axes=(0, 0, None)), mesh, TRAJECTORY_SPEC)
+    stacked, states_stacked = (
+        jax.tree.map(lambda *xs: jnp.stack(xs), *both) for both in (configs, states)
+    )
+    sweep, _ = members(stacked, states_stacked, trajectory_of())
+    step = learner.data_parallel(update, mesh, TRAJECTORY_SPEC)
+    for i, (config, state) in enumerate(zip(configs, states, strict=True)):
+        state, _ = step(config, state, trajectory_of())
+        close(jax.tree.map(lambda x, i=i: x[i], sweep.params), state.params, atol=1e-5)
+
+
+def test_what_suits_each_family_of_tasks():
+    for env, name in {
+        None: "cartpole", "CartPole-v1": "cartpole", "Catch-v0": "small", "Pong-v5": "atari",
+    }.items():  # fmt: skip
+        expected = PRESETS[name]
+        config = preset(None, env)
+        assert config == dataclasses.replace(expected, env=env or expected.env), env
+    assert SUITS["procgen"] == SUITS["vizdoom"] == "pixels"  # which not every machine can make
+    assert PRESETS["pixels"].torso == "impala" and not PRESETS["pixels"].task.minimal_actions
+    assert preset("atari-deep", "Breakout-v5").task == PRESETS["atari"].task
+    assert preset("atari", "Catch-v0").task == Options()
+
+
+@pytest.mark.parametrize("num_tasks", [2, 3, 5, 57])
+def test_several_tasks_have_an_actor_each_and_popart(num_tasks):
+    env = ",".join(f"Catch-v0:permute={i + 1}" for i in range(num_tasks))
+    config = preset(None, env)
+    assert config.popart and config.actors == num_tasks
+    assert config.num_envs % num_tasks == 0 and config.num_envs <= PRESETS["small"].num_envs
+    assert config.unrolls_ahead > 0 and config.join < num_tasks  # none waits for the slowest
+    assert config.batch_size >= PRESETS["small"].batch_size / 2
+
+
+def test_games_of_several_kinds_share_all_actions():
+    config = preset(None, "Pong-v5,Breakout-v5")
+    assert not config.task.minimal_actions and config.task.clip_rewards
+    assert preset(None, "Pong-v5").task.minimal_actions
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"optimizer": "sgd"}, "optimizer must be rmsprop or adam, not 'sgd'"),
+        ({"batch_size": 24}, "batch_size 24 must divide the 256 environments of an actor"),
+        ({"actors": 4, "batch_size": 192}, "take 3 actors of 64 environments; in turn that must"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
+        ({"clip_rho": 0.0}, r"clip_rho must be positive, not 0\.0"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"actors": 3}, "256 environments cannot be shared evenly by 3 actors"),
+        ({"env": "Catch-v0,Catch-v0:permute=1"}, "actors must be a multiple of the 2 tasks, not 1"),
+        ({"refresh_steps": 30}, "refresh_steps 30 is no multiple of unroll_length 20"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_a_sentence(changes, sentence):
+    with pytest.raises(UserError, match=sentence) as error:
+        dataclasses.replace(Config(), **changes)
+    assert "\n" not in str(error.value)
+
+
+def test_act_keeps_the_logits_that_acted():
+    trajectory = trajectory_of("memoryless", (0,) * B)
+    legal = trajectory.steps.obs["action_mask"][:-1]
+    some = legal.any(-1)
+    assert 0 < (~some).sum() < some.size
+    taken = np.take_along_axis(legal, trajectory.action[..., None], -1)[..., 0]
+    assert taken[some].all()
+    np.testing.assert_array_equal((trajectory.aux == policy.ILLEGAL).any(-1),
+                                  some & ~legal.all(-1))  # fmt: skip

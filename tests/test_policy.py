@@ -1,0 +1,173 @@
+"""Policies with values: what acts, and the terms of the losses."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from made_up import MASKED, close, network_of, params_of, timesteps
+
+from rlsys import networks, policy
+from rlsys.algorithms.impala_config import Config
+from rlsys.losses import popart
+from rlsys.types import CoreState, Timestep
+
+MASK = np.array([[[1, 0, 1], [0, 1, 0], [0, 0, 0]]], bool)  # of the last, none is legal
+LOGITS = np.random.default_rng(0).normal(size=(1, 3, 3)).astype(np.float32)
+
+
+def softmax(x):
+    x = np.exp(np.float64(x) - np.max(x, axis=-1, keepdims=True))
+    return x / x.sum(-1, keepdims=True)
+
+
+def test_illegal_actions_have_no_chance_unless_all_are():
+    logits = policy.legal_logits(LOGITS, {"action_mask": MASK, "x": 0})
+    pi = np.asarray(jax.nn.softmax(logits))
+    assert (pi[~MASK & MASK.any(-1, keepdims=True)] == 0).all()
+    np.testing.assert_array_equal(logits[MASK], LOGITS[MASK])
+    np.testing.assert_array_equal(logits[:, 2], LOGITS[:, 2])
+    for obs in (np.zeros((1, 3, 4)), {"x": np.zeros((1, 3, 4))}):
+        assert policy.legal_logits(LOGITS, obs) is LOGITS
+
+
+def test_illegal_actions_have_no_gradient():
+    def loss(logits, action):
+        logits = policy.legal_logits(logits, {"action_mask": MASK})
+        terms = policy.log_prob(logits, action) - 0.3 * policy.entropy(logits)
+        return (terms * np.array([[1.0, -2.0, 3.0]])).sum()
+
+    for action in ([[2, 1, 0]], [[1, 0, 0]]):  # the second's were played where these are illegal
+        gradient = jax.grad(loss)(jnp.asarray(LOGITS), np.array(action, np.int32))
+        illegal = ~MASK & MASK.any(-1, keepdims=True)
+        assert (gradient[illegal] == 0).all() and np.isfinite(gradient).all()
+        assert (np.abs(gradient[:, 2]) > 1e-3).all()
+
+
+def test_the_parts_of_an_action_add_up():
+    random = np.random.default_rng(1)
+    logits = random.normal(size=(5, 2, 4, 3)).astype(np.float32)  # [T, B, D, K]
+    action = random.integers(3, size=(5, 2, 4))
+    pi = softmax(logits)
+    log_pi_a, entropy = np.zeros((5, 2)), np.zeros((5, 2))
+    for t, b, d in np.ndindex(5, 2, 4):
+        log_pi_a[t, b] += np.log(pi[t, b, d, action[t, b, d]])
+        entropy[t, b] -= (pi[t, b, d] * np.log(pi[t, b, d])).sum()
+    close(policy.log_prob(logits, action), log_pi_a, rtol=1e-5)
+    close(policy.entropy(logits), entropy, rtol=1e-5)
+    close(policy.log_prob(logits[:, :, 0], action[..., 0]), np.log(
+        np.take_along_axis(pi[:, :, 0], action[..., :1], -1)[..., 0]), rtol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(policy.entropy(jnp.zeros((1, 1, 2, 3))), 2 * np.log(3), rtol=1e-6)
+
+
+def test_each_environment_has_the_value_of_its_own_task():
+    values = np.arange(24.0).reshape(4, 2, 3)
+    np.testing.assert_array_equal(
+        policy.value_of(values, np.array([2, 0])), [[2, 3], [8, 9], [14, 15], [20, 21]]
+    )
+
+
+@functools.cache
+def draws(number=4000):
+    """Of one state of three masks, so many actions; logits."""
+
+    class Same:
+        def apply(self, params, steps, action, core_state):
+            assert action.shape[0] == 0 and steps.first.shape == (1, 3)
+            return (jnp.asarray(LOGITS), jnp.zeros((1, 3, 1))), core_state
+
+    obs = {"action_mask": jnp.asarray(MASK[0]), "x": jnp.zeros((3, 4))}
+    timestep = Timestep(obs, *np.zeros((4, 3)))
+    state = CoreState((), np.zeros(3, np.int32), (), ())
+    sample = functools.partial(policy.sample, Same(), None, timestep, state)
+    keys = jax.random.split(jax.random.key(0), number)
+    return jax.jit(jax.vmap(sample))(keys), jax.jit(functools.partial(sample, greedy=True))(keys[0])
+
+
+def test_actions_are_drawn_from_the_policy():
+    (actions, logits, state), _ = draws()
+    pi = softmax(np.asarray(policy.legal_logits(LOGITS, {"action_mask": MASK}))[0])
+    for b in range(3):
+        counts = np.bincount(actions[:, b], minlength=3)
+        assert (counts[pi[b] == 0] == 0).all()
+        expected = len(actions) * pi[b]
+        assert (abs(counts - expected) <= 4 * np.sqrt(expected * (1 - pi[b])) + 1e-6).all()
+    together = np.corrcoef(np.asarray(actions)[:, 0], np.asarray(actions)[:, 2])[0, 1]
+    assert abs(together) < 0.06  # environments draw apart
+    np.testing.assert_array_equal(actions, state.a_tm1)
+    np.testing.assert_allclose(softmax(np.asarray(logits[0])), pi, atol=1e-6)
+
+
+def test_greedy_actions_are_the_likeliest_legal_ones():
+    _, (action, _, state) = draws()
+    best = np.where(MASK[0] | ~MASK[0].any(-1, keepdims=True), LOGITS[0], -np.inf).argmax(-1)
+    np.testing.assert_array_equal(action, best)
+    np.testing.assert_array_equal(state.a_tm1, best)
+    assert (best != LOGITS[0].argmax(-1)).any()
+
+
+def test_a_compiled_policy_uses_each_key_once():
+    def act(network, params, timestep, core_state, key, *, greedy):
+        return jax.random.bits(key), greedy, core_state
+
+    key, seen = jax.random.key(0), []
+    for _ in range(3):
+        action, greedy, _, key = policy.make_policy(act, None, greedy=True)((), (), (), key)
+        assert greedy
+        seen += [int(action), int(jax.random.bits(key))]
+    assert len(set(seen)) == 6
+
+
+@pytest.mark.parametrize(("mean", "scale"), [(0.0, 1.0), (1e4, 1e4), (-1e4, 1.0), (3.0, 1e-4)])
+def test_values_stay_when_statistics_jump(mean, scale):
+    """And back: to 1e-5 of the larger scale, which is float32's rounding of the mean."""
+    network, params = network_of("memoryless"), params_of("memoryless")
+    one = popart.PopArtState(*jnp.array([[1.0, -2.0, 0.5], [2.0, 8.0, 1.25], [9.0, 9.0, 9.0]]))
+    two = popart.PopArtState(
+        jnp.array([mean, 0.0, -mean]), jnp.array([mean**2 + scale**2, 1.0, mean**2 + 4]), one.count
+    )
+    steps = jax.tree.map(lambda x: x[:6], timesteps("memoryless", 6, 3))
+    task = np.array([0, 1, 2])
+
+    def outputs(params, statistics):
+        (logits, values), _ = jax.jit(network.apply)(
+            params, steps, np.zeros((5, 3), np.int32), network.initial(3)
+        )
+        return logits, popart.unnormalize(statistics, policy.value_of(values, task), task)
+
+    for old, new in ((one, two), (two, one)):
+        corrected = policy.preserve_outputs(old, new, params)
+        (logits, v), (same_logits, same_v) = outputs(params, old), outputs(corrected, new)
+        np.testing.assert_array_equal(logits, same_logits)
+        size = np.maximum(popart.scale(old), popart.scale(new)) + abs(old.mean) + abs(new.mean)
+        assert (np.abs(v - same_v).max(0) <= 1e-5 * size).all()
+        layer, was = networks.value_layer(corrected), networks.value_layer(params)
+        assert np.abs(layer["kernel"] - was["kernel"]).max() > 1e-3
+        rest = networks.with_value_layer(corrected, was)
+        jax.tree.map(np.testing.assert_array_equal, rest, params)
+
+
+def test_popart_metrics_name_each_task():
+    config = Config(env="Catch-v0,Catch-v0:permute=1", actors=2, popart=True)
+    statistics = popart.PopArtState(*jnp.array([[1.0, 2.0], [10.0, 5.0], [1.0, 1.0]]))
+    metrics = policy.popart_metrics(config, statistics)
+    assert metrics == {
+        "popart_mean/Catch-v0": 1.0, "popart_mean/Catch-v0:permute=1": 2.0,
+        "popart_scale/Catch-v0": 3.0, "popart_scale/Catch-v0:permute=1": 1.0,
+    }  # fmt: skip
+    assert policy.popart_metrics(dataclasses.replace(config, popart=False), statistics) == {}
+
+
+def test_the_network_is_made_for_the_tasks():
+    class Pool:
+        name, observation_space, action_space = "", MASKED, network_of("memoryless").action_space
+
+    config = Config(
+        env="Catch-v0,Catch-v0:permute=1", actors=2, hidden_size=24, core_size=12, head_size=6
+    )
+    network = policy.make_network(config, [Pool, Pool])
+    assert (network.hidden_size, network.core_size, network.frame_stack) == (24, 12, 1)
+    assert (network.head.num_tasks, network.head.hidden_size) == (2, 6)
+    assert network.reward_bound == 1.0
