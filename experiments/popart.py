@@ -12,9 +12,16 @@ import tyro
 from experiments.study import Options, study
 
 SCALES = (0.01, 0.1, 1, 10, 100)
-TASKS = ",".join(f"Catch-v0:permute={i}:reward_scale={s}" for i, s in enumerate(SCALES, 1))
-WORDS = ["impala", "--env", TASKS, "--env-steps", "800000"]
-WORDS += ["--unrolls-ahead", "0", "--batch-size", "80"]
+# Of 225 states, two tasks share 25 at least, which a policy blind to the task cannot tell apart;
+# under these orders no more. With 1 to 5 it was 57 for some, and the fourth task stayed at 0.69.
+ORDERS = (1, 3, 5, 8, 14)
+TASKS = ",".join(
+    f"Catch-v0:permute={order}:reward_scale={scale}"
+    for order, scale in zip(ORDERS, SCALES, strict=True)
+)
+NETWORK = "--torso mlp --hidden-size 128 --head-size 128"
+WORDS = ["impala", "--env", TASKS, *NETWORK.split(), "--env-steps", "600000"]
+WORDS += ["--unrolls-ahead", "0", "--batch-size", "80", "--entropy-cost", "0.03"]
 
 if __name__ == "__main__":
     agents = {"popart": WORDS, "without": [*WORDS, "--popart", "False"]}

@@ -108,8 +108,8 @@ class Actors:
           initial: number of environments -> CoreState.
           config: with seed, actors, unroll_length, refresh_steps (of each environment, from a copy
             of the parameters to the next) and unrolls_ahead.
-          join: unrolls that get() joins into one; in turn, a divisor of the number of actors; if None one
-            of each actor.
+          join: unrolls that get() joins into one (in turn, a divisor of the number of actors); if
+            None one of each actor.
         """
         self._join_size = len(envs) if join is None else join
         uneven = config.unrolls_ahead == 0 and len(envs) % self._join_size

@@ -74,6 +74,14 @@ def popart_metrics(config: Any, statistics: popart.PopArtState) -> dict[str, flo
     }
 
 
+def task_shares(config: Any, counts) -> dict[str, float]:
+    """Of several tasks, the share of the unrolls that each has given. counts: [N] of each."""
+    names = [task.name for task in envs.tasks(config.env, config.task)]
+    if len(names) == 1:
+        return {}
+    return {f"share/{n}": c / counts.sum() for n, c in zip(names, counts, strict=True)}
+
+
 def make_network(config: Any, pools: list[envs.Envs]) -> networks.Agent:
     """The network for the observations and actions of the tasks' environments."""
     return networks.policy_value_network(

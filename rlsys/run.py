@@ -116,13 +116,13 @@ class Run:
             self.log.say(f"{self.stopping}: saving a checkpoint, then stopping")
         save = self.ended or self.env_steps - self._saved >= self._config.checkpoint_every
         write = save or self.env_steps - self._logged >= self._config.log_every
-        self._saved = self.env_steps if save else self._saved
         self._logged = self.env_steps if write else self._logged
         return write, save
 
     def save(self, trees: dict[str, Any], meta: dict[str, Any] | None = None) -> None:
         """Saves the next checkpoint. If the disk is full the run says so and goes on."""
         self.number += 1
+        self._saved = self._logged = self.env_steps  # where a resumed run counts from
         counters = {
             "checkpoint": self.number,
             "env_steps": self.env_steps,

@@ -204,3 +204,16 @@ def test_parts_of_observations_must_be_alike():
         UserError, match=r"observations 'walls' are int8 .* against float32 \[3, 3\]"
     ):
         envs.shared_spaces([a, b])
+
+
+def test_every_game_of_atari_has_the_18_actions():
+    """Skiing knows 9 of them: with the others it does nothing."""
+    skiing = envs.Envs("Skiing-v5", 2, 0)
+    assert skiing.action_space == spaces.Discrete(18)
+    assert envs.Envs("Skiing-v5", 1, 0, Options(minimal_actions=True)).action_space.n == 3
+    played = []
+    for action in (0, 17):
+        pool = envs.Envs("Skiing-v5", 1, 0)
+        pool.reset()
+        played.append(np.stack([pool.step(np.array([action])).obs for _ in range(20)]))
+    np.testing.assert_array_equal(*played)

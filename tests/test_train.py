@@ -24,6 +24,16 @@ SMALL = (
     "--hidden-size 16 --core-size 16 --head-size 16 --target-update 20 --eval-episodes 8 "
     "--unroll-length 10 --refresh-steps 20 --log-every 560 --checkpoint-every 1200"
 ).split()
+TASKS = ("Catch-v0", "Catch-v0:permute=1")
+SHORT = (  # of the others: two tasks, and checkpoints that are due within a round of the actors
+    f"--env {','.join(TASKS)} --num-envs 8 --actors 4 --unrolls-ahead 0 --hidden-size 16 "
+    "--core-size 0 --head-size 16 --eval-episodes 8 --unroll-length 10 --refresh-steps 20 "
+    "--log-every 200 --checkpoint-every 440"
+).split()
+OTHERS = {
+    "impala": [*SHORT, "--batch-size", "4"],
+    "ppo": [*SHORT, "--sequence-length", "5", "--epochs", "2", "--minibatches", "2"],
+}
 
 
 def command(*words):
@@ -54,7 +64,9 @@ def wait_for(condition, process, seconds=120):
 
 def checkpoint(folder):
     """Everything in a run's newest checkpoint, and which it is."""
-    names = {"learner": None, "actors": None, "replay": None}
+    algorithm = json.loads((folder / "config.json").read_text())["algorithm"]
+    names = {"learner": None, "actors": None}
+    names |= {"replay": None} if algorithm == "r2d2" else {}
     number, trees, meta = Checkpoints(folder / "checkpoints").restore(names)
     data = jax.tree.map(
         lambda x: (
@@ -67,6 +79,19 @@ def checkpoint(folder):
 
 def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def logged(folder):
+    """What a run logged, without what the clock decides."""
+    return [
+        {k: v for k, v in line.items() if "second" not in k and not k.startswith("time")}
+        for line in metrics(folder)
+    ]
+
+
+def play(*words):
+    """As `run`, in this process."""
+    return train.exit_code(lambda: train.main([str(word) for word in words]))
 
 
 def test_killed_and_resumed_equals_never_killed(tmp_path):
@@ -90,13 +115,7 @@ def test_killed_and_resumed_equals_never_killed(tmp_path):
     assert meta["counters"]["learner_steps"] == int(r2d2.updates_allowed(config, 4800)) > 40
     assert len(jax.tree.leaves(trees)) > 30
     jax.tree.map(np.testing.assert_array_equal, trees, again[1])
-    lines = [
-        [
-            {k: v for k, v in line.items() if "second" not in k and not k.startswith("time")}
-            for line in metrics(tmp_path / folder)
-        ]
-        for folder in ("whole", "killed")
-    ]
+    lines = [logged(tmp_path / folder) for folder in ("whole", "killed")]
     assert lines[0] == lines[1]
     assert [line["env_steps"] for line in lines[0]] == [
         560,
@@ -114,10 +133,46 @@ def test_killed_and_resumed_equals_never_killed(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_a_checkpoint_and_exits(tmp_path, number):
-    process = start("r2d2", *SMALL, "--env-steps", 10**8, "--run-dir", "run",
-                    "--unrolls-ahead", 1, "--actors", 2, cwd=tmp_path)  # fmt: skip
+@pytest.mark.parametrize("algorithm", OTHERS)
+def test_the_others_killed_and_resumed_equal_never_killed(tmp_path, algorithm):
+    """Which is also to repeat themselves, with several actors, tasks and batches in a round."""
+    words = [algorithm, *OTHERS[algorithm], "--core-size", 8, "--env-steps", 3520, "--run-dir"]
+    assert play(*words, tmp_path / "whole") == 0
+    killed = start(*words, "killed", cwd=tmp_path)
+    wait_for((tmp_path / "killed/checkpoints/2").is_dir, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    before = Checkpoints(tmp_path / "killed/checkpoints").numbers()[-1]
+    assert play("resume", tmp_path / "killed") == 0
+
+    (number, trees, meta), again = (checkpoint(tmp_path / name) for name in ("whole", "killed"))
+    assert before < number == again[0] and meta == again[2]
+    updates = {"impala": 3520 // 40, "ppo": 3520 // 80 * 4}[algorithm]
+    assert meta["counters"]["env_steps"] == 3520
+    assert meta["counters"]["learner_steps"] == updates
+    jax.tree.map(np.testing.assert_array_equal, trees, again[1])
+    lines = [logged(tmp_path / name) for name in ("whole", "killed")]
+    assert lines[0] == lines[1] and len(lines[0]) > 10
+    assert np.ptp([lines[0][-1][f"popart_mean/{task}"] for task in TASKS]) > 0
+    if algorithm == "ppo":
+        assert all(line["sample_reuse"] == 2 for line in lines[0])
+        staleness = [line["staleness"] for line in lines[0]]
+        # Copied for two unrolls, each learned from in 4 steps: 0 to 3 / 4, then 1 to 7 / 4.
+        assert min(staleness) >= 0.375 and max(staleness) <= 1.375
+    for name in ("whole", "killed"):
+        evaluation = json.loads((tmp_path / name / "evaluation.json").read_text())
+        assert set(evaluation) == {f"greedy {task}" for task in TASKS}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "number"),
+    [("r2d2", signal.SIGINT), ("r2d2", signal.SIGTERM), ("impala", signal.SIGTERM),
+     ("ppo", signal.SIGINT)],
+)  # fmt: skip
+def test_a_signal_saves_a_checkpoint_and_exits(tmp_path, algorithm, number):
+    process = start(algorithm, *OTHERS.get(algorithm, SMALL), "--env-steps", 10**8,
+                    "--run-dir", "run", "--unrolls-ahead", 1, "--actors", 2,
+                    "--checkpoint-every", 1200, cwd=tmp_path)  # fmt: skip
     wait_for((tmp_path / "run/checkpoints/1").is_dir, process)
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
@@ -140,6 +195,49 @@ def test_a_synchronous_run_repeats_itself(tmp_path):
         results.append(checkpoint(tmp_path / name))
     assert results[0][2] == results[1][2]
     jax.tree.map(np.testing.assert_array_equal, results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("algorithm", OTHERS)
+def test_actors_of_several_tasks_run_ahead(tmp_path, algorithm):
+    """And what they have learned can be played and seen."""
+    folder, tasks = tmp_path / "run", (*TASKS, "Catch-v0:permute=2")
+    words = [algorithm, *OTHERS[algorithm], "--env", ",".join(tasks), "--actors", 3,
+             "--num-envs", 12, "--unrolls-ahead", 1, "--env-steps", 960]  # fmt: skip
+    words += ["--batch-size", 8] if algorithm == "impala" else ["--minibatches", 1]
+    assert play(*words, "--run-dir", folder) == 0
+    _, trees, meta = checkpoint(folder)
+    steps = meta["counters"]["env_steps"]
+    assert 960 <= steps <= 960 + 3 * 120  # what was begun is learned from
+    assert trees["learner"]["popart"]["count"].sum() > 0.85 * steps  # but for steps of resets
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["learner"]["params"]))
+
+    assert play("eval", folder, "--episodes", 11) == 0
+    results = json.loads((folder / "evaluation.json").read_text())
+    assert set(results) == {f"{kind} {t}" for kind in ("greedy", "sampled") for t in tasks}
+    assert all(r["episodes"] == 11 and r["length"] == 9 for r in results.values())
+    for name in ("episode.gif", "episode-1.gif", "episode-2.gif"):
+        assert (folder / name).read_bytes().startswith(b"GIF")
+
+
+@pytest.mark.parametrize(("algorithm", "ahead"), [("impala", 2), ("ppo", 0), ("ppo", 2)])
+def test_an_actors_exception_ends_the_others(tmp_path, monkeypatch, capfd, algorithm, ahead):
+    class Broken(Exception):
+        pass
+
+    steps = []
+    step = Envs.step
+
+    def breaking(self, action):
+        steps.append(0)
+        if len(steps) > 90:
+            raise Broken
+        return step(self, action)
+
+    monkeypatch.setattr(Envs, "step", breaking)
+    words = [*OTHERS[algorithm], "--env-steps", 10**6, "--unrolls-ahead", ahead]
+    assert play(algorithm, *words, "--run-dir", tmp_path / "run") == 1
+    assert "Broken" in capfd.readouterr().err
+    assert len(steps) < 180
 
 
 def test_an_actors_exception_ends_the_run(tmp_path, monkeypatch):
@@ -180,11 +278,29 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["learner"]["params"]))
 
 
-def test_a_full_disk_does_not_stop_the_run(tmp_path):
+@pytest.mark.parametrize("algorithm", OTHERS)
+def test_a_loss_that_is_not_finite_stops_the_others(tmp_path, capfd, algorithm):
+    """And is never saved: a first run's checkpoint is kept."""
+    folder = tmp_path / "run"
+    assert play(algorithm, *OTHERS[algorithm], "--env-steps", 480, "--run-dir", folder) == 0
+    before, _, _ = checkpoint(folder)
+    capfd.readouterr()
+    words = ["--env-steps", 10**6, "--learning-rate", "1e36", "--checkpoint-every", 40]
+    assert play("resume", folder, *words) == 1
+    error = capfd.readouterr().err
+    assert "is no finite number at learner step" in error and "Traceback" not in error
+    number, trees, _ = checkpoint(folder)
+    assert f"checkpoint {number} is kept in {folder}" in error and number == before
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["learner"]["params"]))
+
+
+@pytest.mark.parametrize("algorithm", ["r2d2", *OTHERS])
+def test_a_full_disk_does_not_stop_the_run(tmp_path, algorithm):
     """Files that may not grow: saving fails with the system's own error, learning goes on."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
     body = "import sys; from rlsys.train import *; sys.exit(exit_code(lambda: main(sys.argv[1:])))"
-    words = ["r2d2", *SMALL, "--env-steps", "2400", "--run-dir", "run"]
+    words = [algorithm, *OTHERS.get(algorithm, SMALL), "--env-steps", "2400", "--run-dir", "run",
+             "--hidden-size", "256", "--checkpoint-every", "1200"]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(Path(train.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", limit + body, *words], cwd=tmp_path, env=env,
                           capture_output=True, text=True)  # fmt: skip
@@ -214,6 +330,19 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path):
         ("r2d2 --sticky-actions 0.25", "sticky_actions is for Atari"),
         ("r2d2 --torso natur", "nature"),
         ("r2d2 --preset atari --replay-capacity 4000000000", "--replay-capacity"),
+        ("impala --batch-size 24", "batch_size 24 must divide the 256 environments of an actor"),
+        ("impala --num-envs 2 --batch-size 2", "a batch of 2 cannot be split evenly over 4 devic"),
+        ("impala --optimizer sgd", "optimizer must be rmsprop or adam, not 'sgd'"),
+        ("impala --env CartPole-v1,Catch-v0", "one agent cannot play both 'CartPole-v1' and 'Catc"),
+        ("impala --env Catch-v0,Catch-v0", "task 'Catch-v0' is named twice"),
+        ("impala --epochs 3", "no field '--epochs'"),
+        ("ppo --env Catch-v0,Catch-v0:permute=1 --actors 3", "actors must be a multiple of the 2"),
+        ("ppo --env Catch-v0:permut=1", "there is no option 'permut'; the nearest: permute"),
+        ("ppo --sequence-length 5", "unroll_length 32 is no multiple of sequence_length 5"),
+        ("ppo --num-envs 6", "a batch of 6 cannot be split evenly over 4 devices"),
+        ("ppo --minibatches 3", "cannot be split evenly into 3 minibatches on 4 devices"),
+        ("ppo --horizon-seconds 0.1", "must not be shorter than step_seconds 0.1333"),
+        ("ppo --preset recurent", "there is no preset 'recurent'"),
         ("resume nowhere", "nowhere"),
         ("eval nowhere", "nowhere"),
         ("eval", "eval needs the folder of a run"),

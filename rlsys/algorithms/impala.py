@@ -22,6 +22,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rlsys import actor, evaluate, learner, networks, policy
@@ -177,6 +178,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             actors.restart(run.number)
         state = learner.place(mesh, state)
         metrics: list = []  # of updates, on the device
+        played = np.zeros(network.head.num_tasks)  # unrolls of each task since the last log line
 
         def learn_from(unroll: actor.Unroll):
             nonlocal state
@@ -191,25 +193,29 @@ def train(config: Config, *, resume: bool = False) -> Path:
             if not config.unrolls_ahead:
                 with run.log.time("learner"):
                     jax.block_until_ready(metrics[-1:])
-            run.env_steps += unroll.trajectory.action.shape[0] * len(unroll.trajectory.task)
+            run.env_steps += unroll.env_steps
+            played[:] += np.bincount(unroll.trajectory.task, minlength=len(played))
             run.log.episodes(actors.pop_episodes())
 
         while not run.ended:
             learn_from(actors.get(state.params, run.learner_steps))
             write, save = run.due()
-            if write:
-                run.write(metrics, policy.popart_metrics(config, state.popart))
-                metrics.clear()
             if save:
                 for unroll in actors.drain():
                     learn_from(unroll)
+            if write:
+                more = policy.popart_metrics(config, state.popart)
+                run.write(metrics, more | policy.task_shares(config, played))
+                metrics.clear()
+                played[:] = 0
+            if save:
                 run.save({"learner": state, "actors": actors.states})
                 if not run.ended:
                     actors.restart(run.number)
         params = learner.snapshot(state.params)
     if not run.stopped:
-        played = evaluate.play_tasks(
+        episodes = evaluate.play_tasks(
             make_player, config, network, params, PLAYERS[:1], config.eval_episodes
         )
-        run.conclude(played)
+        run.conclude(episodes)
     return run.folder

@@ -323,6 +323,9 @@ def train(config: Config, *, resume: bool = False) -> Path:
         while not run.ended:
             learn_from(actors.get(state.params, run.learner_steps))
             write, save = run.due()
+            if save:
+                for unroll in actors.drain():
+                    learn_from(unroll)
             if write:
                 reuse = run.learner_steps * config.num_sequences * config.sequence_length
                 more = {"sample_reuse": reuse / config.minibatches / run.env_steps}
@@ -333,15 +336,13 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 run.write(metrics, more | policy.popart_metrics(config, state.popart))
                 metrics.clear()
             if save:
-                for unroll in actors.drain():
-                    learn_from(unroll)
                 run.save({"learner": state, "actors": actors.states})
                 if not run.ended:
                     actors.restart(run.number)
         params = learner.snapshot(state.params)
     if not run.stopped:
-        played = evaluate.play_tasks(
+        episodes = evaluate.play_tasks(
             make_player, config, network, params, PLAYERS[:1], config.eval_episodes
         )
-        run.conclude(played)
+        run.conclude(episodes)
     return run.folder

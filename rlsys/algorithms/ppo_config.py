@@ -141,7 +141,7 @@ PRESETS = {
     "small": Config(env_steps=5_000_000),
     "recurrent": Config(  # cart-pole without velocities
         task=envs.Options(observe=(0, 2)),
-        env_steps=2_000_000,
+        env_steps=800_000,
         core_size=64,
         sequence_length=16,
     ),

@@ -292,6 +292,9 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 metrics.append(scalars)
             finish_updates()
             write, save = run.due()
+            if save:
+                for unroll in actors.drain():
+                    add(unroll)
             if write:
                 learned = run.learner_steps * config.batch_size * config.length
                 ratio = {"replay_ratio": learned / run.env_steps}
@@ -299,8 +302,6 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 run.write(metrics, replay.metrics() | ratio | lag)
                 metrics.clear()
             if save:
-                for unroll in actors.drain():
-                    add(unroll)
                 arrays, counters = replay.state()
                 trees = {"learner": state, "actors": actors.states, "replay": arrays}
                 run.save(trees, {"replay": counters})
@@ -308,10 +309,10 @@ def train(config: Config, *, resume: bool = False) -> Path:
                     actors.restart(run.number)
         params = learner.snapshot(state.params)
     if not run.stopped:
-        played = evaluate.play_tasks(
+        episodes = evaluate.play_tasks(
             make_player, config, network, params, PLAYERS[:1], config.eval_episodes
         )
-        run.conclude(played)
+        run.conclude(episodes)
     return run.folder
 
 

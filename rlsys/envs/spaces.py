@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from rlsys.envs.tasks import DEFAULTS, Options
+from rlsys.envs.tasks import DEFAULTS, Options, family
 from rlsys.types import UserError
 
 MASK = "action_mask"
+ALL_ATARI = 18  # joystick and button
 LARGEST_DISCRETE = 2**20  # integers with a wider range are numbers, not categories
 
 
@@ -48,6 +49,12 @@ def make_actions(task: str, spec: Any, options: Options) -> Actions:
     if options.action_bins != DEFAULTS.action_bins:
         raise UserError(f"action_bins is for continuous actions, and those of {task!r} are not")
     sizes = tuple((np.ravel(high).astype(int) - np.ravel(low).astype(int) + 1).tolist())
+    if family(task) == "atari" and not options.minimal_actions and sizes[0] < ALL_ATARI:
+        return Actions(  # Skiing knows 9; the others do nothing
+            spaces.Discrete(ALL_ATARI),
+            (ALL_ATARI,),
+            lambda action: np.where(action < sizes[0], action, 0).astype(array.dtype),
+        )
     if len(sizes) == 1:
         return Actions(
             spaces.Discrete(sizes[0]),
