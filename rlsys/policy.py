@@ -95,8 +95,9 @@ def make_network(config: Any, pools: list[envs.Envs]) -> networks.Agent:
     )
 
 
+@functools.cache
 def make_policy(act: Callable, network, *, greedy: bool = False) -> Callable:
-    """An algorithm's act as actors call it, compiled."""
+    """An algorithm's act as actors call it; compiled once for all tasks."""
 
     @jax.jit
     def policy(params, timestep, core_state, key):

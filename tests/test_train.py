@@ -26,9 +26,9 @@ SMALL = (
 ).split()
 TASKS = ("Catch-v0", "Catch-v0:permute=1")
 SHORT = (  # of the others: two tasks, and checkpoints that are due within a round of the actors
-    f"--env {','.join(TASKS)} --num-envs 8 --actors 4 --unrolls-ahead 0 --hidden-size 16 "
+    f"--env {','.join(TASKS)} --num-envs 16 --actors 4 --unrolls-ahead 0 --hidden-size 16 "
     "--core-size 0 --head-size 16 --eval-episodes 8 --unroll-length 10 --refresh-steps 20 "
-    "--log-every 200 --checkpoint-every 440"
+    "--log-every 200 --checkpoint-every 360"
 ).split()
 OTHERS = {
     "impala": [*SHORT, "--batch-size", "4"],
@@ -147,7 +147,7 @@ def test_the_others_killed_and_resumed_equal_never_killed(tmp_path, algorithm):
 
     (number, trees, meta), again = (checkpoint(tmp_path / name) for name in ("whole", "killed"))
     assert before < number == again[0] and meta == again[2]
-    updates = {"impala": 3520 // 40, "ppo": 3520 // 80 * 4}[algorithm]
+    updates = {"impala": 3520 // 40, "ppo": 3520 // 160 * 4}[algorithm]
     assert meta["counters"]["env_steps"] == 3520
     assert meta["counters"]["learner_steps"] == updates
     jax.tree.map(np.testing.assert_array_equal, trees, again[1])
