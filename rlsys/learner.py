@@ -62,11 +62,6 @@ def mean(metrics):
     return jax.lax.pmean(metrics, BATCH)
 
 
-def num_devices() -> int:
-    """Over which the batch is spread, inside update."""
-    return jax.lax.axis_size(BATCH)
-
-
 def rows(num_rows: int):
     """Numbers of this device's rows among those of all devices: [num_rows] int32, inside update."""
     return jax.lax.axis_index(BATCH) * num_rows + jnp.arange(num_rows)

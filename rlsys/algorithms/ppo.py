@@ -32,16 +32,10 @@ from rlsys.losses import popart
 from rlsys.losses.gae import gae
 from rlsys.losses.policy_gradient import baseline_loss
 from rlsys.losses.ppo import clipped_surrogate, clipped_value_loss
+from rlsys.minibatches import BATCH_SPEC, Batch, minibatch, sequences
 from rlsys.optimizer import adam_of_clipped_parameters, linear_decay
 from rlsys.run import Run
-from rlsys.types import (
-    TIME_MAJOR,
-    TRAJECTORY_SPEC,
-    CoreState,
-    LearnerState,
-    Trajectory,
-    UserError,
-)
+from rlsys.types import TRAJECTORY_SPEC, LearnerState, Trajectory, UserError
 
 REUSE_DANGER = 2.0  # Berner et al. 2019, section 4.4 and figure 5
 STALENESS_DANGER = 8.0
@@ -52,25 +46,6 @@ class Aux(NamedTuple):
 
     log_mu_a: Any  # [B] log mu(a_t | x_t)
     lstm: Any  # [B, ...] recurrent state before x_t
-
-
-class Batch(NamedTuple):
-    """S sequences of L steps, ready to learn from."""
-
-    steps: Any  # Timestep [L, S, ...]
-    action: Any  # [L, S]
-    log_mu_a: Any  # [L, S]
-    advantage: Any  # [L, S] normalised over the whole batch; 0 where mask is False
-    v_old: Any  # [L, S] before learning, in units of the targets' deviation, like target
-    target: Any  # [L, S]
-    mask: Any  # [L, S] bool, False where the action was a reset's
-    task: Any  # [S]
-    core_state: Any  # CoreState [S, ...]
-
-
-BATCH_SPEC = Batch(**dict.fromkeys(Batch._fields, TIME_MAJOR))._replace(
-    task=learner.SHARDED, core_state=learner.SHARDED
-)
 
 
 def act(network, params, timestep, core_state, key, *, greedy: bool = False):
@@ -85,44 +60,6 @@ def discount(config: Config):
     horizon = jnp.maximum(config.horizon_seconds, config.step_seconds)
     from_horizon = 1.0 - config.step_seconds / horizon
     return jnp.where(config.horizon_seconds > 0.0, from_horizon, config.discount)
-
-
-def sequences(network, trajectory: Trajectory, length: int):
-    """Cuts an unroll into sequences, environment by environment.
-
-    Returns:
-      a function that cuts [T, B, ...] into [length, S, ...], S = B * T / length; and the CoreState
-      [S, ...] before each, as it was when the actor played.
-    """
-    steps, action, aux, core_state = trajectory[:4]
-    (total, batch), past = steps.first[:-1].shape, network.frame_stack - 1
-    starts = jnp.arange(0, total, length)
-    number = batch * len(starts)  # S
-
-    def cut(x):  # [T, B, ...] -> [L, B * K, ...]
-        x = x.reshape(len(starts), length, *x.shape[1:])  # [K, L, B, ...]
-        return jnp.moveaxis(x, 0, 2).reshape(length, number, *x.shape[3:])
-
-    def join(x):  # [K, B, ...] -> [B * K, ...]
-        return jnp.swapaxes(x, 0, 1).reshape(number, *x.shape[2:])
-
-    def history(frames, obs):  # the frames before each start: [B * K, S - 1, ...]
-        x = jnp.concatenate([jnp.swapaxes(frames, 0, 1), obs[:-1]])  # [S - 1 + T, B, ...]
-        x = x[starts[:, None] + jnp.arange(past)]  # [K, S - 1, B, ...]
-        return join(jnp.swapaxes(x, 1, 2))
-
-    time = jnp.arange(total)[:, None]
-    opened = jnp.where(steps.first[:-1], time, -core_state.age[None])  # x_t's episode, at least
-    age = jnp.minimum(time - jax.lax.cummax(opened), past)
-    a_tm1 = jnp.concatenate([core_state.a_tm1[None], action[:-1]])
-    obs = networks.without_mask(steps.obs)
-    state = CoreState(
-        jax.tree.map(lambda x: join(x[starts]), aux.lstm),
-        join(a_tm1[starts]),
-        jax.tree.map(history, core_state.frames, obs),
-        join(age[starts]),
-    )
-    return cut, state
 
 
 def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory):
@@ -173,19 +110,6 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     )
     metrics = {"v_mean": learner.mean(jnp.mean(v)), "advantage_deviation": deviation}
     return state._replace(params=params, popart=statistics), (batch, metrics)
-
-
-def minibatch(config: Config, state: LearnerState, batch: Batch) -> Batch:
-    """The sequences of this learner step: of every `minibatches` neighbours one, at random."""
-    epoch, number = state.step // config.minibatches, state.step % config.minibatches
-    groups = batch.task.shape[0] // config.minibatches
-    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(state.key, epoch)))
-    bits = jax.vmap(lambda key: jax.random.bits(key, (config.minibatches,)))
-    order = jnp.argsort(bits(keys(learner.rows(groups))), axis=-1)  # [groups, minibatches]
-    chosen = jnp.arange(groups) * config.minibatches + order[:, number]
-    *time_major, task, core_state = batch
-    time_major = jax.tree.map(lambda x: x[:, chosen], time_major)
-    return Batch(*time_major, *jax.tree.map(lambda x: x[chosen], (task, core_state)))
 
 
 def loss(network, config: Config, params, batch: Batch):

@@ -1,0 +1,80 @@
+"""How an unroll is cut into sequences, and how these are dealt into minibatches."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlsys import learner, networks
+from rlsys.types import TIME_MAJOR, CoreState, LearnerState, Trajectory
+
+
+class Batch(NamedTuple):
+    """S sequences of L steps, ready to learn from."""
+
+    steps: Any  # Timestep [L, S, ...]
+    action: Any  # [L, S]
+    log_mu_a: Any  # [L, S]
+    advantage: Any  # [L, S] normalised over the whole batch; 0 where mask is False
+    v_old: Any  # [L, S] before learning, in units of the targets' deviation, like target
+    target: Any  # [L, S]
+    mask: Any  # [L, S] bool, False where the action was a reset's
+    task: Any  # [S]
+    core_state: Any  # CoreState [S, ...]
+
+
+BATCH_SPEC = Batch(**dict.fromkeys(Batch._fields, TIME_MAJOR))._replace(
+    task=learner.SHARDED, core_state=learner.SHARDED
+)
+
+
+def sequences(network, trajectory: Trajectory, length: int):
+    """Cuts an unroll into sequences, environment by environment.
+
+    Returns:
+      a function that cuts [T, B, ...] into [length, S, ...], S = B * T / length; and the CoreState
+      [S, ...] before each, as it was when the actor played.
+    """
+    steps, action, aux, core_state = trajectory[:4]
+    (total, batch), past = steps.first[:-1].shape, network.frame_stack - 1
+    starts = jnp.arange(0, total, length)
+    number = batch * len(starts)  # S
+
+    def cut(x):  # [T, B, ...] -> [L, B * K, ...]
+        x = x.reshape(len(starts), length, *x.shape[1:])  # [K, L, B, ...]
+        return jnp.moveaxis(x, 0, 2).reshape(length, number, *x.shape[3:])
+
+    def join(x):  # [K, B, ...] -> [B * K, ...]
+        return jnp.swapaxes(x, 0, 1).reshape(number, *x.shape[2:])
+
+    def history(frames, obs):  # the frames before each start: [B * K, S - 1, ...]
+        x = jnp.concatenate([jnp.swapaxes(frames, 0, 1), obs[:-1]])  # [S - 1 + T, B, ...]
+        x = x[starts[:, None] + jnp.arange(past)]  # [K, S - 1, B, ...]
+        return join(jnp.swapaxes(x, 1, 2))
+
+    time = jnp.arange(total)[:, None]
+    opened = jnp.where(steps.first[:-1], time, -core_state.age[None])  # x_t's episode, at least
+    age = jnp.minimum(time - jax.lax.cummax(opened), past)
+    a_tm1 = jnp.concatenate([core_state.a_tm1[None], action[:-1]])
+    obs = networks.without_mask(steps.obs)
+    state = CoreState(
+        jax.tree.map(lambda x: join(x[starts]), aux.lstm),
+        join(a_tm1[starts]),
+        jax.tree.map(history, core_state.frames, obs),
+        join(age[starts]),
+    )
+    return cut, state
+
+
+def minibatch(config: Any, state: LearnerState, batch: Batch) -> Batch:
+    """The sequences of this learner step: of every `minibatches` neighbours one, at random."""
+    epoch, number = state.step // config.minibatches, state.step % config.minibatches
+    groups = batch.task.shape[0] // config.minibatches
+    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(state.key, epoch)))
+    bits = jax.vmap(lambda key: jax.random.bits(key, (config.minibatches,)))
+    order = jnp.argsort(bits(keys(learner.rows(groups))), axis=-1)  # [groups, minibatches]
+    chosen = jnp.arange(groups) * config.minibatches + order[:, number]
+    *time_major, task, core_state = batch
+    time_major = jax.tree.map(lambda x: x[:, chosen], time_major)
+    return Batch(*time_major, *jax.tree.map(lambda x: x[chosen], (task, core_state)))
