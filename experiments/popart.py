@@ -22,6 +22,7 @@ TASKS = ",".join(
 NETWORK = "--torso mlp --hidden-size 128 --head-size 128"
 WORDS = ["impala", "--env", TASKS, *NETWORK.split(), "--env-steps", "600000"]
 WORDS += ["--unrolls-ahead", "0", "--batch-size", "80", "--entropy-cost", "0.03"]
+WORDS += ["--learning-rate", "3e-3"]
 
 if __name__ == "__main__":
     agents = {"popart": WORDS, "without": [*WORDS, "--popart", "False"]}

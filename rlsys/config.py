@@ -36,6 +36,20 @@ def check_positive(config, names: str) -> None:
             raise UserError(f"{name} must be positive, not {value}")
 
 
+def check_within(config, low: float, high: float, names: str) -> None:
+    """Raises UserError if one of the fields is a number outside [low, high]."""
+    for name in names.split():
+        value = getattr(config, name)
+        if isinstance(value, int | float) and not low <= value <= high:  # tracers of a sweep pass
+            bounds = f"{low:g} or more" if high == float("inf") else f"within [{low:g}, {high:g}]"
+            raise UserError(f"{name} must be {bounds}, not {value}")
+
+
+def power_of_two(n: int) -> int:
+    """The largest that is not above n, which several devices can share; 1 for less."""
+    return 1 << max(n.bit_length() - 1, 0)
+
+
 def check_shares(config, num_tasks: int) -> None:
     """Raises UserError unless environments, actors and tasks divide each other."""
     if config.actors % num_tasks:
@@ -81,7 +95,8 @@ def choose(presets: dict[str, Any], suits: dict[str, str], name: str | None, env
     config = presets[name]
     if env is None or env == config.env:
         return config, {"env": config.env, "task": config.task}
-    suited = name == suits.get(envs.family(envs.tasks(env, plain)[0].env))
+    suit = suits.get(envs.family(envs.tasks(env, plain)[0].env))
+    suited = suit is not None and config.task == presets[suit].task
     return config, {"env": env, "task": config.task if suited else plain}
 
 

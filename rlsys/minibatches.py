@@ -50,7 +50,7 @@ def sequences(network, trajectory: Trajectory, length: int):
 
     def history(frames, obs):  # the frames before each start: [B * K, S - 1, ...]
         x = jnp.concatenate([jnp.swapaxes(frames, 0, 1), obs[:-1]])  # [S - 1 + T, B, ...]
-        x = x[starts[:, None] + jnp.arange(past)]  # [K, S - 1, B, ...]
+        x = x[starts[:, None] + jnp.arange(past)[None]]  # [K, S - 1, B, ...]
         return join(jnp.swapaxes(x, 1, 2))
 
     time = jnp.arange(total)[:, None]

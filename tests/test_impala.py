@@ -21,7 +21,7 @@ T, B = 16, 8
 TASK = (0, 0, 0, 1, 0, 0, 2, 2)  # the first of 4 devices has one task, the last another
 CONFIG = Config(
     unroll_length=T, refresh_steps=T, num_envs=B, batch_size=B, discount=0.9, clip_rho=0.8,
-    clip_pg_rho=1.1, lambda_=0.9, baseline_cost=0.7, entropy_cost=0.03, popart_step_size=0.01,
+    clip_pg_rho=1.1, vtrace_lambda=0.9, baseline_cost=0.7, entropy_cost=0.03, popart_step_size=0.01,
     popart=False, max_gradient_norm=40.0,
 )  # fmt: skip
 POPART = dataclasses.replace(CONFIG, popart=True)
@@ -85,7 +85,7 @@ def literal_targets(config, trajectory, logits, values, statistics):
             r = np.float64(steps.reward[begin + 1 : end + 1, b])
             gamma = config.discount * np.float64(steps.discount[begin + 1 : end + 1, b])
             x = v[begin : end + 1, b]
-            rho_bar, c = np.minimum(config.clip_rho, rho), config.lambda_ * np.minimum(1, rho)
+            rho_bar, c = np.minimum(config.clip_rho, rho), config.vtrace_lambda * np.minimum(1, rho)
             delta = r + gamma * x[1:] - x[:-1]
             target = [*x]  # the last one is V itself: bootstrap
             for s in range(end - begin):
@@ -93,8 +93,8 @@ def literal_targets(config, trajectory, logits, values, statistics):
                     target[s] += np.prod(gamma[s:t] * c[s:t]) * rho_bar[t] * delta[t]
             for s in range(end - begin):
                 last = s + 1 == end - begin
-                q = x[s + 1] if last else (
-                    config.lambda_ * target[s + 1] + (1 - config.lambda_) * x[s + 1])  # fmt: skip
+                decay = 0.0 if last else config.vtrace_lambda
+                q = decay * (0.0 if last else target[s + 1]) + (1 - decay) * x[s + 1]
                 vs[begin + s, b] = target[s]
                 advantage[begin + s, b] = min(config.clip_pg_rho, rho[s]) * (
                     r[s] + gamma[s] * q - x[s]
@@ -397,7 +397,8 @@ def test_adam_is_that_of_optax():
 def test_the_atari_preset_is_the_papers_table():
     config = PRESETS["atari"]
     expected = {
-        "discount": 0.99, "clip_rho": 1.0, "clip_pg_rho": 1.0, "lambda_": 1.0, "batch_size": 32,
+        "discount": 0.99, "clip_rho": 1.0, "clip_pg_rho": 1.0, "vtrace_lambda": 1.0,
+        "batch_size": 32,
         "baseline_cost": 0.5, "entropy_cost": 0.01, "sum_losses": True, "optimizer": "rmsprop",
         "learning_rate": 6e-4, "learning_rate_decay": 1.0, "rmsprop_decay": 0.99,
         "optimizer_eps": 0.01, "max_gradient_norm": 40.0, "unroll_length": 20, "torso": "shallow",
@@ -426,7 +427,7 @@ def test_a_config_is_a_pytree_of_its_numbers():
     """So that a sweep is vmap over a stack of them."""
     assert all(isinstance(x, float) for x in jax.tree.leaves(Config()))
     assert len(jax.tree.leaves(Config())) > 10
-    configs = [POPART, dataclasses.replace(POPART, learning_rate=0.1, lambda_=0.5)]
+    configs = [POPART, dataclasses.replace(POPART, learning_rate=0.1, vtrace_lambda=0.5)]
     mesh, update = learner.make_mesh(jax.devices()[:1]), functools.partial(impala.update, LINEAR)
     states = [state_of(config, impala.optimizer, seed) for seed, config in enumerate(configs)]
     members = learner.data_parallel(jax.vmap(update, in_axes=(0, 0, None)), mesh, TRAJECTORY_SPEC)

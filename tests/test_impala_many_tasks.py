@@ -21,8 +21,8 @@ def test_one_agent_plays_the_57_games_of_atari(tmp_path):
     tasks = ",".join(f"{game}-v5" for game in GAMES)
     words = [
         "impala", "--env", tasks, "--hidden-size", "16", "--unroll-length", "5",
-        "--refresh-steps", "5", "--env-steps", "6000", "--log-every", "3000", "--eval-episodes", "1",
-        "--max-episode-steps", "40", "--run-dir", str(tmp_path / "run"),
+        "--refresh-steps", "5", "--env-steps", "6000", "--log-every", "3000",
+        "--eval-episodes", "1", "--max-episode-steps", "40", "--run-dir", str(tmp_path / "run"),
     ]  # fmt: skip
     assert len(GAMES) == 57
     assert train.exit_code(lambda: train.main(words)) == 0

@@ -21,7 +21,7 @@ T, B = 16, 8
 TASK = (0, 0, 0, 1, 0, 0, 2, 2)  # the first of 4 devices has one task, the last another
 CONFIG = Config(
     unroll_length=T, refresh_steps=T, num_envs=B, sequence_length=4, epochs=2, minibatches=2,
-    discount=0.9, lambda_=0.8, value_cost=0.7, entropy_cost=0.03, popart=True,
+    discount=0.9, gae_lambda=0.8, value_cost=0.7, entropy_cost=0.03, popart=True,
     popart_step_size=0.01,
 )  # fmt: skip
 STATISTICS = popart.PopArtState(
@@ -190,7 +190,7 @@ def literal_batch(config, trajectory, values, statistics):
                     gamma = config.discount * steps.discount[t + 1, b]
                     delta = steps.reward[t + 1, b] + gamma * v[t + 1, b] - v[t, b]
                     advantage[s, b] += weight * delta
-                    weight *= gamma * config.lambda_
+                    weight *= gamma * config.gae_lambda
     target = v[:-1] + advantage
     if config.popart:
         for i in range(len(mean)):

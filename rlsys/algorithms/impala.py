@@ -12,7 +12,7 @@ Departures, and why:
 - An actor is a thread with many environments, so that inference is batched; a policy is at most
   unrolls_ahead unrolls old and the learner takes unrolls in the order in which they were finished.
 - Time-outs bootstrap from the true last observation; the paper's code took them for ends.
-- PopArt's statistics begin as plain averages, so that they do not remember their arbitrary start.
+- PopArt's statistics begin with larger steps, so that they do not remember their arbitrary start.
 - The small presets average the losses and use Adam.
 """
 
@@ -58,7 +58,7 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
         steps.reward[1:],
         config.discount * steps.discount[1:],
         rho_tm1,
-        lambda_=config.lambda_ * (1.0 - steps.truncated[1:]),  # rule 2
+        lambda_=config.vtrace_lambda * (1.0 - steps.truncated[1:]),  # rule 2
         clip_rho=config.clip_rho,
         clip_pg_rho=config.clip_pg_rho,
     )

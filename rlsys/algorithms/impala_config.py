@@ -3,7 +3,15 @@
 import dataclasses
 
 from rlsys import envs
-from rlsys.config import check_at_least, check_positive, check_shares, choose, register
+from rlsys.config import (
+    check_at_least,
+    check_positive,
+    check_shares,
+    check_within,
+    choose,
+    power_of_two,
+    register,
+)
 from rlsys.types import UserError
 
 
@@ -15,7 +23,7 @@ class Config:
     env: str = "CartPole-v1"
     """EnvPool task, or several: task,task,... for one agent on all; task:option=value sets one."""
     task: envs.Options = envs.Options()
-    env_steps: int = 1_500_000
+    env_steps: int = 2_000_000
     """Environment steps of the whole run, all environments together."""
     num_envs: int = 256
     """Environments, shared evenly by the tasks."""
@@ -30,8 +38,8 @@ class Config:
     """rho-bar of V-trace."""
     clip_pg_rho: float = 1.0
     """The same clip in the policy gradient."""
-    lambda_: float = 1.0
-    """Of V-trace: decay of the traces."""
+    vtrace_lambda: float = 1.0
+    """lambda of V-trace: decay of the traces."""
     baseline_cost: float = 0.5
     """Weight of the value's squared error, halved."""
     entropy_cost: float = 0.01
@@ -47,7 +55,7 @@ class Config:
     """Add up the losses of all steps, as the paper does, rather than average them."""
     optimizer: str = "adam"
     """rmsprop, the paper's, or adam."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     """Of the optimiser."""
     learning_rate_decay: float = 1.0
     """Share of the learning rate that is gone, linearly, at the end; 0 keeps it constant."""
@@ -96,6 +104,13 @@ class Config:
         )
         check_at_least(self, 0, "seed core_size head_size unrolls_ahead")
         check_positive(self, "learning_rate max_gradient_norm clip_rho clip_pg_rho")
+        check_within(
+            self,
+            0.0,
+            1.0,
+            "discount vtrace_lambda popart_step_size learning_rate_decay rmsprop_decay",
+        )
+        check_within(self, 0.0, float("inf"), "entropy_cost optimizer_eps")
         check_shares(self, len(envs.tasks(self.env, self.task)))
         if self.optimizer not in ("rmsprop", "adam"):
             raise UserError(f"optimizer must be rmsprop or adam, not {self.optimizer!r}")
@@ -165,7 +180,7 @@ def preset(name: str | None, env: str | None) -> Config:
         return dataclasses.replace(config, **changes)
     if config.task.minimal_actions:  # which games do not share
         changes["task"] = dataclasses.replace(changes["task"], minimal_actions=False)
-    share = max(1, min(config.num_envs // num_tasks, config.batch_size // 2))
+    share = power_of_two(min(config.num_envs // num_tasks, config.batch_size // 2))
     together = max(config.batch_size // share, (num_tasks + 1) // 2)  # tasks in a batch
     join = min(together, num_tasks - 1)  # all would wait for the slowest
     return dataclasses.replace(

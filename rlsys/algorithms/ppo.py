@@ -72,7 +72,7 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
         v[1:],
         steps.reward[1:],
         discount(config) * steps.discount[1:],
-        lambda_=config.lambda_ * (1.0 - steps.truncated[1:]),  # rule 2
+        lambda_=config.gae_lambda * (1.0 - steps.truncated[1:]),  # rule 2
     )
     target = v[:-1] + advantage
     mask = ~steps.first[1:]  # rule 1
@@ -92,6 +92,7 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     share, mean, square = learner.mean(
         (jnp.mean(mask), jnp.mean(mask * advantage), jnp.mean(mask * advantage**2))
     )
+    share = jnp.maximum(share, 1e-9)  # all may be resets
     mean, square = mean / share, square / share
     deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0.0))
     advantage = mask * (advantage - mean) / (deviation + 1e-8)

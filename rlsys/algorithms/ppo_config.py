@@ -3,7 +3,15 @@
 import dataclasses
 
 from rlsys import envs
-from rlsys.config import check_at_least, check_positive, check_shares, choose, register
+from rlsys.config import (
+    check_at_least,
+    check_positive,
+    check_shares,
+    check_within,
+    choose,
+    power_of_two,
+    register,
+)
 from rlsys.types import UserError
 
 
@@ -30,8 +38,8 @@ class Config:
     """H: gamma = 1 - step_seconds / H; 0 to give the discount itself."""
     step_seconds: float = 0.1333
     """Time between two steps of the agent."""
-    lambda_: float = 0.95
-    """Of generalised advantage estimation."""
+    gae_lambda: float = 0.95
+    """lambda of generalised advantage estimation."""
     clip_eps: float = 0.2
     """How far the probability of an action may be moved, as a ratio."""
     clip_value: bool = False
@@ -102,6 +110,8 @@ class Config:
         )
         check_at_least(self, 0, "seed core_size head_size unrolls_ahead")
         check_positive(self, "learning_rate max_gradient_norm clip_eps step_seconds")
+        check_within(self, 0.0, 1.0, "discount gae_lambda popart_step_size learning_rate_decay")
+        check_within(self, 0.0, float("inf"), "horizon_seconds clip_sigmas entropy_cost adam_eps")
         check_shares(self, len(envs.tasks(self.env, self.task)))
         if self.unroll_length % self.sequence_length:
             raise UserError(
@@ -166,6 +176,6 @@ def preset(name: str | None, env: str | None) -> Config:
             changes["task"] = dataclasses.replace(changes["task"], minimal_actions=False)
         changes |= {
             "actors": num_tasks,
-            "num_envs": max(1, config.num_envs // num_tasks) * num_tasks,
+            "num_envs": power_of_two(config.num_envs // num_tasks) * num_tasks,
         }
     return dataclasses.replace(config, **changes)
