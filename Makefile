@@ -6,10 +6,10 @@ ENV ?=
 ARGS ?=
 EXTRA ?= dev
 
-.PHONY: .venv help train resume eval bench test test-slow lint format clean
+.PHONY: .venv help train resume eval bench bench-training test test-slow lint format clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 .venv: .venv/built
 
@@ -20,7 +20,7 @@ help:  ## list the targets
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[$(EXTRA)]'
 	@touch .venv/built
 
-train: .venv  ## train: ALGO=r2d2 [ENV=<EnvPool id>] [ARGS="--field value ..."]
+train: .venv  ## train: ALGO=<r2d2|impala|ppo> [ENV=<EnvPool id>] [ARGS="--field value ..."]
 	@$(BIN)/python -m rlsys.train $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
 
 resume: .venv  ## continue a run: RUN=<dir>
@@ -31,6 +31,9 @@ eval: .venv  ## play a run's newest checkpoint: RUN=<dir> [ARGS="--episodes 100"
 
 bench: .venv  ## time the replay memory: ARGS="--help" for more
 	@$(BIN)/python -m experiments.bench_replay $(ARGS)
+
+bench-training: .venv  ## time IMPALA and PPO beside EnvPool alone: ARGS="--help" for more
+	@$(BIN)/python -m experiments.bench_training $(ARGS)
 
 test: .venv  ## run the tests
 	@$(BIN)/python -m pytest -n 2 -m 'not slow' tests
