@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from rlsys import evaluate
 from rlsys.checkpoint import CheckpointError, Checkpoints
-from rlsys.envs import Episode, tasks
+from rlsys.envs import tasks
 from rlsys.log import Log
 from rlsys.types import UserError
 
@@ -160,11 +161,17 @@ class Run:
             means[name] = np.mean(values)
         self.log.write(self.env_steps, self.learner_steps, {**means, **more})
 
-    def conclude(self, results: dict[str, list[Episode]]) -> None:
-        """Prints what the run has come to, and where everything is.
+    def conclude(self, make_player: Callable, network: Any, params: Any, kinds: Sequence[str]):
+        """Unless it was stopped: evaluates, prints what came of the run and where everything is.
 
-        results: episodes of each kind of play, of each task.
+        Args: see evaluate.play_tasks.
         """
+        if self.stopped:
+            return
+        config = self._config
+        results = evaluate.play_tasks(
+            make_player, config, network, params, kinds, config.eval_episodes
+        )
         summaries = {kind: evaluate.summary(episodes) for kind, episodes in results.items()}
         evaluate.save(self.folder, summaries)
         for kind, result in summaries.items():

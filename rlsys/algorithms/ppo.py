@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlsys import actor, evaluate, learner, networks, policy
+from rlsys import actor, learner, networks, policy
 from rlsys.actor import Actors
 from rlsys.algorithms.ppo_config import Config
 from rlsys.losses import popart
@@ -265,9 +265,5 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 if not run.ended:
                     actors.restart(run.number)
         params = learner.snapshot(state.params)
-    if not run.stopped:
-        episodes = evaluate.play_tasks(
-            make_player, config, network, params, PLAYERS[:1], config.eval_episodes
-        )
-        run.conclude(episodes)
+    run.conclude(make_player, network, params, PLAYERS[:1])
     return run.folder

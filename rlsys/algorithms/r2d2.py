@@ -308,11 +308,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 if not run.ended:
                     actors.restart(run.number)
         params = learner.snapshot(state.params)
-    if not run.stopped:
-        episodes = evaluate.play_tasks(
-            make_player, config, network, params, PLAYERS[:1], config.eval_episodes
-        )
-        run.conclude(episodes)
+    run.conclude(make_player, network, params, PLAYERS[:1])
     return run.folder
 
 
