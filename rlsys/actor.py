@@ -112,8 +112,10 @@ class Actors:
             None one of each actor.
         """
         self._join_size = len(envs) if join is None else join
-        uneven = config.unrolls_ahead == 0 and len(envs) % self._join_size
-        if uneven or not 1 <= self._join_size <= len(envs):
+        possible = list(range(1, len(envs) + 1))
+        if config.unrolls_ahead == 0:
+            possible = [n for n in possible if len(envs) % n == 0]
+        if self._join_size not in possible:
             raise UserError(f"{len(envs)} actors' unrolls cannot be joined {join} at a time")
         keys = jax.random.split(jax.random.key(config.seed + 1), len(envs))
         self.envs = envs
