@@ -61,7 +61,10 @@ def unroll(envs: Envs, policy: Callable, params, state: ActorState, length: int,
         return np.concatenate(x).reshape(len(x), *x[0].shape)
 
     trajectory = Trajectory(
-        jax.tree.map(stack, *steps), stack(*actions), jax.tree.map(stack, *auxs), start
+        jax.tree.map(stack, *steps),
+        stack(*actions),
+        jax.tree.map(stack, *auxs),
+        jax.tree.map(np.asarray, start),
     )
     return trajectory, ActorState(timestep, core_state, key)
 
