@@ -95,9 +95,12 @@ def choose(presets: dict[str, Any], suits: dict[str, str], name: str | None, env
     config = presets[name]
     if env is None or env == config.env:
         return config, {"env": config.env, "task": config.task}
-    suit = suits.get(envs.family(envs.tasks(env, plain)[0].env))
-    suited = suit is not None and config.task == presets[suit].task
-    return config, {"env": env, "task": config.task if suited else plain}
+    tasks = envs.tasks(env, plain)
+    suit = suits.get(envs.family(tasks[0].env))
+    own = config.task if suit is not None and config.task == presets[suit].task else plain
+    if len(tasks) > 1:  # games do not share which actions they use
+        own = dataclasses.replace(own, minimal_actions=False)
+    return config, {"env": env, "task": own}
 
 
 def from_dict(cls, values: dict[str, Any]):

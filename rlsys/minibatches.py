@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rlsys import learner, networks
-from rlsys.types import TIME_MAJOR, CoreState, LearnerState, Trajectory
+from rlsys.types import BATCH_MAJOR, TIME_MAJOR, CoreState, LearnerState, Trajectory
 
 
 class Batch(NamedTuple):
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
 
 
 BATCH_SPEC = Batch(**dict.fromkeys(Batch._fields, TIME_MAJOR))._replace(
-    task=learner.SHARDED, core_state=learner.SHARDED
+    task=BATCH_MAJOR, core_state=BATCH_MAJOR
 )
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlsys import envs, networks
+from rlsys import envs, learner, networks
 from rlsys.evaluate import Player
 from rlsys.losses import policy_gradient, popart
+from rlsys.types import LearnerState
 
 ILLEGAL = -1e9  # logit of an illegal action: finite, so that 0 times its logarithm is 0
 PLAYERS = ("greedy", "sampled")  # the likeliest action, or one drawn as in training
@@ -61,6 +62,28 @@ def preserve_outputs(old: popart.PopArtState, new: popart.PopArtState, params):
     layer = networks.value_layer(params)
     kernel, bias = popart.preserve_outputs(old, new, layer["kernel"], layer["bias"])
     return networks.with_value_layer(params, {"kernel": kernel, "bias": bias})
+
+
+def update_statistics(config: Any, old: popart.PopArtState, targets, task, mask):
+    """PopArt's statistics after value targets [T, B] of all devices; as they were, without PopArt.
+
+    Steps are larger at first, so that the statistics do not remember their arbitrary start.
+    """
+    if not config.popart:
+        return old
+    step_size = jnp.maximum(config.popart_step_size, 1.0 / (old.count + 1.0))
+    return popart.update(
+        old, targets, task, step_size=step_size, mask=mask, axis_name=learner.BATCH
+    )
+
+
+def make_state(network, config: Any, optimizer) -> LearnerState:
+    """The LearnerState before the first step."""
+    key, init_key = jax.random.split(jax.random.key(config.seed))
+    params = networks.init(network, init_key)
+    statistics = popart.init(network.head.num_tasks)
+    step = jnp.zeros((), jnp.int32)
+    return LearnerState(params, optimizer.init(params), key, step, popart=statistics)
 
 
 def popart_metrics(config: Any, statistics: popart.PopArtState) -> dict[str, float]:

@@ -169,13 +169,10 @@ class Run:
         if self.stopped:
             return
         config = self._config
-        results = evaluate.play_tasks(
+        episodes = evaluate.play_tasks(
             make_player, config, network, params, kinds, config.eval_episodes
         )
-        summaries = {kind: evaluate.summary(episodes) for kind, episodes in results.items()}
-        evaluate.save(self.folder, summaries)
-        for kind, result in summaries.items():
-            print(evaluate.describe(kind, result))
+        evaluate.report(self.folder, episodes)
         print(
             f"{self.folder}: config.json, metrics.jsonl, evaluation.json, checkpoints/, and events "
             f"for TensorBoard\n"

@@ -144,10 +144,7 @@ def evaluate_run(module, config, options: EvalConfig) -> None:
     episodes = evaluate.play_tasks(
         module.make_player, config, network, params, module.PLAYERS, options.episodes, options.seed
     )
-    results = {kind: evaluate.summary(played) for kind, played in episodes.items()}
-    for kind, result in results.items():
-        print(evaluate.describe(kind, result))
-    print(f"saved {evaluate.save(Path(config.run_dir), results)}")
+    print(f"saved {evaluate.report(Path(config.run_dir), episodes)}")
     if options.gif:
         for i, task in enumerate(tasks):
             path = Path(config.run_dir) / (f"episode-{i}.gif" if i else "episode.gif")

@@ -57,9 +57,11 @@ class Sample(NamedTuple):
 
 
 TIME_MAJOR = jax.P(None, "batch")
-BATCH = jax.P("batch")
-TRAJECTORY_SPEC = Trajectory(TIME_MAJOR, TIME_MAJOR, TIME_MAJOR, BATCH, BATCH)  # over devices
-SAMPLE_SPEC = Sample(TRAJECTORY_SPEC, TIME_MAJOR, BATCH)
+BATCH_MAJOR = jax.P("batch")
+TRAJECTORY_SPEC = Trajectory(  # over devices
+    TIME_MAJOR, TIME_MAJOR, TIME_MAJOR, BATCH_MAJOR, BATCH_MAJOR
+)
+SAMPLE_SPEC = Sample(TRAJECTORY_SPEC, TIME_MAJOR, BATCH_MAJOR)
 
 
 class LearnerState(NamedTuple):

@@ -9,8 +9,8 @@ https://arxiv.org/abs/1809.04474. One policy that is blind to the task, one valu
 deviation for each task.
 
 Departures, and why:
-- An actor is a thread with many environments, so that inference is batched; a policy is at most
-  unrolls_ahead unrolls old and the learner takes unrolls in the order in which they were finished.
+- An actor is a thread with many environments, so that inference is batched; it is at most
+  unrolls_ahead unrolls ahead, and the learner takes first what was finished first.
 - Time-outs bootstrap from the true last observation; the paper's code took them for ends.
 - PopArt's statistics begin with larger steps, so that they do not remember their arbitrary start.
 - The small presets average the losses and use Adam.
@@ -63,16 +63,7 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
         clip_pg_rho=config.clip_pg_rho,
     )
 
-    new = statistics
-    if config.popart:
-        new = popart.update(
-            statistics,
-            targets.vs_tm1,
-            task,
-            step_size=jnp.maximum(config.popart_step_size, 1.0 / (statistics.count + 1.0)),
-            mask=mask_tm1,
-            axis_name=learner.BATCH,
-        )
+    new = policy.update_statistics(config, statistics, targets.vs_tm1, task, mask_tm1)
     advantage_tm1 = targets.pg_advantage_tm1 / popart.scale(new)[task][None]
     pg_loss = policy_gradient_loss(log_pi_a_tm1, advantage_tm1)
     v_loss = mask_tm1 * baseline_loss(
@@ -140,11 +131,7 @@ def update(network, config: Config, state: LearnerState, trajectory: Trajectory)
 
 def make_state(network, config: Config) -> LearnerState:
     """The LearnerState before the first step."""
-    key, init_key = jax.random.split(jax.random.key(config.seed))
-    params = networks.init(network, init_key)
-    step = jnp.zeros((), jnp.int32)
-    statistics = popart.init(network.head.num_tasks)
-    return LearnerState(params, optimizer(config).init(params), key, step, popart=statistics)
+    return policy.make_state(network, config, optimizer(config))
 
 
 def batches(trajectory: Trajectory, size: int):

@@ -178,8 +178,6 @@ def preset(name: str | None, env: str | None) -> Config:
     num_tasks = len(envs.tasks(changes["env"], changes["task"]))
     if num_tasks == 1:
         return dataclasses.replace(config, **changes)
-    if config.task.minimal_actions:  # which games do not share
-        changes["task"] = dataclasses.replace(changes["task"], minimal_actions=False)
     share = power_of_two(min(config.num_envs // num_tasks, config.batch_size // 2))
     together = max(config.batch_size // share, (num_tasks + 1) // 2)  # tasks in a batch
     join = min(together, num_tasks - 1)  # all would wait for the slowest

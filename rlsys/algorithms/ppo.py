@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlsys import actor, learner, networks, policy
+from rlsys import actor, learner, policy
 from rlsys.actor import Actors
 from rlsys.algorithms.ppo_config import Config
 from rlsys.losses import popart
@@ -76,17 +76,8 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     )
     target = v[:-1] + advantage
     mask = ~steps.first[1:]  # rule 1
-    statistics, params = state.popart, state.params
-    if config.popart:
-        statistics = popart.update(
-            state.popart,
-            target,
-            task,
-            step_size=jnp.maximum(config.popart_step_size, 1.0 / (state.popart.count + 1.0)),
-            mask=mask,
-            axis_name=learner.BATCH,
-        )
-        params = policy.preserve_outputs(state.popart, statistics, params)
+    statistics = policy.update_statistics(config, state.popart, target, task, mask)
+    params = policy.preserve_outputs(state.popart, statistics, state.params)
 
     advantage = advantage / popart.scale(statistics)[task][None]
     share, mean, square = learner.mean(
@@ -170,11 +161,7 @@ def update(network, config: Config, state: LearnerState, batch: Batch):
 
 def make_state(network, config: Config) -> LearnerState:
     """The LearnerState before the first step."""
-    key, init_key = jax.random.split(jax.random.key(config.seed))
-    params = networks.init(network, init_key)
-    step = jnp.zeros((), jnp.int32)
-    statistics = popart.init(network.head.num_tasks)
-    return LearnerState(params, optimizer(config).init(params), key, step, popart=statistics)
+    return policy.make_state(network, config, optimizer(config))
 
 
 def check_batch(mesh, config: Config) -> None:

@@ -172,8 +172,6 @@ def preset(name: str | None, env: str | None) -> Config:
     config, changes = choose(PRESETS, SUITS, name, env)
     num_tasks = len(envs.tasks(changes["env"], changes["task"]))
     if num_tasks > 1:
-        if config.task.minimal_actions:  # which games do not share
-            changes["task"] = dataclasses.replace(changes["task"], minimal_actions=False)
         changes |= {
             "actors": num_tasks,
             "num_envs": power_of_two(config.num_envs // num_tasks) * num_tasks,
