@@ -219,21 +219,28 @@ def test_actors_of_several_tasks_run_ahead(tmp_path, algorithm):
         assert (folder / name).read_bytes().startswith(b"GIF")
 
 
-@pytest.mark.parametrize(("algorithm", "ahead"), [("impala", 2), ("ppo", 0), ("ppo", 2)])
-def test_an_actors_exception_ends_the_others(tmp_path, monkeypatch, capfd, algorithm, ahead):
-    class Broken(Exception):
-        pass
+class Broken(Exception):
+    pass
 
+
+def break_after(num_steps, monkeypatch):
+    """Environments raise Broken after so many steps, all together; a list that grows with each."""
     steps = []
     step = Envs.step
 
     def breaking(self, action):
         steps.append(0)
-        if len(steps) > 90:
+        if len(steps) > num_steps:
             raise Broken
         return step(self, action)
 
     monkeypatch.setattr(Envs, "step", breaking)
+    return steps
+
+
+@pytest.mark.parametrize(("algorithm", "ahead"), [("impala", 2), ("ppo", 0), ("ppo", 2)])
+def test_an_actors_exception_ends_the_others(tmp_path, monkeypatch, capfd, algorithm, ahead):
+    steps = break_after(90, monkeypatch)
     words = [*OTHERS[algorithm], "--env-steps", 10**6, "--unrolls-ahead", ahead]
     assert play(algorithm, *words, "--run-dir", tmp_path / "run") == 1
     assert "Broken" in capfd.readouterr().err
@@ -241,19 +248,7 @@ def test_an_actors_exception_ends_the_others(tmp_path, monkeypatch, capfd, algor
 
 
 def test_an_actors_exception_ends_the_run(tmp_path, monkeypatch):
-    class Broken(Exception):
-        pass
-
-    steps = []
-    step = Envs.step
-
-    def breaking(self, action):
-        steps.append(0)
-        if len(steps) > 150:
-            raise Broken
-        return step(self, action)
-
-    monkeypatch.setattr(Envs, "step", breaking)
+    steps = break_after(150, monkeypatch)
     for ahead in (0, 2):
         steps.clear()
         config = train.parse(
