@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -90,8 +91,9 @@ class Actors:
     With config.unrolls_ahead 0 they play in turn with the learner, and a run repeats itself to the
     bit: a round is one unroll of every actor with the same parameters, and begins when the learner
     asks for more than is left of the last. With more, every actor plays on by itself, so many
-    unrolls ahead of the learner, who takes first what was finished first: a fast task never waits
-    for a slow one.
+    unrolls ahead of the learner. If he takes one of each actor at a time, a run repeats itself too:
+    which parameters an unroll is played with is settled when it is asked for. If he takes fewer, he
+    takes first what was finished first: a fast task never waits for a slow one.
     """
 
     def __init__(
@@ -131,7 +133,7 @@ class Actors:
         self._policies, self._config, self._log = policies, config, log
         self._newest: _Snapshot | None = None
         self._snapshots: list[_Snapshot | None] = [None] * len(envs)  # that each actor plays with
-        self._ages = [0] * len(envs)  # steps that each has begun with it
+        self._ages = [0] * len(envs)  # steps that each was asked for with it
         self._unrolls: list[tuple[int, concurrent.futures.Future]] = []  # (actor, _Played)
         self._episodes: list[Episode] = []
         # One thread an actor, so that its unrolls come in order.
@@ -150,23 +152,18 @@ class Actors:
           whatever an actor raised.
         """
         ahead = self._config.unrolls_ahead
-        if ahead == 0:
-            if not self._unrolls:
-                self._offer(params, learner_step)
-                self._play_on(1)
-            return self._take()
-        self._offer(params, learner_step)
-        self._play_on(ahead + 1)
-        with self._log.time("waiting"):
+        if ahead or not self._unrolls:
+            self._play_on(ahead + 1, params, learner_step)
+        with self._log.time("waiting") if ahead else contextlib.nullcontext():
             unroll = self._take()
-        self._play_on(ahead)  # while the learner learns, also who gave several at once
+        self._play_on(ahead, params, learner_step)  # while the learner learns
         return unroll
 
-    def drain(self) -> Iterator[Unroll]:
+    def drain(self, params, learner_step: int) -> Iterator[Unroll]:
         """The unrolls that were begun, and as many more as it takes to join them as always; after
-        them the actors rest until the next get."""
+        them the actors rest until the next get. Arguments as of get."""
         for i in range(-len(self._unrolls) % self._join_size):
-            self._begin(i)
+            self._begin(i, params, learner_step)
         while self._unrolls:
             yield self._take()
 
@@ -188,33 +185,26 @@ class Actors:
         for envs in self.envs:
             envs.close()
 
-    def _offer(self, params, learner_step: int) -> None:
-        """Copies the parameters if an actor may need them before the next get."""
-        if self._newest is not None and self._newest.learner_step == learner_step:
-            return
-        # Until then an actor begins at most 2 unrolls_ahead + 1 unrolls.
-        steps = 2 * self._config.unrolls_ahead * self._config.unroll_length
-        due = self._config.refresh_steps - steps
-        if None in self._snapshots or max(self._ages) >= due:
-            self._newest = _Snapshot(learner.snapshot(params), learner_step)
-
-    def _play_on(self, num_unrolls: int) -> None:
+    def _play_on(self, num_unrolls: int, params, learner_step: int) -> None:
         """Has every actor begin unrolls, one after the other, until it has num_unrolls."""
         begun = collections.Counter(i for i, _ in self._unrolls)
         for n, i in itertools.product(range(num_unrolls), range(len(self.envs))):
             if begun[i] <= n:
-                self._begin(i)
+                self._begin(i, params, learner_step)
 
-    def _begin(self, i: int) -> None:
-        self._unrolls.append((i, self._threads[i].submit(self._play, i)))
-
-    def _play(self, i: int) -> "_Played":
-        """One unroll of actor i, in its thread."""
-        if self._snapshots[i] is None or self._ages[i] >= self._config.refresh_steps:
-            self._snapshots[i], self._ages[i] = self._newest, 0
-        self._ages[i] += self._config.unroll_length
+    def _begin(self, i: int, params, learner_step: int) -> None:
+        """Asks actor i for an unroll, with new parameters if its own are refresh_steps old."""
         snapshot = self._snapshots[i]
-        assert snapshot is not None  # get() comes first
+        if snapshot is None or self._ages[i] >= self._config.refresh_steps:
+            if self._newest is None or self._newest.learner_step != learner_step:
+                self._newest = _Snapshot(learner.snapshot(params), learner_step)
+            snapshot = self._snapshots[i] = self._newest
+            self._ages[i] = 0
+        self._ages[i] += self._config.unroll_length
+        self._unrolls.append((i, self._threads[i].submit(self._play, i, snapshot)))
+
+    def _play(self, i: int, snapshot: "_Snapshot") -> "_Played":
+        """One unroll of actor i, in its thread."""
         trajectory, self.states[i] = unroll(
             self.envs[i],
             self._policies[i],

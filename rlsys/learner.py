@@ -28,6 +28,11 @@ def place(mesh, tree, spec=REPLICATED):
     return jax.device_put(tree, sharding)
 
 
+def stacked(spec):
+    """Of a tree with one axis more before all others."""
+    return jax.tree.map(lambda s: jax.P(None, *s), spec, is_leaf=lambda s: isinstance(s, jax.P))
+
+
 def value_and_grad(loss):
     """jax.value_and_grad of the mean over all devices of loss(params, *args) -> (scalar, aux).
 

@@ -144,7 +144,8 @@ class Run:
         """A line of the log.
 
         Args:
-          metrics: of the updates since the last line, which cross to the host here, all at once.
+          metrics: of the updates since the last line, scalars or arrays [N] of N updates, which
+            cross to the host here, all at once.
           more: other scalars.
 
         Raises:
@@ -153,10 +154,10 @@ class Run:
         metrics = jax.device_get(metrics)
         means = {}
         for name in (metrics or [{}])[0]:
-            values = [m[name] for m in metrics]
+            values = np.concatenate([np.ravel(m[name]) for m in metrics])
             finite = np.isfinite(values)
             if not finite.all():
-                step = self.learner_steps - len(metrics) + 1 + int(np.argmin(finite))
+                step = self.learner_steps - len(values) + 1 + int(np.argmin(finite))
                 raise FloatingPointError(f"{name} is no finite number at learner step {step}")
             means[name] = np.mean(values)
         self.log.write(self.env_steps, self.learner_steps, {**means, **more})

@@ -155,8 +155,9 @@ def test_in_turn_a_round_has_the_same_parameters(make):
     assert [e.steps for e in envs] == [3 * T] * 4
 
 
-def test_in_turn_repeats_itself_to_the_bit(tmp_path):
-    """With several actors, joined two at a time, whatever their threads do."""
+@pytest.mark.parametrize("ahead, join", [(0, 2), (1, 4), (2, 4)])
+def test_repeats_itself_to_the_bit(tmp_path, ahead, join):
+    """With several actors, joined in turn or all of them, whatever their threads do."""
 
     @jax.jit
     def draw(params, obs, core_state, key):
@@ -170,16 +171,18 @@ def test_in_turn_repeats_itself_to_the_bit(tmp_path):
             return draw(params, timestep.obs, core_state, key)
 
         envs = [Envs("CartPole-v1", B, seed, name=f"task {seed % 2}") for seed in range(4)]
-        actors = make_actors(envs, tmp_path, 2, [draws] * 4, refresh_steps=2 * T)
+        actors = make_actors(envs, tmp_path, join, [draws] * 4, refresh_steps=2 * T, ahead=ahead)
         unrolls = [actors.get(params(n), n) for n in range(12)]
         episodes = actors.pop_episodes()
+        unrolls += actors.drain(params(12), 12)
         actors.close()
         return jax.tree.map(np.asarray, unrolls), episodes
 
     a, b = (play(iter(np.random.default_rng(n).random(1000) * 2e-3)) for n in (0, 1))
     assert a[1] == b[1] and {e.task for e in a[1]} == {"task 0", "task 1"}
     jax.tree.map(np.testing.assert_array_equal, a[0], b[0])
-    assert [x.learner_step for x in a[0]] == [0] * 4 + [4] * 4 + [8] * 4
+    if ahead == 0:
+        assert [x.learner_step for x in a[0]] == [0] * 4 + [4] * 4 + [8] * 4
     assert len(np.unique([x.trajectory.aux[0] for x in a[0]])) > 40
 
 
@@ -205,8 +208,7 @@ def test_finished_longest_is_taken_first(make):
     for e in envs:
         e.gate = threading.Semaphore(0)
     actors = make(envs, 2, ahead=1)
-    actors._offer(params(0), 0)
-    actors._play_on(2)
+    actors._play_on(2, params(0), 0)
     for n, i in enumerate([3, 1, 1, 0]):
         envs[i].gate.release()
         wait_for(lambda n=n: sum(num_finished(actors, j) for j in range(4)) == n + 1)
@@ -214,7 +216,7 @@ def test_finished_longest_is_taken_first(make):
     assert list(players(actors.get(params(0), 0))) == [1, 0]
 
 
-def test_slow_actors_play_with_the_newest_parameters(make, monkeypatch):
+def test_slow_actors_play_with_the_parameters_at_which_they_were_asked(make, monkeypatch):
     envs = [Counter(0), slow := Counter(1)]
     slow.gate = threading.Semaphore(0)
     copies = []
@@ -222,12 +224,14 @@ def test_slow_actors_play_with_the_newest_parameters(make, monkeypatch):
     actors = make(envs, 1, ahead=1)
     for step in (0, 1, 1, 2, 3, 3, 9):
         actors.get(params(step), step)
-        wait_for(lambda: actors._ages[1] == T)  # the slow one has begun
     assert copies == [0, 1, 2, 3, 9]  # once for each learner step
     slow.gate.release(2)
     wait_for(lambda: num_finished(actors, 1) == 2)
     unrolls = [actors.get(params(9), 9) for _ in range(4)]
-    assert [x.learner_step for x in unrolls if players(x) == [1]] == [0, 9]
+    assert [x.learner_step for x in unrolls if players(x) == [1]] == [0, 0]
+    slow.gate.release(PLENTY)
+    unrolls = [actors.get(params(9), 9) for _ in range(20)]
+    assert {x.learner_step for x in unrolls if players(x) == [1]} == {9}
 
 
 def test_refresh_steps_of_each_actor(make, monkeypatch):
@@ -260,7 +264,7 @@ def test_an_exception_surfaces_though_others_are_slow(make, ahead, join):
         with pytest.raises(Broken):
             actors.get(params(0), 0)
     with pytest.raises(Broken):
-        list(actors.drain())
+        list(actors.drain(params(9), 9))
 
 
 @pytest.mark.parametrize("ahead, join", [(0, 4), (0, 2), (1, 4), (1, 2), (2, 1)])
@@ -270,18 +274,18 @@ def test_drain_hands_over_all_that_was_played(make, ahead, join):
     actors = make(envs, join, ahead=ahead)
     unrolls = [actors.get(params(n), n) for n in range(5)]
     envs[3].gate.release(PLENTY)
-    drained = list(actors.drain())
+    drained = list(actors.drain(params(9), 9))
     assert len(drained) >= ahead
     assert {x.trajectory.action.shape for x in unrolls + drained} == {(T, join * B)}
     assert sum(x.env_steps for x in unrolls + drained) == B * sum(e.steps for e in envs)
-    assert list(actors.drain()) == []
+    assert list(actors.drain(params(9), 9)) == []
 
 
 @pytest.mark.parametrize("ahead, join", [(0, 2), (1, 1)])
 def test_restart(make, ahead, join):
     actors = make([Counter(0), Counter(1)], join, refresh_steps=100 * T, ahead=ahead)
     actors.get(params(0), 0)
-    list(actors.drain())
+    list(actors.drain(params(9), 9))
     ages = [state.timestep.obs[:, 2] for state in actors.states]
     actors.restart(1)
     for _ in range(2):
@@ -299,7 +303,7 @@ def test_drain_after_restart_of_the_last_round(make):
     """A checkpoint between two halves of a round: what is left comes with it."""
     actors = make([Counter(i) for i in range(4)], 2)
     actors.get(params(0), 0)
-    (rest,) = actors.drain()
+    (rest,) = actors.drain(params(9), 9)
     assert list(players(rest)) == [2, 3]
     actors.restart(1)
     assert list(players(actors.get(params(1), 1))) == [0, 1]

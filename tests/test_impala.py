@@ -414,8 +414,9 @@ def test_the_atari_preset_is_the_papers_table():
 
 def test_batches_are_the_environments_in_turn():
     trajectory = trajectory_of()
-    parts = list(impala.batches(trajectory, 2))
-    assert [p.task.tolist() for p in parts] == [[0, 0], [0, 1], [0, 0], [2, 2]]
+    together = impala.batches(trajectory, 2)
+    assert together.task.tolist() == [[0, 0], [0, 1], [0, 0], [2, 2]]
+    parts = [jax.tree.map(lambda x, i=i: x[i], together) for i in range(4)]
     joined = [
         jax.tree.map(lambda *xs, axis=axis: np.concatenate(xs, axis), *fields)
         for axis, fields in zip((1, 1, 1, 0, 0), zip(*parts, strict=True), strict=True)

@@ -15,6 +15,7 @@ from rlsys.algorithms import ppo
 from rlsys.algorithms.ppo_config import PRESETS, SUITS, Config, preset
 from rlsys.envs import Options
 from rlsys.losses import popart
+from rlsys.minibatches import BATCH_SPEC
 from rlsys.types import TRAJECTORY_SPEC, LearnerState, Timestep, UserError
 
 T, B = 16, 8
@@ -53,7 +54,7 @@ def preparation(kind, num_devices):
     mesh = learner.make_mesh(jax.devices()[:num_devices])
     prepare = functools.partial(ppo.prepare, network_of(kind))
     return mesh, learner.data_parallel(
-        prepare, mesh, TRAJECTORY_SPEC, (ppo.BATCH_SPEC, learner.REPLICATED)
+        prepare, mesh, TRAJECTORY_SPEC, (BATCH_SPEC, learner.REPLICATED)
     )
 
 
@@ -71,7 +72,7 @@ def descend(kind, config, num_devices):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ppo, "optimizer", lambda config: optax.sgd(0.3))
         update = functools.partial(ppo.update, network_of(kind))
-        learn = learner.data_parallel(update, mesh, ppo.BATCH_SPEC)
+        learn = learner.data_parallel(update, mesh, BATCH_SPEC)
         state = learner.place(mesh, state_of(kind, config, ppo.optimizer))
         trajectory = learner.place(mesh, trajectory_of(kind), TRAJECTORY_SPEC)
         state, (batch, metrics) = begin(config, state, trajectory)
@@ -101,7 +102,7 @@ def part_of(config, batch, number, key=3, num_devices=1):
     def step(config, state, batch):
         return state, ppo.minibatch(config, state, batch)
 
-    step = learner.data_parallel(step, mesh, ppo.BATCH_SPEC, ppo.BATCH_SPEC)
+    step = learner.data_parallel(step, mesh, BATCH_SPEC, BATCH_SPEC)
     state = LearnerState((), (), jax.random.key(key), jnp.array(number, jnp.int32))
     return step(config, learner.place(mesh, state), batch)[1]
 
@@ -336,7 +337,7 @@ def compiled_loss():
         grad = learner.value_and_grad(functools.partial(ppo.loss, Outputs(), config))
         return params, grad(params, batch)
 
-    return learner.data_parallel(step, learner.make_mesh(jax.devices()[:1]), ppo.BATCH_SPEC)
+    return learner.data_parallel(step, learner.make_mesh(jax.devices()[:1]), BATCH_SPEC)
 
 
 @pytest.mark.parametrize("clip_value", [False, True])

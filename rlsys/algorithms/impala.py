@@ -134,13 +134,21 @@ def make_state(network, config: Config) -> LearnerState:
     return policy.make_state(network, config, optimizer(config))
 
 
-def batches(trajectory: Trajectory, size: int):
-    """The trajectory in parts of so many environments."""
-    steps, action, aux, core_state, task = trajectory
-    for i in range(0, len(task), size):
-        time_major = jax.tree.map(lambda x, i=i: x[:, i : i + size], (steps, action, aux))
-        rest = jax.tree.map(lambda x, i=i: x[i : i + size], (core_state, task))
-        yield Trajectory(*time_major, *rest)
+def batches(trajectory: Trajectory, size: int) -> Trajectory:
+    """The trajectory in N parts of so many environments: [N, T + 1, size, ...]."""
+
+    def split(axis, x):
+        num = len(trajectory.task) // size
+        x = x.reshape(*x.shape[:axis], num, size, *x.shape[axis + 1 :])
+        return np.moveaxis(x, axis, 0)
+
+    time_major = jax.tree.map(functools.partial(split, 1), trajectory[:3])
+    return Trajectory(*time_major, *jax.tree.map(functools.partial(split, 0), trajectory[3:]))
+
+
+def learn(network, config: Config, state: LearnerState, trajectories: Trajectory):
+    """A learner step on each of N batches in turn -> LearnerState, metrics [N]."""
+    return jax.lax.scan(functools.partial(update, network, config), state, trajectories)
 
 
 make_network, make_player, PLAYERS = policy.make_network, policy.player_of(act), policy.PLAYERS
@@ -157,7 +165,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
         policies = [policy.make_policy(act, network)] * config.actors
         actors = Actors(pools, policies, network.initial, config, run.log, config.join)
         stack.callback(actors.close)
-        learn = learner.data_parallel(functools.partial(update, network), mesh, TRAJECTORY_SPEC)
+        spec = learner.stacked(TRAJECTORY_SPEC)
+        learn_all = learner.data_parallel(functools.partial(learn, network), mesh, spec)
         state = make_state(network, config)
         if resume:
             trees, _ = run.restore({"learner": state, "actors": actors.states})
@@ -169,14 +178,14 @@ def train(config: Config, *, resume: bool = False) -> Path:
 
         def learn_from(unroll: actor.Unroll):
             nonlocal state
-            for trajectory in batches(unroll.trajectory, config.batch_size):
-                with run.log.time("learner"):
-                    trajectory = learner.place(mesh, trajectory, TRAJECTORY_SPEC)
-                    jax.block_until_ready(metrics[-1:])  # one update waits at most
-                    state, scalars = learn(config, state, trajectory)
-                scalars["params_lag"] = run.learner_steps - unroll.learner_step
-                metrics.append(scalars)
-                run.learner_steps += 1
+            trajectories = batches(unroll.trajectory, config.batch_size)
+            with run.log.time("learner"):
+                trajectories = learner.place(mesh, trajectories, spec)
+                jax.block_until_ready(metrics[-1:])  # one unroll's updates wait at most
+                state, scalars = learn_all(config, state, trajectories)
+            steps = run.learner_steps + np.arange(len(trajectories.task))
+            metrics.append(scalars | {"params_lag": steps - unroll.learner_step})
+            run.learner_steps += len(steps)
             if not config.unrolls_ahead:
                 with run.log.time("learner"):
                     jax.block_until_ready(metrics[-1:])
@@ -188,7 +197,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             learn_from(actors.get(state.params, run.learner_steps))
             write, save = run.due()
             if save:
-                for unroll in actors.drain():
+                for unroll in actors.drain(state.params, run.learner_steps):
                     learn_from(unroll)
             if write:
                 more = policy.popart_metrics(config, state.popart)

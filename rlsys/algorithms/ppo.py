@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rlsys import actor, learner, policy
@@ -32,7 +33,7 @@ from rlsys.losses import popart
 from rlsys.losses.gae import gae
 from rlsys.losses.policy_gradient import baseline_loss
 from rlsys.losses.ppo import clipped_surrogate, clipped_value_loss
-from rlsys.minibatches import BATCH_SPEC, Batch, minibatch, sequences
+from rlsys.minibatches import Batch, minibatch, sequences
 from rlsys.optimizer import adam_of_clipped_parameters, linear_decay
 from rlsys.run import Run
 from rlsys.types import TRAJECTORY_SPEC, LearnerState, Trajectory, UserError
@@ -159,6 +160,16 @@ def update(network, config: Config, state: LearnerState, batch: Batch):
     return state._replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
 
 
+def learn(network, config: Config, state: LearnerState, trajectory: Trajectory):
+    """All learner steps on an unroll, N of them -> LearnerState, metrics [N]."""
+    state, (batch, metrics) = prepare(network, config, state, trajectory)
+    num_steps = config.epochs * config.minibatches
+    state, losses = jax.lax.scan(
+        lambda state, _: update(network, config, state, batch), state, length=num_steps
+    )
+    return state, losses | jax.tree.map(lambda x: jnp.full(num_steps, x), metrics)
+
+
 def make_state(network, config: Config) -> LearnerState:
     """The LearnerState before the first step."""
     return policy.make_state(network, config, optimizer(config))
@@ -204,10 +215,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
         policies = [policy.make_policy(act, network)] * config.actors
         actors = Actors(pools, policies, network.initial, config, run.log)
         stack.callback(actors.close)
-        begin = learner.data_parallel(
-            functools.partial(prepare, network), mesh, TRAJECTORY_SPEC, (BATCH_SPEC, jax.P())
-        )
-        learn = learner.data_parallel(functools.partial(update, network), mesh, BATCH_SPEC)
+        learn_all = learner.data_parallel(functools.partial(learn, network), mesh, TRAJECTORY_SPEC)
         state = make_state(network, config)
         if resume:
             trees, _ = run.restore({"learner": state, "actors": actors.states})
@@ -221,14 +229,14 @@ def train(config: Config, *, resume: bool = False) -> Path:
             nonlocal state
             with run.log.time("learner"):
                 trajectory = learner.place(mesh, unroll.trajectory, TRAJECTORY_SPEC)
-                state, (batch, scalars) = begin(config, state, trajectory)
-                for _ in range(config.epochs * config.minibatches):
-                    state, losses = learn(config, state, batch)
-                    lag = run.learner_steps - unroll.learner_step
-                    staleness = lag / (config.epochs * config.minibatches)
-                    metrics.append({**scalars, **losses, "staleness": staleness})
-                    run.learner_steps += 1
-                jax.block_until_ready(metrics[-1])
+                jax.block_until_ready(metrics[-1:])  # one unroll's updates wait at most
+                state, scalars = learn_all(config, state, trajectory)
+                if not config.unrolls_ahead:
+                    jax.block_until_ready(scalars)
+            steps = config.epochs * config.minibatches
+            staleness = (run.learner_steps + np.arange(steps) - unroll.learner_step) / steps
+            metrics.append(scalars | {"staleness": staleness})
+            run.learner_steps += steps
             run.env_steps += unroll.env_steps
             run.log.episodes(actors.pop_episodes())
 
@@ -236,12 +244,12 @@ def train(config: Config, *, resume: bool = False) -> Path:
             learn_from(actors.get(state.params, run.learner_steps))
             write, save = run.due()
             if save:
-                for unroll in actors.drain():
+                for unroll in actors.drain(state.params, run.learner_steps):
                     learn_from(unroll)
             if write:
                 reuse = run.learner_steps * config.num_sequences * config.sequence_length
                 more = {"sample_reuse": reuse / config.minibatches / run.env_steps}
-                for warning in dangers(more["sample_reuse"], metrics[-1]["staleness"]):
+                for warning in dangers(more["sample_reuse"], metrics[-1]["staleness"][-1]):
                     if warning not in warned:
                         run.log.say(warning)
                     warned.add(warning)

@@ -293,7 +293,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             finish_updates()
             write, save = run.due()
             if save:
-                for unroll in actors.drain():
+                for unroll in actors.drain(state.params, run.learner_steps):
                     add(unroll)
             if write:
                 learned = run.learner_steps * config.batch_size * config.length

@@ -61,7 +61,8 @@ class Envs:
           num_envs: B.
           seed: any integer from 0 up; the same one gives the same Timesteps for the same actions.
           options: what to set of the task.
-          num_threads: threads that step the environments; as many as cores if 0.
+          num_threads: threads that step the environments; if 0 as many as cores, or one where a
+            step costs less than handing it to a thread.
           name: of the task among those of a run; its id if None.
           render: whether render() will be called.
 

@@ -16,6 +16,8 @@ from rlsys.types import UserError
 
 NO_LIMIT = 2**31 - 1  # EnvPool's max_episode_steps of tasks without a time limit
 
+CHEAP = ("classic_control", "toy_text")  # families whose step costs less than a thread's hand-over
+
 # R2D2's Atari. The agent's own actions start the game (Mnih et al. 2015), so no forced FIRE. Stacks
 # of frames, lost lives and clipping are ours, so that replay holds single frames and the log raw
 # scores; EnvPool's episodic_life would also draw new no-ops and lose their rewards at each life.
@@ -189,7 +191,7 @@ def make_pool(
             task,
             env_type="gymnasium",
             num_envs=num_envs,
-            num_threads=num_threads,
+            num_threads=num_threads or int(family(task) in CHEAP),
             seed=seeds.tolist(),
             **settings,
         )
