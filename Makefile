@@ -6,7 +6,9 @@ ENV ?=
 ARGS ?=
 EXTRA ?= dev
 
-.PHONY: .venv help train resume eval bench bench-training test test-slow lint format clean
+RESUME ?=
+
+.PHONY: .venv help train sweep resume eval bench bench-training test test-slow lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -22,6 +24,9 @@ help:  ## list the targets
 
 train: .venv  ## train: ALGO=<r2d2|impala|ppo> [ENV=<EnvPool id>] [ARGS="--field value ..."]
 	@$(BIN)/python -m rlsys.train $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
+
+sweep: .venv  ## many runs as one program: ALGO= ENV= ARGS="--learning-rate 1e-4 1e-3 --seeds 5" | RESUME=<dir>
+	@$(BIN)/python -m rlsys.sweep $(if $(RESUME),resume "$(RESUME)",$(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS))
 
 resume: .venv  ## continue a run: RUN=<dir>
 	@$(BIN)/python -m rlsys.train resume "$(RUN)" $(ARGS)

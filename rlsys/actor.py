@@ -5,10 +5,11 @@ import concurrent.futures
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlsys import learner
@@ -70,18 +71,21 @@ def unroll(envs: Envs, policy: Callable, params, state: ActorState, length: int,
     return trajectory, ActorState(timestep, core_state, key)
 
 
-def seeds(config: Any, checkpoint: int) -> list[int]:
-    """Of each actor's environments, from the run's seed and the number of the checkpoint that they
-    start afresh at, 0 for the run's start."""
-    sequence = np.random.SeedSequence([config.seed, checkpoint])
-    return [int(x) for x in sequence.generate_state(config.actors)]
+def seeds(configs: Sequence[Any], checkpoint: int) -> list[list[int]]:
+    """Of each actor's environments, one for each Config, from the Configs' seeds and the number of
+    the checkpoint that they start afresh at, 0 for the run's start."""
+    sequences = [np.random.SeedSequence([c.seed, checkpoint]) for c in configs]
+    words = [s.generate_state(c.actors) for s, c in zip(sequences, configs, strict=True)]
+    return np.transpose(words).tolist()
 
 
-def make_envs(config: Any) -> list[Envs]:
+def make_envs(*configs: Any) -> list[Envs]:
     """For each of config.actors actors an equal share of config.num_envs environments; actor i
-    plays the run's task i % num_tasks."""
-    share = config.num_envs // config.actors
-    dealt = zip(itertools.cycle(tasks(config.env, config.task)), seeds(config, 0), strict=False)
+    plays the run's task i % num_tasks. Of several Configs, a sweep's, each actor has the shares of
+    all, in order."""
+    config = configs[0]
+    share = config.num_envs // config.actors * len(configs)
+    dealt = zip(itertools.cycle(tasks(config.env, config.task)), seeds(configs, 0), strict=False)
     return [Envs(task.env, share, seed, task.options, name=task.name) for task, seed in dealt]
 
 
@@ -104,6 +108,7 @@ class Actors:
         config: Any,
         log: Log,
         join: int | None = None,
+        members: Sequence[Any] = (),
     ):
         """An actor for each of envs.
 
@@ -115,6 +120,8 @@ class Actors:
             of the parameters to the next) and unrolls_ahead.
           join: unrolls that get() joins into one (in turn, a divisor of the number of actors); if
             None one of each actor.
+          members: Configs of a sweep's members, whose environments make_envs dealt; policies take
+            a key of each, [members].
         """
         self._join_size = len(envs) if join is None else join
         possible = list(range(1, len(envs) + 1))
@@ -122,7 +129,10 @@ class Actors:
             possible = [n for n in possible if len(envs) % n == 0]
         if self._join_size not in possible:
             raise UserError(f"{len(envs)} actors' unrolls cannot be joined {join} at a time")
-        keys = jax.random.split(jax.random.key(config.seed + 1), len(envs))
+        each = [
+            jax.random.split(jax.random.key(c.seed + 1), len(envs)) for c in members or [config]
+        ]
+        keys = jnp.stack(each, axis=1) if members else each[0]  # of each actor
         self.envs = envs
         self.states = [
             ActorState(e.reset(), initial(e.num_envs), key)
@@ -131,6 +141,7 @@ class Actors:
         names = list(dict.fromkeys(e.name for e in envs))
         self._task = [np.full(e.num_envs, names.index(e.name), np.int32) for e in envs]
         self._policies, self._config, self._log = policies, config, log
+        self._members = members or [config]
         self._newest: _Snapshot | None = None
         self._snapshots: list[_Snapshot | None] = [None] * len(envs)  # that each actor plays with
         self._ages = [0] * len(envs)  # steps that each was asked for with it
@@ -169,7 +180,7 @@ class Actors:
 
     def restart(self, checkpoint: int) -> None:
         """After drain: starts all environments afresh; the next get takes new parameters."""
-        for i, seed in enumerate(seeds(self._config, checkpoint)):
+        for i, seed in enumerate(seeds(self._members, checkpoint)):
             timestep = self.envs[i].restart(seed, self.states[i].timestep)
             self.states[i] = self.states[i]._replace(timestep=timestep)
         self._newest, self._snapshots = None, [None] * len(self.envs)

@@ -117,11 +117,15 @@ def record(path: Path, player: Player, params: Any) -> None:
     images[0].save(path, save_all=True, append_images=images[1:], duration=50, loop=0)
 
 
+def write(folder: Path, episodes: dict[str, list[Episode]]) -> dict[str, dict[str, float]]:
+    """Writes evaluation.json: a summary of each kind of play, which it returns."""
+    results = {kind: summary(played) for kind, played in episodes.items()}
+    (folder / "evaluation.json").write_text(json.dumps(results, indent=2) + "\n")
+    return results
+
+
 def report(folder: Path, episodes: dict[str, list[Episode]]) -> Path:
     """Prints a summary of each kind of play, and writes them to evaluation.json."""
-    results = {kind: summary(played) for kind, played in episodes.items()}
-    for kind, result in results.items():
+    for kind, result in write(folder, episodes).items():
         print(describe(kind, result))
-    path = folder / "evaluation.json"
-    path.write_text(json.dumps(results, indent=2) + "\n")
-    return path
+    return folder / "evaluation.json"

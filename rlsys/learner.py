@@ -74,7 +74,14 @@ def rows(num_rows: int):
 
 def snapshot(params):
     """A copy of the parameters on the first device, which outlives the donated state."""
-    return jax.tree.map(lambda x: x.addressable_shards[0].data.copy(), params)
+    device = jax.local_devices()[0]
+
+    def copy(x):
+        if x.is_fully_replicated:
+            return x.addressable_shards[0].data.copy()
+        return jax.device_put(x, device, may_alias=False)  # a sweep's, split by member
+
+    return jax.tree.map(copy, params)
 
 
 def check_batch(mesh, batch_size: int) -> None:

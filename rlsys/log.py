@@ -32,7 +32,12 @@ class Log:
     """
 
     def __init__(
-        self, run_dir: str | os.PathLike, total_env_steps: int, resume_at: int | None = None
+        self,
+        run_dir: str | os.PathLike,
+        total_env_steps: int,
+        resume_at: int | None = None,
+        *,
+        display: bool = True,
     ):
         """Makes run_dir where it is missing.
 
@@ -41,6 +46,7 @@ class Log:
             total_env_steps: environment steps of the whole run.
             resume_at: env_steps of the checkpoint that the run goes on from: what was written
                 beyond is dropped, as it will be made again. None for a new run.
+            display: show the progress.
         Raises:
             ValueError: a new run would be mixed into the metrics of another.
         """
@@ -76,10 +82,12 @@ class Log:
         self._plain_at = self._begin
         self._plain_due = False
         self._disk_full = False
+        self._display = display
+        self.below: Any = None  # a function that gives what to show below the progress
         self._live = None
         self._console = Console(highlight=False)
         # Not Console.is_terminal, which FORCE_COLOR makes true for a file.
-        if sys.stdout.isatty() and not self._console.is_dumb_terminal:
+        if display and sys.stdout.isatty() and not self._console.is_dumb_terminal:
             self._live = Live(get_renderable=self._panel, console=self._console)
             self._live.start()
 
@@ -207,8 +215,8 @@ class Log:
             if name.startswith("time/")
         )
         self._end = end[0] + (self._total - end[1]) / env_rate if env_rate > 0 else math.nan
-        self._plain_due = True
-        if self._live is None and end[0] >= self._plain_at:
+        self._plain_due = self._display
+        if self._display and self._live is None and end[0] >= self._plain_at:
             self._print_plain()
             self._plain_at = end[0] + PLAIN_SECONDS
 
@@ -228,7 +236,8 @@ class Log:
         bar.add_column(no_wrap=True)
         bar.add_row(ProgressBar(self._total, self._writes[-1][1]), self._steps())
         lines = Text("\n".join((self._rates, self._clock(), self._shares)))
-        return Panel(Group(bar, lines), border_style="dim")
+        below = [self.below()] if self.below else []
+        return Panel(Group(bar, lines, *below), border_style="dim")
 
     def _print_plain(self) -> None:
         parts = (self._steps(), self._rates, self._clock(), self._shares)

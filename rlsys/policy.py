@@ -130,6 +130,11 @@ def make_policy(act: Callable, network, *, greedy: bool = False) -> Callable:
     return policy
 
 
+def policies_of(act: Callable) -> Callable:
+    """An algorithm's make_policies: (network, config) -> the policy of each actor."""
+    return lambda network, config: [make_policy(act, network)] * config.actors
+
+
 def player_of(act: Callable) -> Callable:
     """An algorithm's make_player, as evaluate.play_tasks takes it; kind is one of PLAYERS."""
     return functools.partial(_player, act)

@@ -29,7 +29,9 @@ class Run:
     ends the process as usual.
     """
 
-    def __init__(self, algorithm: str, config: Any, trees: list[str], *, resume: bool = False):
+    def __init__(
+        self, algorithm: str, config: Any, trees: list[str], *, resume: bool = False, content=None
+    ):
         """Makes the folder, or opens the one that config.run_dir names to go on in it.
 
         Args:
@@ -37,6 +39,7 @@ class Run:
           config: of the run.
           trees: names of what a checkpoint holds.
           resume: go on with the run in config.run_dir.
+          content: of config.json, in place of algorithm and config.
 
         Raises:
           UserError: the folder holds another run.
@@ -48,7 +51,8 @@ class Run:
         self.folder = Path(config.run_dir or Path("runs") / name)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=config.keep_checkpoints)
         self.stopping = ""  # the signal that asked for it
-        self._algorithm, self._config = algorithm, config
+        self._config = config
+        self._content = content or {"algorithm": algorithm, "config": dataclasses.asdict(config)}
         self._handlers: dict[int, Any] = {}
         counters = {}
         if resume:
@@ -60,7 +64,7 @@ class Run:
             )
             raise UserError(f"{self.folder} holds a run already, {way_out}{self.folder}")
         else:
-            self._write_config()
+            self.write_config(self.folder, self._content)
         self.number = counters.get("checkpoint", 0)  # of the newest checkpoint
         self.env_steps = counters.get("env_steps", 0)
         self.learner_steps = counters.get("learner_steps", 0)
@@ -98,12 +102,13 @@ class Run:
         """Whether a signal ended the run before its last step."""
         return bool(self.stopping) and self.env_steps < self._config.env_steps
 
-    def _write_config(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        content = {"algorithm": self._algorithm, "config": dataclasses.asdict(self._config)}
-        new = self.folder / "config.json.new"
+    @staticmethod
+    def write_config(folder: Path, content: dict[str, Any]) -> None:
+        """Writes config.json, whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        new = folder / "config.json.new"
         new.write_text(json.dumps(content, indent=2) + "\n")
-        new.replace(self.folder / "config.json")
+        new.replace(folder / "config.json")
 
     def due(self) -> tuple[bool, bool]:
         """Whether to write the log and to save a checkpoint, once after every unroll.
@@ -137,7 +142,7 @@ class Run:
     def restore(self, templates: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Trees and meta of the checkpoint that the run goes on from."""
         _, trees, meta = self.checkpoints.restore(templates, self.number)
-        self._write_config()  # fields may have been changed
+        self.write_config(self.folder, self._content)  # fields may have been changed
         return trees, meta
 
     def write(self, metrics: list[dict[str, Any]], more: dict[str, float]) -> None:
@@ -209,6 +214,11 @@ def load(folder: str | os.PathLike) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     try:
         content = json.loads(path.read_text())
+        if "members" in content:
+            raise UserError(
+                f"{folder} is a sweep, whose runs are {folder}/members/0 and so on; "
+                f"make sweep RESUME={folder} goes on with it"
+            )
         return {"algorithm": content["algorithm"], "config": dict(content["config"])}
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {folder} is no run") from None

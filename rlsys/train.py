@@ -76,6 +76,14 @@ def parse(default: Any, args: list[str], description: str):
     return tyro.cli(type(default), default=default, args=args, config=TYRO, description=description)
 
 
+def config_of(name: str, args: list[str]) -> Any:
+    """The Config of an algorithm that the words after its name give."""
+    configs = algorithm(name)[1]
+    preset, args = take(args, "--preset")
+    env, args = take(args, "--env")
+    return parse(configs.preset(preset, env), args, f"Presets: {', '.join(configs.PRESETS)}.")
+
+
 def sentence(error: Exception) -> str:
     text = str(error)
     return f"rlsys: {text}" if text.endswith((".", "?")) else f"rlsys: {text}."
@@ -115,11 +123,7 @@ def main(args: list[str]) -> None:
         return
     command, *args = args
     if command not in ("resume", "eval"):
-        module, configs = algorithm(command)
-        preset, args = take(args, "--preset")
-        env, args = take(args, "--env")
-        default = configs.preset(preset, env)
-        module.train(parse(default, args, f"Presets: {', '.join(configs.PRESETS)}."))
+        algorithm(command)[0].train(config_of(command, args))
         return
     if not args or not args[0]:
         raise UserError(f"{command} needs the folder of a run: make {command} RUN=runs/...")

@@ -414,7 +414,7 @@ def test_the_atari_preset_is_the_papers_table():
 
 def test_batches_are_the_environments_in_turn():
     trajectory = trajectory_of()
-    together = impala.batches(trajectory, 2)
+    together = impala.batches(dataclasses.replace(POPART, batch_size=2), trajectory)
     assert together.task.tolist() == [[0, 0], [0, 1], [0, 0], [2, 2]]
     parts = [jax.tree.map(lambda x, i=i: x[i], together) for i in range(4)]
     joined = [

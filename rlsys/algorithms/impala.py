@@ -35,6 +35,8 @@ from rlsys.optimizer import linear_decay
 from rlsys.run import Run
 from rlsys.types import TRAJECTORY_SPEC, LearnerState, Trajectory
 
+BATCHES_SPEC = learner.stacked(TRAJECTORY_SPEC)
+
 
 def act(network, params, timestep, core_state, key, *, greedy: bool = False):
     """a_t for [B] environments; keeps mu's logits for the importance ratios."""
@@ -134,10 +136,11 @@ def make_state(network, config: Config) -> LearnerState:
     return policy.make_state(network, config, optimizer(config))
 
 
-def batches(trajectory: Trajectory, size: int) -> Trajectory:
-    """The trajectory in N parts of so many environments: [N, T + 1, size, ...]."""
+def batches(config: Config, trajectory: Trajectory) -> Trajectory:
+    """An unroll in N parts of batch_size environments: [N, T + 1, batch_size, ...], numpy."""
 
     def split(axis, x):
+        size = config.batch_size
         num = len(trajectory.task) // size
         x = x.reshape(*x.shape[:axis], num, size, *x.shape[axis + 1 :])
         return np.moveaxis(x, axis, 0)
@@ -151,7 +154,8 @@ def learn(network, config: Config, state: LearnerState, trajectories: Trajectory
     return jax.lax.scan(functools.partial(update, network, config), state, trajectories)
 
 
-make_network, make_player, PLAYERS = policy.make_network, policy.player_of(act), policy.PLAYERS
+make_network, make_policies = policy.make_network, policy.policies_of(act)
+make_player, PLAYERS = policy.player_of(act), policy.PLAYERS
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
@@ -162,11 +166,10 @@ def train(config: Config, *, resume: bool = False) -> Path:
     network = make_network(config, pools)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(Run("impala", config, ["learner", "actors"], resume=resume))
-        policies = [policy.make_policy(act, network)] * config.actors
+        policies = make_policies(network, config)
         actors = Actors(pools, policies, network.initial, config, run.log, config.join)
         stack.callback(actors.close)
-        spec = learner.stacked(TRAJECTORY_SPEC)
-        learn_all = learner.data_parallel(functools.partial(learn, network), mesh, spec)
+        learn_all = learner.data_parallel(functools.partial(learn, network), mesh, BATCHES_SPEC)
         state = make_state(network, config)
         if resume:
             trees, _ = run.restore({"learner": state, "actors": actors.states})
@@ -178,9 +181,9 @@ def train(config: Config, *, resume: bool = False) -> Path:
 
         def learn_from(unroll: actor.Unroll):
             nonlocal state
-            trajectories = batches(unroll.trajectory, config.batch_size)
+            trajectories = batches(config, unroll.trajectory)
             with run.log.time("learner"):
-                trajectories = learner.place(mesh, trajectories, spec)
+                trajectories = learner.place(mesh, trajectories, BATCHES_SPEC)
                 jax.block_until_ready(metrics[-1:])  # one unroll's updates wait at most
                 state, scalars = learn_all(config, state, trajectories)
             steps = run.learner_steps + np.arange(len(trajectories.task))

@@ -160,6 +160,14 @@ def update(network, config: Config, state: LearnerState, batch: Batch):
     return state._replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
 
 
+BATCHES_SPEC = TRAJECTORY_SPEC
+
+
+def batches(config: Config, trajectory: Trajectory) -> Trajectory:
+    """An unroll as learn takes it: whole."""
+    return trajectory
+
+
 def learn(network, config: Config, state: LearnerState, trajectory: Trajectory):
     """All learner steps on an unroll, N of them -> LearnerState, metrics [N]."""
     state, (batch, metrics) = prepare(network, config, state, trajectory)
@@ -201,7 +209,8 @@ def dangers(sample_reuse: float, staleness: float) -> list[str]:
     return found
 
 
-make_network, make_player, PLAYERS = policy.make_network, policy.player_of(act), policy.PLAYERS
+make_network, make_policies = policy.make_network, policy.policies_of(act)
+make_player, PLAYERS = policy.player_of(act), policy.PLAYERS
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
@@ -212,7 +221,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
     network = make_network(config, pools)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(Run("ppo", config, ["learner", "actors"], resume=resume))
-        policies = [policy.make_policy(act, network)] * config.actors
+        policies = make_policies(network, config)
         actors = Actors(pools, policies, network.initial, config, run.log)
         stack.callback(actors.close)
         learn_all = learner.data_parallel(functools.partial(learn, network), mesh, TRAJECTORY_SPEC)

@@ -15,6 +15,7 @@ Departures, and why:
 
 import contextlib
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,15 +188,22 @@ def make_state(network, config: Config) -> LearnerState:
     return LearnerState(params, optimizer(config).init(params), key, step, target_params)
 
 
-def make_policies(network, epsilons):
-    """act as actors call it, for each epsilon [B]: compiled once."""
+@functools.cache
+def make_policy(network):
+    """act as actors call it, but for its first argument, epsilon [B]; compiled once."""
 
     @jax.jit
     def policy(epsilon, params, timestep, core_state, key):
         key, act_key = jax.random.split(key)
         return *act(network, params, timestep, core_state, act_key, epsilon), key
 
-    return [functools.partial(policy, epsilon) for epsilon in epsilons]
+    return policy
+
+
+def make_policies(network, config: Config) -> list[Callable]:
+    """Of each actor: its rungs of the ladder."""
+    epsilons = np.split(ladder(config, config.num_envs), config.actors)
+    return [functools.partial(make_policy(network), epsilon) for epsilon in epsilons]
 
 
 def ladder(config: Config, num_envs: int) -> np.ndarray:
@@ -243,8 +251,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             Run("r2d2", config, ["learner", "actors", "replay"], resume=resume)
         )
         run.log.say(replay.memory)
-        epsilons = np.split(ladder(config, config.num_envs), config.actors)
-        actors = Actors(pools, make_policies(network, epsilons), network.initial, config, run.log)
+        actors = Actors(pools, make_policies(network, config), network.initial, config, run.log)
         stack.callback(actors.close)
         learn = learner.data_parallel(
             functools.partial(update, network), mesh, SAMPLE_SPEC, (learner.SHARDED, jax.P())
@@ -321,5 +328,5 @@ def make_player(
     """What evaluate.play needs. kind: "greedy", or "ladder" to explore as in training."""
     pool = envs.Envs(task.env, num_envs, seed, task.options, render=render, name=task.name)
     epsilon = np.zeros(num_envs, np.float32) if kind == "greedy" else ladder(config, num_envs)
-    (policy,) = make_policies(network, [epsilon])
+    policy = functools.partial(make_policy(network), epsilon)
     return evaluate.Player(pool, policy, network.initial(num_envs), seed)

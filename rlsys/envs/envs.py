@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +48,7 @@ class Envs:
         self,
         task: str,
         num_envs: int,
-        seed: int,
+        seed: int | Sequence[int],
         options: Options = DEFAULTS,
         num_threads: int = 0,
         *,
@@ -60,6 +61,8 @@ class Envs:
           task: EnvPool id of a single-player task.
           num_envs: B.
           seed: any integer from 0 up; the same one gives the same Timesteps for the same actions.
+            Of several, each is of an equal share of the environments, in order, which are then what
+            they would be by themselves.
           options: what to set of the task.
           num_threads: threads that step the environments; if 0 as many as cores, or one where a
             step costs less than handing it to a thread.
@@ -85,14 +88,16 @@ class Envs:
         self.observation_space = self._observations.space
         self._action_shape = (num_envs, *self._actions.axes[:-1])
 
-    def _make(self, seed: int) -> None:
-        if seed < 0:
-            raise UserError(f"seed must be 0 or more, not {seed}")
+    def _make(self, seed: int | Sequence[int]) -> None:
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        if min(seeds) < 0:
+            raise UserError(f"seed must be 0 or more, not {min(seeds)}")
         self._pool: Any = None  # the old one goes before the new one comes
         self._pool = make_pool(
-            self._task, self.num_envs, seed, self._options, self._num_threads, self._render
+            self._task, self.num_envs, seeds, self._options, self._num_threads, self._render
         )
-        self._blank_rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
+        spawned = [np.random.SeedSequence(s).spawn(1)[0] for s in seeds]
+        self._blank_rngs = [np.random.default_rng(s) for s in spawned]
         self._started = False
 
     def reset(self) -> Timestep:
@@ -181,14 +186,16 @@ class Envs:
         if self._options.only_first or self._options.flicker:
             blank = ~first & self._options.only_first
             if self._options.flicker:
-                blank |= self._blank_rng.random(self.num_envs) < self._options.flicker
+                share = self.num_envs // len(self._blank_rngs)
+                drawn = np.concatenate([rng.random(share) for rng in self._blank_rngs])
+                blank |= drawn < self._options.flicker
             for key, x in obs.items() if isinstance(obs, dict) else [("obs", obs)]:
                 if key != MASK:
                     x[blank] = 0  # EnvPool gives new arrays at each step
         self._last_obs = obs
         return obs
 
-    def restart(self, seed: int, timestep: Timestep) -> Timestep:
+    def restart(self, seed: int | Sequence[int], timestep: Timestep) -> Timestep:
         """Starts afresh, so that what follows depends on the seed alone: environments cannot be
         saved, and this is what a checkpoint holds of them.
 

@@ -172,18 +172,25 @@ def check_task(task: str) -> None:
 
 
 def make_pool(
-    task: str, num_envs: int, seed: int, options: Options, num_threads: int, render: bool
+    task: str,
+    num_envs: int,
+    seeds: list[int],
+    options: Options,
+    num_threads: int,
+    render: bool,
 ) -> Any:
     """Makes an EnvPool of num_envs synchronous environments.
 
-    Environment i's seed is the i-th word of numpy's SeedSequence(seed), any integer from 0 up, less
-    its lowest bit. EnvPool's own rule, seed + i, would play the same episodes for seeds 0 and 1.
+    Each seed, any integer from 0 up, is of an equal share of the environments, whose i-th has the
+    i-th word of numpy's SeedSequence(seed), less its lowest bit. EnvPool's own rule, seed + i,
+    would play the same episodes for seeds 0 and 1.
 
     Raises:
       UserError: the task cannot honour the options, or cannot be made here.
     """
     settings = _settings(task, options)
-    seeds = np.random.SeedSequence(seed).generate_state(num_envs) >> 1  # int32 for EnvPool
+    share = num_envs // len(seeds)
+    words = [np.random.SeedSequence(seed).generate_state(share) for seed in seeds]
     if render:
         settings["render_mode"] = "rgb_array"
     try:
@@ -192,7 +199,7 @@ def make_pool(
             env_type="gymnasium",
             num_envs=num_envs,
             num_threads=num_threads or int(family(task) in CHEAP),
-            seed=seeds.tolist(),
+            seed=(np.concatenate(words) >> 1).tolist(),  # int32 for EnvPool
             **settings,
         )
     except Exception as error:  # whatever a family raises: RuntimeError, ImportError ...

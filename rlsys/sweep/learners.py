@@ -1,0 +1,158 @@
+"""What the members of a sweep learn from: every unroll once, or samples of their replays."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlsys import learner
+from rlsys.actor import Unroll
+from rlsys.run import Run
+from rlsys.sweep import program
+from rlsys.types import SAMPLE_SPEC, UserError
+
+Metrics = list[dict[str, Any]]  # each [S] or [S, N updates]
+
+
+class FromUnrolls:
+    """The learners of IMPALA's or PPO's members."""
+
+    trees: tuple[str, ...] = ()  # what a checkpoint holds beside states
+
+    def __init__(self, module, network, configs: Sequence[Any], mesh, num_actors: int):
+        """module: of the algorithm. num_actors: whose unrolls come side by side."""
+        self._module, self._configs, self._mesh = module, configs, mesh
+        self._num_actors = num_actors
+        self._numbers = learner.place(mesh, program.stack(configs), program.SHARDED)
+        self._spec = program.of_members(module.BATCHES_SPEC)
+        learn = functools.partial(module.learn, network)
+        self._learn = program.make_program(learn, mesh, module.BATCHES_SPEC)
+
+    def batch(self, unroll: Unroll) -> Any:
+        """What all members learn from, [S, ...]."""
+        parts = program.split(unroll.trajectory, len(self._configs), self._num_actors)
+        pairs = zip(self._configs, parts, strict=True)
+        return program.stack([self._module.batches(config, part) for config, part in pairs])
+
+    def num_bytes(self, states: Any, unroll: Unroll) -> int:
+        """What a learner step of all members takes on the devices, from the compiled program."""
+        return program.num_bytes(self._learn, self._numbers, states, self.batch(unroll))
+
+    def learn(self, run: Run, states: Any, unroll: Unroll) -> tuple[Any, Metrics]:
+        """States after all learner steps on an unroll, and their metrics."""
+        with run.log.time("learner"):
+            batch = learner.place(self._mesh, self.batch(unroll), self._spec)
+            states, metrics = self._learn(self._numbers, states, batch)
+            jax.block_until_ready(metrics)
+        run.learner_steps += next(iter(metrics.values())).shape[1]
+        return states, [metrics]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Trees and meta for a checkpoint."""
+        return {}, {}
+
+    def restore(self, trees: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Goes on from them."""
+
+
+class FromReplays:
+    """The learners of R2D2's members, each with a replay of its own."""
+
+    def __init__(self, module, network, configs: Sequence[Any], mesh, num_actors: int):
+        """As of FromUnrolls.
+
+        Raises:
+          UserError: members differ in the replay ratio, so in the number of their updates.
+        """
+        if len({config.replay_ratio for config in configs}) > 1:
+            raise UserError(
+                "replay_ratio cannot vary within one compiled program, as it sets how many updates "
+                "there are; --print-commands gives a command for each member"
+            )
+        self._module, self._configs, self._mesh = module, configs, mesh
+        self._num_actors = num_actors
+        self._numbers = learner.place(mesh, program.stack(configs), program.SHARDED)
+        self._replays = [module.make_replay(config, network) for config in configs]
+        self.trees = tuple(f"replay-{i}" for i in range(len(configs)))
+        update = functools.partial(module.update, network)
+        self._update = program.make_program(update, mesh, SAMPLE_SPEC, (jax.P("batch"), jax.P()))
+        self._first_priorities = jax.jit(jax.vmap(module.initial_priorities))
+
+    def num_bytes(self, states: Any, unroll: Unroll) -> int:
+        """What the replays take when full, and three times the states: gradients and updates."""
+        state_bytes = sum(x.nbytes for x in jax.tree.leaves(states))
+        return sum(replay.nbytes for replay in self._replays) + 3 * state_bytes
+
+    def learn(self, run: Run, states: Any, unroll: Unroll) -> tuple[Any, Metrics]:
+        """Adds an unroll to the replays; states after the learner steps that are due, and their
+        metrics."""
+        config = self._configs[0]
+        with run.log.time("replay"):
+            parts = program.split(unroll.trajectory, len(self._configs), self._num_actors)
+            added = [r.add(part) for r, part in zip(self._replays, parts, strict=True)]
+            self._first(added)
+        env_steps = run.env_steps + unroll.env_steps // len(self._configs)
+        metrics: Metrics = []
+        waiting: tuple[Any, Any] | None = None  # numbers and priorities of the update before
+        while run.learner_steps + 1 <= self._module.updates_allowed(config, env_steps):
+            with run.log.time("replay"):
+                drawn = [replay.sample(config.batch_size) for replay in self._replays]
+                samples = program.stack([sample for _, sample in drawn])
+            self._give(run, waiting)
+            with run.log.time("learner"):
+                samples = learner.place(self._mesh, samples, program.of_members(SAMPLE_SPEC))
+                states, (priorities, scalars) = self._update(self._numbers, states, samples)
+            waiting = [numbers for numbers, _ in drawn], priorities
+            metrics.append(scalars)
+            run.learner_steps += 1
+        self._give(run, waiting)
+        return states, metrics
+
+    def _first(self, added: list[tuple]) -> None:
+        """Gives sequences that were added their first priorities, all members' at once."""
+        most = max(len(mask[0]) for _, _, mask in added)  # members complete different numbers
+
+        def widen(x):  # [T, W, ...]
+            return np.resize(x.swapaxes(0, 1), (most, len(x), *x.shape[2:])).swapaxes(0, 1)
+
+        if not most:
+            return
+        some = [len(numbers) > 0 for numbers, _, _ in added]
+        learned = [
+            jax.tree.map(widen if full else lambda x: _blank(x, most), (part, mask))
+            for full, (_, part, mask) in zip(some, added, strict=True)
+        ]
+        priorities = self._first_priorities(self._numbers, *program.stack(learned))
+        self._set([numbers for numbers, _, _ in added], np.asarray(priorities))
+
+    def _give(self, run: Run, waiting: tuple[Any, Any] | None) -> None:
+        """Gives an update's priorities to the replays."""
+        if waiting is None:
+            return
+        numbers, priorities = waiting
+        with run.log.time("learner"):
+            priorities = np.asarray(priorities)  # waits for it
+        self._set(numbers, priorities)
+
+    def _set(self, numbers: list[np.ndarray], priorities: np.ndarray) -> None:
+        """Sets priorities [S, W]; those of a member whose learning has failed are 1."""
+        priorities = np.where(np.isfinite(priorities), priorities, 1.0)
+        for replay, which, mine in zip(self._replays, numbers, priorities, strict=True):
+            replay.set_priorities(which, mine[: len(which)])
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Trees and meta for a checkpoint."""
+        pairs = [replay.state() for replay in self._replays]
+        arrays = dict(zip(self.trees, [a for a, _ in pairs], strict=True))
+        return arrays, {"replays": [counters for _, counters in pairs]}
+
+    def restore(self, trees: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Goes on from them."""
+        for name, replay, counters in zip(self.trees, self._replays, meta["replays"], strict=True):
+            replay.restore(trees[name], counters)
+
+
+def _blank(x: np.ndarray, width: int) -> np.ndarray:
+    return np.zeros((len(x), width, *x.shape[2:]), x.dtype)

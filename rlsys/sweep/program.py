@@ -1,0 +1,130 @@
+"""What is done for one member, done for all of them at once: stacks, vmap, members over devices.
+
+S members; arrays of all have an axis [S, ...] more, before all others.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlsys import learner
+from rlsys.types import Trajectory
+
+MEMBER = "member"
+SHARDED = jax.P(MEMBER)
+
+
+def make_mesh(num_members: int) -> jax.sharding.Mesh:
+    """Members over as many of the local devices as share them evenly; every member's batch is on
+    one device."""
+    devices = jax.local_devices()
+    number = max(n for n in range(1, len(devices) + 1) if num_members % n == 0)
+    auto = jax.sharding.AxisType.Auto
+    return jax.make_mesh(
+        (number, 1), (MEMBER, learner.BATCH), (auto,) * 2, devices=devices[:number]
+    )
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """Trees of numbers and arrays -> one tree [S, ...]; jax arrays, keys among them, stay such."""
+
+    def join(*xs):
+        return jnp.stack(xs) if isinstance(xs[0], jax.Array) else np.stack([_array(x) for x in xs])
+
+    return jax.tree.map(join, *trees)
+
+
+def _array(x: Any) -> np.ndarray:
+    return np.asarray(x, np.float32) if isinstance(x, float) else np.asarray(x)
+
+
+def one(tree: Any, i: int) -> Any:
+    """Member i's part."""
+    return jax.tree.map(lambda x: x[i], tree)
+
+
+def of_members(spec: Any) -> Any:
+    """PartitionSpecs of one member's arrays -> of all members'."""
+    return jax.tree.map(lambda s: jax.P(MEMBER, *s), spec, is_leaf=lambda s: isinstance(s, jax.P))
+
+
+def make_program(update: Callable, mesh, batch_spec: Any, out_spec: Any = learner.REPLICATED):
+    """Jits update(config, state, batch) -> (state, out) of one member for all; states are donated.
+
+    batch_spec, out_spec: of one member.
+    """
+    mapped = jax.shard_map(
+        lambda configs, states, batches: jax.vmap(update)(configs, states, batches),
+        mesh=mesh,
+        in_specs=(SHARDED, SHARDED, of_members(batch_spec)),
+        out_specs=(SHARDED, of_members(out_spec)),
+    )
+    return jax.jit(mapped, donate_argnums=1)
+
+
+def num_bytes(program, *args) -> int:
+    """Arguments, results and temporaries of a jitted program, from its compiled form."""
+    shapes = jax.tree.map(lambda x: jax.typeof(x) if isinstance(x, jax.Array) else x, args)
+    analysis = program.lower(*shapes).compile().memory_analysis()
+    sizes = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+    return sum(getattr(analysis, size) for size in sizes) - analysis.alias_size_in_bytes
+
+
+def make_policies(policies: list[list[Callable]]) -> list[Callable]:
+    """Of each actor one policy for all members, as actor.unroll takes it.
+
+    policies: of each member those of its actors: one jitted function, or functools.partial of it
+    with arguments of the member's own. All members' environments stand side by side, [S * B], and
+    parameters and keys are [S, ...].
+    """
+    return [_join_policies(of_actor) for of_actor in zip(*policies, strict=True)]
+
+
+def _join_policies(policies: Sequence[Callable]) -> Callable:
+    one_policy = getattr(policies[0], "func", policies[0])
+    own = stack([getattr(p, "args", ()) for p in policies])
+    return functools.partial(_vmapped(one_policy, len(policies)), own)
+
+
+@functools.cache
+def _vmapped(one_policy: Callable, num_members: int) -> Callable:
+    def split(x):
+        return x.reshape(num_members, x.shape[0] // num_members, *x.shape[1:])
+
+    def join(x):
+        return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+    @jax.jit
+    def policy(own, params, timestep, core_state, keys):
+        def play(own, *args):
+            return one_policy(*own, *args)
+
+        timestep, core_state = jax.tree.map(split, (timestep, core_state))
+        *played, keys = jax.vmap(play)(own, params, timestep, core_state, keys)
+        return *jax.tree.map(join, played), keys
+
+    return policy
+
+
+def split(trajectory: Trajectory, num_members: int, num_actors: int) -> list[Trajectory]:
+    """Each member's part of an unroll of num_actors actors side by side, each with environments of
+    all members."""
+    share = len(trajectory.task) // (num_members * num_actors)
+
+    def time_major(x):  # [T, A * S * B] -> [S, T, A * B]
+        x = x.reshape(len(x), num_actors, num_members, share, *x.shape[2:])
+        x = np.moveaxis(x, 2, 0)
+        return x.reshape(*x.shape[:2], num_actors * share, *x.shape[4:])
+
+    def env_major(x):  # [A * S * B] -> [S, A * B]
+        x = x.reshape(num_actors, num_members, share, *x.shape[1:])
+        return np.moveaxis(x, 1, 0).reshape(num_members, num_actors * share, *x.shape[3:])
+
+    whole = Trajectory(
+        *jax.tree.map(time_major, trajectory[:3]), *jax.tree.map(env_major, trajectory[3:])
+    )
+    return [one(whole, i) for i in range(num_members)]
