@@ -1,6 +1,5 @@
 """How an unroll is cut into sequences, and how these are dealt into minibatches."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -68,13 +67,18 @@ def sequences(network, trajectory: Trajectory, length: int):
 
 
 def minibatch(config: Any, state: LearnerState, batch: Batch) -> Batch:
-    """The sequences of this learner step: of every `minibatches` neighbours one, at random."""
+    """The sequences of this learner step: of every `minibatches` neighbours one, at random.
+
+    In an epoch neighbours come in turn, from one that is drawn for them: so each comes once, and
+    which of others it meets is left to chance.
+    """
     epoch, number = state.step // config.minibatches, state.step % config.minibatches
     groups = batch.task.shape[0] // config.minibatches
-    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(state.key, epoch)))
-    bits = jax.vmap(lambda key: jax.random.bits(key, (config.minibatches,)))
-    order = jnp.argsort(bits(keys(learner.rows(groups))), axis=-1)  # [groups, minibatches]
-    chosen = jnp.arange(groups) * config.minibatches + order[:, number]
+    rows = learner.rows(groups)
+    key = jax.random.fold_in(state.key, epoch)
+    drawn = jax.random.bits(key, (groups * jax.lax.axis_size(learner.BATCH),))[rows]
+    turn = (drawn + number.astype(jnp.uint32)) % config.minibatches  # [groups]
+    chosen = jnp.arange(groups) * config.minibatches + turn.astype(jnp.int32)
     *time_major, task, core_state = batch
     time_major = jax.tree.map(lambda x: x[:, chosen], time_major)
     return Batch(*time_major, *jax.tree.map(lambda x: x[chosen], (task, core_state)))

@@ -135,7 +135,7 @@ def test_every_sequence_is_learned_from_once_an_epoch():
     np.testing.assert_array_equal(epochs[1], epochs[4])
     one = epochs[1]
     assert (one[0] != one[1]).mean() > 0.5 and (one[1] != one[2]).mean() > 0.5
-    assert len({tuple(group) for group in one[0].T % 4}) > 4  # each few by themselves
+    assert len({tuple(group) for group in one[0].T % 4}) > 2  # each few by themselves
     other = part_of(config, numbered(32), 0, key=4)
     assert (other.task != one[0][0]).any()
 

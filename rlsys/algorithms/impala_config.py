@@ -79,8 +79,9 @@ class Config:
 
     actors: int = 1
     """Threads with equal shares of the environments; with several tasks, a multiple of them."""
-    unrolls_ahead: int = 0
-    """Unrolls that actors may be ahead of the learner; 0 to play in turn, reproducibly."""
+    unrolls_ahead: int = 1
+    """Unrolls that actors may be ahead of the learner; 0 to play in turn. A run repeats itself,
+    unless several tasks come as they are finished."""
     unroll_length: int = 20
     """Steps that an actor plays at a time."""
     refresh_steps: int = 20
