@@ -1,6 +1,7 @@
 """Data-parallel learner steps: the one file that knows there are devices."""
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,18 +30,20 @@ def place(mesh, tree, spec=REPLICATED):
 
 
 def value_and_grad(loss):
-    """jax.value_and_grad of the mean over all devices of loss(params, *args) -> (scalar, aux).
+    """jax.value_and_grad of the mean over all devices of loss(params, *args) -> (scalar, (aux,
+    metrics)), inside update.
 
-    The mean is taken inside what is differentiated: inside shard_map, jax sums the gradient of
-    replicated params over the devices by itself, so pmean(grad(loss)) is too large by the number
-    of devices. Leaves of aux that differ between devices are left as they are.
+    Scalar, metrics and gradients are averaged by one all-reduce together; aux is left as it is.
     """
 
-    def mean_loss(params, *args):
-        value, aux = loss(params, *args)
-        return jax.lax.pmean(value, BATCH), aux
+    def mean_value_and_grad(params, *args):
+        # Otherwise jax sums the gradient of replicated params by itself, leaf by leaf.
+        params = jax.lax.pcast(params, BATCH, to="varying")
+        (value, (aux, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params, *args)
+        value, metrics, grads = mean((value, metrics, grads))
+        return (value, (aux, metrics)), grads
 
-    return jax.value_and_grad(mean_loss, has_aux=True)
+    return mean_value_and_grad
 
 
 def data_parallel(update, mesh, batch_spec, out_spec=REPLICATED):
@@ -57,9 +60,17 @@ def data_parallel(update, mesh, batch_spec, out_spec=REPLICATED):
     return jax.jit(mapped, donate_argnums=1)
 
 
-def mean(metrics):
-    """The mean over all devices of each leaf, inside update."""
-    return jax.lax.pmean(metrics, BATCH)
+def mean(tree):
+    """The mean over all devices of each leaf, inside update, by one all-reduce."""
+    if jax.lax.axis_size(BATCH) == 1:
+        return jax.lax.pmean(tree, BATCH)  # costs nothing
+    vector, unravel = jax.flatten_util.ravel_pytree(tree)
+    return unravel(jax.lax.pmean(vector, BATCH))
+
+
+def largest(x):
+    """The largest of x over all devices, inside update."""
+    return jax.lax.pmax(x, BATCH)
 
 
 def rows(num_rows: int):

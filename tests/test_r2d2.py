@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from gymnasium import spaces
+from made_up import several_devices
 
 from rlsys import learner, networks
 from rlsys.algorithms import r2d2
@@ -351,7 +352,7 @@ def test_the_number_of_devices_does_not_change_the_result():
     assert np.ptp(sample.weights) > 0.1
     one = learn(1, CONFIG, optax.sgd(0.05), sample)
     assert one[3][-1]["loss"] < 0.98 * one[3][0]["loss"]
-    for num_devices in (2, 4):
+    for num_devices in several_devices():
         other = learn(num_devices, CONFIG, optax.sgd(0.05), sample)
         jax.tree.map(
             lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-6), one, other

@@ -82,7 +82,7 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
         "rho_mean": jnp.mean(rho_tm1),
         "rho_clipped": jnp.mean(rho_tm1 > config.clip_rho),  # share
     }
-    return total, (new, learner.mean(metrics))
+    return total, (new, metrics)
 
 
 def preserve_outputs(old: popart.PopArtState, new: popart.PopArtState, params, grads):

@@ -105,7 +105,7 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
 
 
 def loss(network, config: Config, params, batch: Batch):
-    """Of S sequences of L steps -> scalar, metrics."""
+    """Of S sequences of L steps -> scalar; nothing more, and metrics."""
     action, mask = batch.action, batch.mask
     (logits, values), _ = network.apply(params, batch.steps, action[:-1], batch.core_state)
     logits = policy.legal_logits(logits, batch.steps.obs)
@@ -130,7 +130,7 @@ def loss(network, config: Config, params, batch: Batch):
         "kl": jnp.mean(jnp.expm1(log_ratio) - log_ratio),  # of mu from pi, without bias
         "ratio_clipped": jnp.mean(jnp.abs(jnp.expm1(log_ratio)) > config.clip_eps),  # share
     }
-    return total, learner.mean(metrics)
+    return total, ((), metrics)
 
 
 def num_updates(config: Config) -> float:
@@ -151,7 +151,7 @@ def optimizer(config: Config):
 def update(network, config: Config, state: LearnerState, batch: Batch):
     """One learner step, on one minibatch -> LearnerState, metrics."""
     grad = learner.value_and_grad(functools.partial(loss, network, config))
-    (_, metrics), grads = grad(state.params, minibatch(config, state, batch))
+    (_, (_, metrics)), grads = grad(state.params, minibatch(config, state, batch))
     updates, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics["gradient_norm"] = optax.global_norm(grads)

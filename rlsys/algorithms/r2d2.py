@@ -129,7 +129,7 @@ def loss(network, config: Config, params, target_params, sample: Sample):
         "learned_share": jnp.mean(mask),
         "importance_weight": jnp.mean(sample.weights),
     }
-    return value, (priorities, learner.mean(metrics))
+    return value, (priorities, metrics)
 
 
 def updates_allowed(config: Config, env_steps: int):
@@ -151,6 +151,8 @@ def optimizer(config: Config):
 
 def update(network, config: Config, state: LearnerState, sample: Sample):
     """One learner step -> LearnerState, (priorities [B], metrics)."""
+    weights = sample.weights / learner.largest(jnp.max(sample.weights))
+    sample = sample._replace(weights=weights)
     grad = learner.value_and_grad(functools.partial(loss, network, config))
     (value, (priorities, metrics)), grads = grad(state.params, state.target_params, sample)
     updates, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
