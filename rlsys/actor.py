@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlsys import learner
+from rlsys import hosts, learner
 from rlsys.envs import Envs, Episode, tasks
 from rlsys.log import Log
 from rlsys.types import CoreState, Timestep, Trajectory, UserError
@@ -73,12 +73,13 @@ def seeds(config: Any, checkpoint: int) -> list[int]:
     """Of each actor's environments, from the run's seed and the number of the checkpoint that they
     start afresh at, 0 for the run's start."""
     sequence = np.random.SeedSequence([config.seed, checkpoint])
-    return [int(x) for x in sequence.generate_state(config.actors)]
+    everyones = sequence.generate_state(config.actors * hosts.count())
+    return [int(x) for x in everyones[hosts.own(config.actors)]]
 
 
 def make_envs(config: Any) -> list[Envs]:
-    """For each of config.actors actors an equal share of config.num_envs environments; actor i
-    plays the run's task i % num_tasks."""
+    """For each of this process's config.actors actors an equal share of config.num_envs
+    environments; actor i plays the run's task i % num_tasks."""
     share = config.num_envs // config.actors
     dealt = zip(itertools.cycle(tasks(config.env, config.task)), seeds(config, 0), strict=False)
     return [Envs(task.env, share, seed, task.options, name=task.name) for task, seed in dealt]
@@ -120,11 +121,11 @@ class Actors:
             possible = [n for n in possible if len(envs) % n == 0]
         if self._join_size not in possible:
             raise UserError(f"{len(envs)} actors' unrolls cannot be joined {join} at a time")
-        keys = jax.random.split(jax.random.key(config.seed + 1), len(envs))
+        keys = jax.random.split(jax.random.key(config.seed + 1), len(envs) * hosts.count())
         self.envs = envs
         self.states = [
             ActorState(e.reset(), initial(e.num_envs), key)
-            for e, key in zip(envs, keys, strict=True)
+            for e, key in zip(envs, keys[hosts.own(len(envs))], strict=True)
         ]
         names = list(dict.fromkeys(e.name for e in envs))
         self._task = [np.full(e.num_envs, names.index(e.name), np.int32) for e in envs]
@@ -165,8 +166,9 @@ class Actors:
     def drain(self) -> Iterator[Unroll]:
         """The unrolls that were begun, and as many more as it takes to join them as always; after
         them the actors rest until the next get."""
-        for i in range(-len(self._unrolls) % self._join_size):
-            self._begin(i)
+        num_gets = hosts.largest(-(-len(self._unrolls) // self._join_size))
+        for i in range(num_gets * self._join_size - len(self._unrolls)):
+            self._begin(i % len(self.envs))
         while self._unrolls:
             yield self._take()
 

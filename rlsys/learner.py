@@ -1,5 +1,7 @@
 """Data-parallel learner steps: the one file that knows there are devices."""
 
+import functools
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -13,20 +15,33 @@ SHARDED = jax.P(BATCH)
 
 
 def make_mesh(devices=None) -> jax.sharding.Mesh:
-    """A mesh of one axis, 'batch', over the local devices."""
-    devices = devices or jax.local_devices()
+    """A mesh of one axis, 'batch', over the devices of all processes."""
+    devices = devices or jax.devices()
     return jax.make_mesh((len(devices),), (BATCH,), (jax.sharding.AxisType.Auto,), devices=devices)
 
 
 def place(mesh, tree, spec=REPLICATED):
     """Puts tree on the devices, which may alias it: donating the result then deletes tree's arrays.
 
-    spec: one PartitionSpec or a prefix of tree made of them.
+    Args:
+      tree: of several processes each has its rows of what is sharded, all of what is replicated.
+      spec: one PartitionSpec or a prefix of tree made of them.
     """
     sharding = jax.tree.map(
         lambda s: jax.NamedSharding(mesh, s), spec, is_leaf=lambda s: isinstance(s, jax.P)
     )
+    if mesh.is_multi_process:
+        place_leaf = jax.make_array_from_process_local_data
+        return jax.tree.map(
+            lambda s, part: jax.tree.map(functools.partial(place_leaf, s), part), sharding, tree
+        )
     return jax.device_put(tree, sharding)
+
+
+def local(x) -> np.ndarray:
+    """This process's rows of what is sharded; waits for it."""
+    rows = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(rows[start]) for start in sorted(rows)])
 
 
 def value_and_grad(loss):

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlsys import actor, learner, networks, policy
+from rlsys import actor, hosts, learner, networks, policy
 from rlsys.actor import Actors
 from rlsys.algorithms.impala_config import Config
 from rlsys.losses import popart
@@ -150,12 +150,13 @@ def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
     mesh = learner.make_mesh()
     learner.check_batch(mesh, config.batch_size)
-    pools = actor.make_envs(config)
+    own = hosts.share(config)
+    pools = actor.make_envs(own)
     network = make_network(config, pools)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(Run("impala", config, ["learner", "actors"], resume=resume))
         policies = [policy.make_policy(act, network)] * config.actors
-        actors = Actors(pools, policies, network.initial, config, run.log, config.join)
+        actors = Actors(pools, policies, network.initial, own, run.log, own.join)
         stack.callback(actors.close)
         learn = learner.data_parallel(functools.partial(update, network), mesh, TRAJECTORY_SPEC)
         state = make_state(network, config)
@@ -169,7 +170,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
 
         def learn_from(unroll: actor.Unroll):
             nonlocal state
-            for trajectory in batches(unroll.trajectory, config.batch_size):
+            for trajectory in batches(unroll.trajectory, own.batch_size):
                 with run.log.time("learner"):
                     trajectory = learner.place(mesh, trajectory, TRAJECTORY_SPEC)
                     jax.block_until_ready(metrics[-1:])  # one update waits at most
@@ -180,7 +181,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             if not config.unrolls_ahead:
                 with run.log.time("learner"):
                     jax.block_until_ready(metrics[-1:])
-            run.env_steps += unroll.env_steps
+            run.env_steps += unroll.env_steps * hosts.count()
             played[:] += np.bincount(unroll.trajectory.task, minlength=len(played))
             run.log.episodes(actors.pop_episodes())
 

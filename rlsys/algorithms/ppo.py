@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlsys import actor, learner, policy
+from rlsys import actor, hosts, learner, policy
 from rlsys.actor import Actors
 from rlsys.algorithms.ppo_config import Config
 from rlsys.losses import popart
@@ -197,12 +197,13 @@ def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
     mesh = learner.make_mesh()
     check_batch(mesh, config)
-    pools = actor.make_envs(config)
+    own = hosts.share(config)
+    pools = actor.make_envs(own)
     network = make_network(config, pools)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(Run("ppo", config, ["learner", "actors"], resume=resume))
         policies = [policy.make_policy(act, network)] * config.actors
-        actors = Actors(pools, policies, network.initial, config, run.log)
+        actors = Actors(pools, policies, network.initial, own, run.log)
         stack.callback(actors.close)
         begin = learner.data_parallel(
             functools.partial(prepare, network), mesh, TRAJECTORY_SPEC, (BATCH_SPEC, jax.P())
@@ -229,7 +230,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
                     metrics.append({**scalars, **losses, "staleness": staleness})
                     run.learner_steps += 1
                 jax.block_until_ready(metrics[-1])
-            run.env_steps += unroll.env_steps
+            run.env_steps += unroll.env_steps * hosts.count()
             run.log.episodes(actors.pop_episodes())
 
         while not run.ended:
