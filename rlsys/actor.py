@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlsys import learner
+from rlsys import hosts, learner
 from rlsys.envs import Envs, Episode, tasks
 from rlsys.log import Log
 from rlsys.types import CoreState, Timestep, Trajectory, UserError
@@ -74,15 +74,18 @@ def unroll(envs: Envs, policy: Callable, params, state: ActorState, length: int,
 def seeds(configs: Sequence[Any], checkpoint: int) -> list[list[int]]:
     """Of each actor's environments, one for each Config, from the Configs' seeds and the number of
     the checkpoint that they start afresh at, 0 for the run's start."""
-    sequences = [np.random.SeedSequence([c.seed, checkpoint]) for c in configs]
-    words = [s.generate_state(c.actors) for s, c in zip(sequences, configs, strict=True)]
+    words = []
+    for c in configs:
+        sequence = np.random.SeedSequence([c.seed, checkpoint])
+        everyones = sequence.generate_state(c.actors * hosts.count())
+        words.append(everyones[hosts.own(c.actors)])
     return np.transpose(words).tolist()
 
 
 def make_envs(*configs: Any) -> list[Envs]:
-    """For each of config.actors actors an equal share of config.num_envs environments; actor i
-    plays the run's task i % num_tasks. Of several Configs, a sweep's, each actor has the shares of
-    all, in order."""
+    """For each of this process's config.actors actors an equal share of config.num_envs
+    environments; actor i plays the run's task i % num_tasks. Of several Configs, a sweep's, each
+    actor has the shares of all, in order."""
     config = configs[0]
     share = config.num_envs // config.actors * len(configs)
     dealt = zip(itertools.cycle(tasks(config.env, config.task)), seeds(configs, 0), strict=False)
@@ -129,14 +132,13 @@ class Actors:
             possible = [n for n in possible if len(envs) % n == 0]
         if self._join_size not in possible:
             raise UserError(f"{len(envs)} actors' unrolls cannot be joined {join} at a time")
-        each = [
-            jax.random.split(jax.random.key(c.seed + 1), len(envs)) for c in members or [config]
-        ]
+        num_keys = len(envs) * hosts.count()
+        each = [jax.random.split(jax.random.key(c.seed + 1), num_keys) for c in members or [config]]
         keys = jnp.stack(each, axis=1) if members else each[0]  # of each actor
         self.envs = envs
         self.states = [
             ActorState(e.reset(), initial(e.num_envs), key)
-            for e, key in zip(envs, keys, strict=True)
+            for e, key in zip(envs, keys[hosts.own(len(envs))], strict=True)
         ]
         names = list(dict.fromkeys(e.name for e in envs))
         self._task = [np.full(e.num_envs, names.index(e.name), np.int32) for e in envs]
@@ -173,8 +175,9 @@ class Actors:
     def drain(self, params, learner_step: int) -> Iterator[Unroll]:
         """The unrolls that were begun, and as many more as it takes to join them as always; after
         them the actors rest until the next get. Arguments as of get."""
-        for i in range(-len(self._unrolls) % self._join_size):
-            self._begin(i, params, learner_step)
+        num_gets = hosts.largest(-(-len(self._unrolls) // self._join_size))
+        for i in range(num_gets * self._join_size - len(self._unrolls)):
+            self._begin(i % len(self.envs), params, learner_step)
         while self._unrolls:
             yield self._take()
 

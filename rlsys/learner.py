@@ -1,6 +1,9 @@
 """Data-parallel learner steps: the one file that knows there are devices."""
 
+import functools
+
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,19 +15,26 @@ SHARDED = jax.P(BATCH)
 
 
 def make_mesh(devices=None) -> jax.sharding.Mesh:
-    """A mesh of one axis, 'batch', over the local devices."""
-    devices = devices or jax.local_devices()
+    """A mesh of one axis, 'batch', over the devices of all processes."""
+    devices = devices or jax.devices()
     return jax.make_mesh((len(devices),), (BATCH,), (jax.sharding.AxisType.Auto,), devices=devices)
 
 
 def place(mesh, tree, spec=REPLICATED):
     """Puts tree on the devices, which may alias it: donating the result then deletes tree's arrays.
 
-    spec: one PartitionSpec or a prefix of tree made of them.
+    Args:
+      tree: of several processes each has its rows of what is sharded, all of what is replicated.
+      spec: one PartitionSpec or a prefix of tree made of them.
     """
     sharding = jax.tree.map(
         lambda s: jax.NamedSharding(mesh, s), spec, is_leaf=lambda s: isinstance(s, jax.P)
     )
+    if mesh.is_multi_process:
+        place_leaf = jax.make_array_from_process_local_data
+        return jax.tree.map(
+            lambda s, part: jax.tree.map(functools.partial(place_leaf, s), part), sharding, tree
+        )
     return jax.device_put(tree, sharding)
 
 
@@ -33,19 +43,27 @@ def stacked(spec):
     return jax.tree.map(lambda s: jax.P(None, *s), spec, is_leaf=lambda s: isinstance(s, jax.P))
 
 
-def value_and_grad(loss):
-    """jax.value_and_grad of the mean over all devices of loss(params, *args) -> (scalar, aux).
+def local(x) -> np.ndarray:
+    """This process's rows of what is sharded; waits for it."""
+    rows = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(rows[start]) for start in sorted(rows)])
 
-    The mean is taken inside what is differentiated: inside shard_map, jax sums the gradient of
-    replicated params over the devices by itself, so pmean(grad(loss)) is too large by the number
-    of devices. Leaves of aux that differ between devices are left as they are.
+
+def value_and_grad(loss):
+    """jax.value_and_grad of the mean over all devices of loss(params, *args) -> (scalar, (aux,
+    metrics)), inside update.
+
+    Scalar, metrics and gradients are averaged by one all-reduce together; aux is left as it is.
     """
 
-    def mean_loss(params, *args):
-        value, aux = loss(params, *args)
-        return jax.lax.pmean(value, BATCH), aux
+    def mean_value_and_grad(params, *args):
+        # Otherwise jax sums the gradient of replicated params by itself, leaf by leaf.
+        params = jax.lax.pcast(params, BATCH, to="varying")
+        (value, (aux, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params, *args)
+        value, metrics, grads = mean((value, metrics, grads))
+        return (value, (aux, metrics)), grads
 
-    return jax.value_and_grad(mean_loss, has_aux=True)
+    return mean_value_and_grad
 
 
 def data_parallel(update, mesh, batch_spec, out_spec=REPLICATED):
@@ -62,9 +80,17 @@ def data_parallel(update, mesh, batch_spec, out_spec=REPLICATED):
     return jax.jit(mapped, donate_argnums=1)
 
 
-def mean(metrics):
-    """The mean over all devices of each leaf, inside update."""
-    return jax.lax.pmean(metrics, BATCH)
+def mean(tree):
+    """The mean over all devices of each leaf, inside update, by one all-reduce."""
+    if jax.lax.axis_size(BATCH) == 1:
+        return jax.lax.pmean(tree, BATCH)  # costs nothing
+    vector, unravel = jax.flatten_util.ravel_pytree(tree)
+    return unravel(jax.lax.pmean(vector, BATCH))
+
+
+def largest(x):
+    """The largest of x over all devices, inside update."""
+    return jax.lax.pmax(x, BATCH)
 
 
 def rows(num_rows: int):

@@ -114,6 +114,12 @@ class Log:
                 self._episodes.append(episode)
                 self._returns.append(episode.episode_return)
 
+    def pop_episodes(self) -> list[Any]:
+        """Those taken since the last write, which now leaves them out."""
+        with self._lock:
+            episodes, self._episodes = self._episodes, []
+        return episodes
+
     def write(self, env_steps: int, learner_steps: int, scalars: dict[str, Any]) -> None:
         """Writes one line to metrics.jsonl and TensorBoard, and shows it.
 
@@ -128,8 +134,8 @@ class Log:
         now = time.perf_counter()
         last, last_env_steps, last_learner_steps = self._writes[-1]
         wall = max(now - last, 1e-9)
+        episodes = self.pop_episodes()
         with self._lock:
-            episodes, self._episodes = self._episodes, []
             tasks = sorted(self._tasks)
         values = {
             "env_steps": int(env_steps),
@@ -243,6 +249,24 @@ class Log:
         parts = (self._steps(), self._rates, self._clock(), self._shares)
         print(", ".join(part for part in parts if part), flush=True)
         self._plain_due = False
+
+
+class Silent(Log):
+    """Of a process that leaves the writing to another: it only keeps episodes, for that one."""
+
+    def __init__(self) -> None:
+        self._local, self._lock = threading.local(), threading.Lock()
+        self._busy, self._episodes = [], []
+        self._tasks, self._returns = set(), collections.deque(maxlen=0)
+
+    def write(self, env_steps: int, learner_steps: int, scalars: dict[str, Any]) -> None:
+        pass
+
+    def say(self, message: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class _Timer:

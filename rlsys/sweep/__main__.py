@@ -5,10 +5,8 @@ python -m rlsys.sweep ALGORITHM ... --print-commands     a command for each memb
 python -m rlsys.sweep resume SWEEP
 """
 
-import json
 import shlex
 import sys
-from pathlib import Path
 
 from rlsys import run, train
 from rlsys.sweep.members import Member, members
@@ -45,15 +43,11 @@ def load(folder: str) -> tuple[str, list[Member]]:
     Raises:
       UserError: there is none, or it is damaged.
     """
-    path = Path(folder) / "config.json"
-    try:
-        content = json.loads(path.read_text())
-        algorithm = content["algorithm"]
-        return algorithm, [of_json(algorithm, member) for member in content["members"]]
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: {folder} is no sweep") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged or of a single run: {error}") from None
+    content = run.load(folder)
+    if "config" in content:
+        raise UserError(f"{folder} is a single run: make resume RUN={folder}")
+    algorithm = content["algorithm"]
+    return algorithm, [of_json(algorithm, member) for member in content["members"]]
 
 
 if __name__ == "__main__":
