@@ -82,6 +82,8 @@ class Config:
     """Of a hidden layer of the policy's and one of the value's own; 0 for none."""
     frame_stack: int = 1
     """Images seen at once."""
+    bfloat16: bool = False
+    """Compute the network in bfloat16; parameters, statistics and results stay float32."""
 
     actors: int = 1
     """Threads with equal shares of the environments; with several tasks, a multiple of them."""

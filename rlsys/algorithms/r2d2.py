@@ -175,6 +175,7 @@ def make_network(config: Config, pools: list[envs.Envs]):
         core_size=config.core_size,
         head_size=config.head_size,
         frame_stack=config.frame_stack,
+        bfloat16=config.bfloat16,
     )
 
 

@@ -81,6 +81,8 @@ class Config:
     """Of the hidden layers of the dueling head."""
     frame_stack: int = 1
     """Images seen at once."""
+    bfloat16: bool = False
+    """Compute the network in bfloat16; parameters, statistics and results stay float32."""
 
     actors: int = 1
     """Threads with equal shares of the environments."""
