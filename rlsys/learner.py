@@ -11,9 +11,16 @@ REPLICATED = jax.P()
 SHARDED = jax.P(BATCH)
 
 
-def make_mesh(devices=None) -> jax.sharding.Mesh:
-    """A mesh of one axis, 'batch', over the local devices."""
+def make_mesh(devices=None, *, reserved: int = 0) -> jax.sharding.Mesh:
+    """A mesh of one axis, 'batch', over the local devices but the last `reserved`, which act.
+
+    Raises:
+      UserError: none is left to learn.
+    """
     devices = devices or jax.local_devices()
+    if reserved >= len(devices):
+        raise UserError(f"actor_devices {reserved} leaves none of the {len(devices)} to learn")
+    devices = devices[: len(devices) - reserved]
     return jax.make_mesh((len(devices),), (BATCH,), (jax.sharding.AxisType.Auto,), devices=devices)
 
 
@@ -72,9 +79,22 @@ def rows(num_rows: int):
     return jax.lax.axis_index(BATCH) * num_rows + jnp.arange(num_rows)
 
 
-def snapshot(params):
-    """A copy of the parameters on the first device, which outlives the donated state."""
-    return jax.tree.map(lambda x: x.addressable_shards[0].data.copy(), params)
+def actor_devices(reserved: int) -> list:
+    """Those that actors play on in turn: the reserved ones, or the learner's first, as None."""
+    return jax.local_devices()[-reserved:] if reserved else [None]
+
+
+def snapshot(params, device=None):
+    """A copy of the parameters which outlives the donated state.
+
+    device: where to; if None it stays on the learner's first.
+    """
+
+    def copy(x):
+        x = x.addressable_shards[0].data
+        return x.copy() if device is None else jax.device_put(x, device, may_alias=False)
+
+    return jax.tree.map(copy, params)
 
 
 def check_batch(mesh, batch_size: int) -> None:

@@ -206,7 +206,7 @@ make_network, make_player, PLAYERS = policy.make_network, policy.player_of(act),
 
 def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
-    mesh = learner.make_mesh()
+    mesh = learner.make_mesh(reserved=config.actor_devices)
     check_batch(mesh, config)
     pools = actor.make_envs(config)
     network = make_network(config, pools)

@@ -234,7 +234,7 @@ def initial_priorities(config: Config, trajectory: Trajectory, mask):
 
 def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
-    mesh = learner.make_mesh()
+    mesh = learner.make_mesh(reserved=config.actor_devices)
     learner.check_batch(mesh, config.batch_size)
     pools = actor.make_envs(config)
     network = make_network(config, pools)
