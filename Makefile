@@ -4,9 +4,10 @@ BIN := .venv/bin
 ALGO ?= r2d2
 ENV ?=
 ARGS ?=
+MACHINE ?= here
 EXTRA ?= dev
 
-.PHONY: .venv help train resume eval bench bench-training test test-slow lint format clean
+.PHONY: .venv help train plan resume eval bench bench-training test test-slow lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -22,6 +23,9 @@ help:  ## list the targets
 
 train: .venv  ## train: ALGO=<r2d2|impala|ppo> [ENV=<EnvPool id>] [ARGS="--field value ..."]
 	@$(BIN)/python -m rlsys.train $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
+
+plan: .venv  ## what `make train` with the same words would cost: [MACHINE=here|h100|8xh100|FILE]
+	@$(BIN)/python -m rlsys.plan $(ALGO) --machine "$(MACHINE)" $(if $(ENV),--env $(ENV)) $(ARGS)
 
 resume: .venv  ## continue a run: RUN=<dir>
 	@$(BIN)/python -m rlsys.train resume "$(RUN)" $(ARGS)
