@@ -52,7 +52,7 @@ def _count(jaxpr, times: int, found: collections.Counter) -> None:
             for branch in params["branches"]:
                 branches.append(collections.Counter())
                 _count(branch.jaxpr, times, branches[-1])
-            found.update(max(branches, key=lambda x: flops(x)))
+            found.update(max(branches, key=lambda x: flops(dict(x))))
         else:
             inner = times * params["length"] if name == "scan" else times
             for value in params.values():
