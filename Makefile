@@ -15,6 +15,7 @@ help:  ## list the targets
 .venv: .venv/built
 
 .venv/built: pyproject.toml requirements.lock
+	@test ! -L .venv || { echo ".venv is a link, and building it would empty what it leads to"; exit 2; }
 	@echo "building .venv (once, a minute or two)"
 	@command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv --clear .venv || python3 -m venv --clear .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock

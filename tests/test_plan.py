@@ -17,7 +17,7 @@ from rlsys.plan import __main__ as command
 from rlsys.plan import cost, measure, predict
 from rlsys.plan.expectation import Bytes, Plan, Times
 from rlsys.plan.machine import H100, MACHINES, load
-from rlsys.types import TRAJECTORY_SPEC, UserError
+from rlsys.types import UserError
 
 MACHINE = dataclasses.replace(
     H100, tile=1, launch=1e-12, float32_flops=1e9, bfloat16_flops=2e9, bandwidth=1e15
@@ -40,7 +40,8 @@ def test_products_are_those_that_xla_counts(stride, padding):
     for function in (loss, jax.grad(loss), jax.grad(loss, argnums=1)):
         found = cost.flops(cost.products(function, kernel, x))
         expected = xla_flops(function, kernel, x)
-        assert found == pytest.approx(expected, rel=0.25 if padding == "SAME" else 0.08)
+        padded = padding == "SAME" or (stride == 1 and function is not loss)
+        assert 0.92 * expected < found < (1.6 if padded else 1.08) * expected
 
 
 def test_loops_are_counted_as_often_as_they_run():
@@ -51,7 +52,7 @@ def test_loops_are_counted_as_often_as_they_run():
         return jax.lax.scan(body, x, length=length)[0]
 
     x = jnp.ones((8, 8))
-    (product, times), = cost.products(functools.partial(loop, length=10), x).items()
+    ((product, times),) = cost.products(functools.partial(loop, length=10), x).items()
     assert times == 10 and product.flops == 2 * 8**3 and product.bytes == 3 * 4 * 64
     assert xla_flops(functools.partial(loop, length=10), x) < 2 * product.flops  # its body once
 
@@ -143,7 +144,7 @@ def test_a_devices_share_of_a_batch():
 
 SMALL = {"num_envs": 8, "unroll_length": 10, "refresh_steps": 10}
 CONFIGS = {
-    "impala": impala_config.Config(**SMALL, batch_size=4, actors=2, unrolls_ahead=1),
+    "impala": impala_config.Config(**SMALL, batch_size=8, actors=2, unrolls_ahead=1),
     "ppo": ppo_config.Config(**SMALL),
     "r2d2": r2d2_config.Config(
         **SMALL, batch_size=8, learning_starts=200, env_steps=1000, replay_capacity=4000, actors=2
@@ -164,7 +165,7 @@ def test_every_algorithm_can_be_planned_elsewhere(name, quick):
         assert all(np.isfinite(plan.times)) and min(plan.times[:-1]) >= 0 < plan.rate
         assert 0 < plan.inference_busy < 1 and plan.env_steps == 80
     assert eight.times.learner != one.times.learner  # less of each batch, and an all-reduce
-    updates = {"impala": 2, "ppo": 16, "r2d2": 80 * 2.5 / (8 * 20)}
+    updates = {"impala": 1, "ppo": 16, "r2d2": 80 * 2.5 / (8 * 20)}
     assert one.learner_steps == updates[name]
     assert (one.bytes.replay > 0) == (name == "r2d2")
     state = algorithm_state(name, config)
@@ -195,7 +196,7 @@ def test_what_does_not_fit_the_machines_devices_is_refused(quick):
     config = dataclasses.replace(CONFIGS["impala"], actor_devices=1)
     with pytest.raises(UserError, match="actor_devices 1 leaves none of the 1 to learn"):
         predict.plan("impala", config, H100)
-    with pytest.raises(UserError, match="a batch of 4 cannot be split evenly over 7 devices"):
+    with pytest.raises(UserError, match="a batch of 8 cannot be split evenly over 7 devices"):
         predict.plan("impala", config, MACHINES["8xh100"])
 
 
@@ -203,8 +204,17 @@ def test_the_command_prints_what_a_person_asks(quick, capsys):
     words = "ppo --env Catch-v0 --num-envs 8 --machine h100".split()
     assert train.exit_code(lambda: command.main(words)) == 0
     out = capsys.readouterr().out
-    for what in ("Catch-v0, h100: 16 cores", "predicted, not measured", "environment", "inference",
-                 "transfer", "learner, 16 updates", "replay 0.00 GB", "bottleneck: ", "steps/s"):
+    for what in (
+        "Catch-v0, h100: 16 cores",
+        "predicted, not measured",
+        "environment",
+        "inference",
+        "transfer",
+        "learner, 16 updates",
+        "replay 0.00 GB",
+        "bottleneck: ",
+        "steps/s",
+    ):
         assert what in out  # fmt: skip
     assert train.exit_code(lambda: command.main(["ppo", "--machine", "h10"])) == 2
     assert "no machine is called 'h10'" in capsys.readouterr().err
