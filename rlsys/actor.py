@@ -119,8 +119,8 @@ class Actors:
           envs: of each actor. Tasks are numbered as they first appear.
           policies: of each actor, as unroll takes it.
           initial: number of environments -> CoreState.
-          config: with seed, actors, unroll_length, refresh_steps (of each environment, from a copy
-            of the parameters to the next) and unrolls_ahead.
+          config: with seed, actors, actor_devices, unroll_length, refresh_steps (of each
+            environment, from a copy of the parameters to the next) and unrolls_ahead.
           join: unrolls that get() joins into one (in turn, a divisor of the number of actors); if
             None one of each actor.
           members: Configs of a sweep's members, whose environments make_envs dealt; policies take
@@ -144,6 +144,7 @@ class Actors:
         self._task = [np.full(e.num_envs, names.index(e.name), np.int32) for e in envs]
         self._policies, self._config, self._log = policies, config, log
         self._members = members or [config]
+        self._devices = learner.actor_devices(config.actor_devices)
         self._newest: _Snapshot | None = None
         self._snapshots: list[_Snapshot | None] = [None] * len(envs)  # that each actor plays with
         self._ages = [0] * len(envs)  # steps that each was asked for with it
@@ -211,7 +212,8 @@ class Actors:
         snapshot = self._snapshots[i]
         if snapshot is None or self._ages[i] >= self._config.refresh_steps:
             if self._newest is None or self._newest.learner_step != learner_step:
-                self._newest = _Snapshot(learner.snapshot(params), learner_step)
+                copies = [learner.snapshot(params, device) for device in self._devices]
+                self._newest = _Snapshot(copies, learner_step)
             snapshot = self._snapshots[i] = self._newest
             self._ages[i] = 0
         self._ages[i] += self._config.unroll_length
@@ -222,7 +224,7 @@ class Actors:
         trajectory, self.states[i] = unroll(
             self.envs[i],
             self._policies[i],
-            snapshot.params,
+            snapshot.params[i % len(snapshot.params)],  # inference runs where they are
             self.states[i],
             self._config.unroll_length,
             self._log,
@@ -253,7 +255,7 @@ class Actors:
 class _Snapshot(NamedTuple):
     """The actors' own copy of the parameters."""
 
-    params: Any
+    params: list[Any]  # on each of their devices
     learner_step: int
 
 

@@ -14,9 +14,21 @@ REPLICATED = jax.P()
 SHARDED = jax.P(BATCH)
 
 
-def make_mesh(devices=None) -> jax.sharding.Mesh:
-    """A mesh of one axis, 'batch', over the devices of all processes."""
+def make_mesh(devices=None, *, reserved: int = 0) -> jax.sharding.Mesh:
+    """A mesh of one axis, 'batch', over the devices of all processes, but for the last `reserved`
+    of each, which act.
+
+    Raises:
+      UserError: none is left to learn.
+    """
     devices = devices or jax.devices()
+    processes: dict[int, list] = {d.process_index: [] for d in devices}
+    for device in devices:
+        processes[device.process_index].append(device)
+    fewest = min(map(len, processes.values()))
+    if reserved >= fewest:
+        raise UserError(f"actor_devices {reserved} leaves none of the {fewest} to learn")
+    devices = [d for own in processes.values() for d in own[: len(own) - reserved]]
     return jax.make_mesh((len(devices),), (BATCH,), (jax.sharding.AxisType.Auto,), devices=devices)
 
 
@@ -98,14 +110,22 @@ def rows(num_rows: int):
     return jax.lax.axis_index(BATCH) * num_rows + jnp.arange(num_rows)
 
 
-def snapshot(params):
-    """A copy of the parameters on the first device, which outlives the donated state."""
-    device = jax.local_devices()[0]
+def actor_devices(reserved: int) -> list:
+    """Those that actors play on in turn: the reserved ones, or the learner's first, as None."""
+    return jax.local_devices()[-reserved:] if reserved else [None]
+
+
+def snapshot(params, device=None):
+    """A copy of the parameters, which outlives the donated state.
+
+    device: where to; if None it stays on the learner's first.
+    """
 
     def copy(x):
-        if x.is_fully_replicated:
-            return x.addressable_shards[0].data.copy()
-        return jax.device_put(x, device, may_alias=False)  # a sweep's, split by member
+        if not x.is_fully_replicated:  # a sweep's, split by member
+            return jax.device_put(x, device or jax.local_devices()[0], may_alias=False)
+        x = x.addressable_shards[0].data
+        return x.copy() if device is None else jax.device_put(x, device, may_alias=False)
 
     return jax.tree.map(copy, params)
 

@@ -115,6 +115,7 @@ def make_network(config: Any, pools: list[envs.Envs]) -> networks.Agent:
         core_size=config.core_size,
         head_size=config.head_size,
         frame_stack=config.frame_stack,
+        bfloat16=config.bfloat16,
     )
 
 

@@ -160,7 +160,7 @@ make_player, PLAYERS = policy.player_of(act), policy.PLAYERS
 
 def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
-    mesh = learner.make_mesh()
+    mesh = learner.make_mesh(reserved=config.actor_devices)
     learner.check_batch(mesh, config.batch_size)
     own = hosts.share(config)
     pools = actor.make_envs(own)

@@ -178,6 +178,7 @@ def make_network(config: Config, pools: list[envs.Envs]):
         core_size=config.core_size,
         head_size=config.head_size,
         frame_stack=config.frame_stack,
+        bfloat16=config.bfloat16,
     )
 
 
@@ -244,7 +245,7 @@ def initial_priorities(config: Config, trajectory: Trajectory, mask):
 
 def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
-    mesh = learner.make_mesh()
+    mesh = learner.make_mesh(reserved=config.actor_devices)
     learner.check_batch(mesh, config.batch_size)
     own = hosts.share(config)
     pools = actor.make_envs(own)

@@ -112,7 +112,7 @@ def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bo
     module = train.algorithm(algorithm)[0]
     config = dataclasses.replace(members[0].config, run_dir=folder)
     content = {"algorithm": algorithm, "members": [_to_json(member) for member in members]}
-    num, mesh = len(members), program.make_mesh(len(members))
+    num, mesh = len(members), program.make_mesh(len(members), config.actor_devices)
     configs = [dataclasses.replace(config, **_numbers(m.config)) for m in members]
     pools = actor.make_envs(*configs)
     network = module.make_network(config, pools)
