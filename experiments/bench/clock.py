@@ -5,14 +5,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 
 def alternate(
-    calls: dict[str, Callable[[], object]], repeats: int, seconds: float
-) -> dict[str, list[float]]:
+    calls: dict[Any, Callable[[], object]], repeats: int, seconds: float
+) -> dict[Any, list[float]]:
     """Seconds that each call takes, `repeats` samples of each; the rounds go back and forth.
 
     Args:
@@ -24,7 +25,7 @@ def alternate(
         _time(call, 1)  # compiles
         once = min(_time(call, 1) for _ in range(2))
         counts[name] = max(1, round(seconds / max(once, 1e-7)))
-    samples: dict[str, list[float]] = {name: [] for name in calls}
+    samples: dict[Any, list[float]] = {name: [] for name in calls}
     for i in range(repeats):
         for name in list(calls)[:: 1 if i % 2 else -1]:
             samples[name].append(_time(calls[name], counts[name]))

@@ -21,8 +21,9 @@ def change(figure: Figure, base: Figure) -> Change:
     """Compares two figures of one unit.
 
     They differ if the ranges of their samples, min to max, do not overlap, and the medians differ
-    by more than 5 %, or by more than 15 % if either has fewer than 5 samples: of 3 against 3 equally
-    distributed samples the ranges are disjoint once in ten times, of 5 against 5 once in 126.
+    by more than 5 %, or by more than 15 % if either has fewer than 5 samples. Of 3 against 3
+    samples that nothing but chance tells apart the ranges are disjoint once in ten times, of 5
+    against 5 once in 126.
 
     Raises:
       ValueError: the units differ.

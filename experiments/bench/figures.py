@@ -90,9 +90,9 @@ class Figure:
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Figure":
         names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{k: v for k, v in row.items() if k in names} | {"ceiling": row[
-            "ceiling_samples"
-        ]})
+        return cls(
+            **{k: v for k, v in row.items() if k in names} | {"ceiling": row["ceiling_samples"]}
+        )
 
 
 class Files:

@@ -68,7 +68,7 @@ def figures(setting: Setting) -> Iterator[Figure]:
         rates = {key: clock.rates(times[key], ours.samples) for key in ("ours", "stock")}
         yield Figure("learner", name, shape, "samples/s", rates["ours"], rates["stock"],
                      "stock flax", case.bar)  # fmt: skip
-        speed = clock.rates(times["ours"], ours.flops / 1e9)
+        speed = clock.rates(times["ours"], ours.flops() / 1e9)
         product = clock.rates(times["product"], 2e-9 * size**3)
         yield Figure("learner", f"{name}, operations", shape, "GFLOP/s", speed, product,
                      "matrix product")  # fmt: skip

@@ -10,7 +10,6 @@ import numpy as np
 from gymnasium import spaces
 
 from rlsys import learner, networks
-from rlsys.minibatches import BATCH_SPEC
 from rlsys.types import SAMPLE_SPEC, TRAJECTORY_SPEC, Sample, Timestep, Trajectory
 
 ACTION = spaces.Discrete(6)
@@ -67,64 +66,45 @@ class Step(NamedTuple):
     call: Callable[[], Any]
     samples: int  # steps learned from, those of all epochs
     env_steps: float  # that it takes to be allowed such a step
-    flops: float  # by the compiler's count, in which a loop's body counts once
+    flops: Callable[[], float]  # by the compiler's count, in which a loop's body counts once
 
 
 def learner_step(algorithm: ModuleType, config: Any, network: networks.Agent) -> Step:
-    """The learner's work on one batch of an algorithm.
-
-    Of R2D2 an update, of IMPALA an update, of PPO all updates from one unroll.
-    """
+    """The learner's work on one batch of an algorithm: of PPO all updates from one unroll."""
     name = algorithm.__name__.rpartition(".")[2]
     return {"impala": _impala, "ppo": _ppo, "r2d2": _r2d2}[name](algorithm, config, network)
 
 
-def _repeat(learn: Callable, config: Any, state: Any, batch: Any) -> tuple[Callable, float]:
+def _repeat(learn: Callable, config: Any, state: Any, batch: Any) -> tuple[Callable, Callable]:
     """Calls learn with the state that it gave before; and its operations."""
-    flops = learn.lower(config, state, batch).compile().cost_analysis()["flops"]
     box = [state]
 
     def call():
         box[0], out = learn(config, box[0], batch)
         return out
 
-    return call, flops
+    return call, lambda: learn.lower(config, box[0], batch).compile().cost_analysis()["flops"]
 
 
 def _impala(impala, config, network) -> Step:
     mesh, length = learner.make_mesh(), config.unroll_length
     state = learner.place(mesh, impala.make_state(network, config))
     act = functools.partial(impala.act, network, state.params)
-    batch = learner.place(
-        mesh, trajectory(network, act, length, config.batch_size), TRAJECTORY_SPEC
-    )
+    batch = trajectory(network, act, length, config.batch_size)
+    batch = learner.place(mesh, batch, TRAJECTORY_SPEC)
     learn = learner.data_parallel(functools.partial(impala.update, network), mesh, TRAJECTORY_SPEC)
     call, flops = _repeat(learn, config, state, batch)
     return Step(call, length * config.batch_size, length * config.batch_size, flops)
 
 
 def _ppo(ppo, config, network) -> Step:
-    mesh, updates = learner.make_mesh(), config.epochs * config.minibatches
+    mesh, env_steps = learner.make_mesh(), config.unroll_length * config.num_envs
     state = learner.place(mesh, ppo.make_state(network, config))
     act = functools.partial(ppo.act, network, state.params)
-    unroll = trajectory(network, act, config.unroll_length, config.num_envs)
-    unroll = learner.place(mesh, unroll, TRAJECTORY_SPEC)
-    begin = learner.data_parallel(
-        functools.partial(ppo.prepare, network), mesh, TRAJECTORY_SPEC, (BATCH_SPEC, jax.P())
-    )
-    learn = learner.data_parallel(functools.partial(ppo.update, network), mesh, BATCH_SPEC)
-    flops = begin.lower(config, state, unroll).compile().cost_analysis()["flops"]
-    state, (batch, _) = begin(config, state, unroll)
-    flops += updates * learn.lower(config, state, batch).compile().cost_analysis()["flops"]
-    box = [state]
-
-    def call():
-        box[0], (batch, _) = begin(config, box[0], unroll)
-        for _ in range(updates):
-            box[0], out = learn(config, box[0], batch)
-        return out
-
-    env_steps = config.unroll_length * config.num_envs
+    batch = trajectory(network, act, config.unroll_length, config.num_envs)
+    batch = learner.place(mesh, batch, TRAJECTORY_SPEC)
+    learn = learner.data_parallel(functools.partial(ppo.learn, network), mesh, TRAJECTORY_SPEC)
+    call, flops = _repeat(learn, config, state, batch)
     return Step(call, env_steps * config.epochs, env_steps, flops)
 
 

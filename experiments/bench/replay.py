@@ -1,6 +1,6 @@
-"""Replay at the Atari setting: memory per step, and what it takes to add, sample and set priorities.
+"""Replay at the Atari setting: memory per step; how fast it adds, samples and sets priorities.
 
-The paper's 1e5 sequences need 4e6 frames, 28 GB; as many are made as fit in half of the free memory.
+The paper's 1e5 sequences need 4e6 frames, 28 GB; as many are made as fit in half of what is free.
 A sample moves its bytes once, so copying as many is its ceiling.
 """
 
@@ -48,9 +48,7 @@ def filled_replay(config: Any, random: np.random.Generator):
 def figures(setting: Setting) -> Iterator[Figure]:
     fits = int(0.5 * memory.free_bytes() / STRIDE_BYTES)
     sequences = 400 if setting.quick else min(SEQUENCES, fits // 10_000 * 10_000)
-    config = dataclasses.replace(
-        PRESETS["atari"], num_envs=64, replay_capacity=40 * sequences
-    )
+    config = dataclasses.replace(PRESETS["atari"], num_envs=64, replay_capacity=40 * sequences)
     random = np.random.default_rng(0)
     replay, trajectory = filled_replay(config, random)
     held = f"of {sequences:,}"

@@ -25,7 +25,10 @@ def table(figures: list[Figure], base: dict[tuple, Figure], title: str) -> Table
     for f in figures:
         row = [f"{f.name} [dim]{f.setting}[/dim]", number(f.median)]
         row += [f"{number(min(f.samples))} to {number(max(f.samples))}", f.unit]
-        row += [fraction(f), f"{number(statistics.median(f.ceiling))} {f.ceiling_is}" if f.ceiling else ""]
+        row += [
+            fraction(f),
+            f"{number(statistics.median(f.ceiling))} {f.ceiling_is}" if f.ceiling else "",
+        ]
         if base:
             row.append(_since(f, base.get(f.key)))
         out.add_row(*row)

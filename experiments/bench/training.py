@@ -2,8 +2,8 @@
 
 Each run has a process of its own. Its rate is the median over its log's lines once it learns, but
 the first two, in which programs are compiled. The ceiling on the cheap tasks is EnvPool alone. On
-Pong, where the networks are what takes the time, it is their sum: the rate of a run that did nothing
-but step EnvPool, act and learn, one after the other, each as fast as it is alone.
+Pong, where the networks are what takes the time, it is their sum: the rate of a run that did
+nothing but step EnvPool, act and learn, one after the other, each as fast as it is alone.
 """
 
 import json
