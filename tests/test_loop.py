@@ -2,13 +2,13 @@
 and its memory does not grow."""
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -116,3 +116,53 @@ def test_nothing_is_transferred_unasked_when_it_is_warm(tmp_path, algorithm, ahe
     with guarded(lines) as seen:
         train.main(words(algorithm, tmp_path / "run", ahead))
     assert sum(seen) > 6
+
+
+def test_a_transfer_unasked_is_refused(tmp_path, monkeypatch, lines):
+    """And told of by the test above."""
+    write = Log.write
+
+    def careless(self, env_steps, learner_steps, scalars):
+        more = {"mean": jax.jit(jnp.negative)(np.float32(1))}
+        write(self, env_steps, learner_steps, scalars | more)
+
+    with guarded(lines) as seen, pytest.raises(jax.errors.JaxRuntimeError, match="host-to-device"):
+        monkeypatch.setattr(Log, "write", careless)
+        train.main(words("impala", tmp_path / "run", 0))
+    assert sum(seen) == 2
+
+
+MEMORY = """
+import sys, psutil
+from rlsys import run, train
+from rlsys.log import Log
+
+write = Log.write
+
+def writing(self, env_steps, *rest):
+    write(self, env_steps, *rest)
+    print("rss", env_steps, psutil.Process().memory_info().rss, flush=True)
+
+Log.write = writing
+run.prepare_process()
+train.main(sys.argv[1:])
+"""
+GROWTH = 12e6  # bytes from 300,000 steps to a million: the log's own lists of episodes, arenas
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", OTHERS)
+def test_memory_does_not_grow(tmp_path, algorithm):
+    """Over a million steps of cart-pole, a checkpoint among them."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(train.__file__).parents[1])}
+    environment.pop("XLA_FLAGS", None)  # one device: the loop, not the simulation of four
+    command = [sys.executable, "-c", MEMORY, algorithm, "--env-steps", "1000000"]
+    command += ["--log-every", "50000", "--checkpoint-every", "400000", "--eval-episodes", "1"]
+    command += ["--run-dir", str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    held = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("rss ")]
+    steps, rss = np.array(held, float).T
+    print(rss / 1e6)
+    early, late = rss[np.searchsorted(steps, 3e5)], rss[-1]
+    assert late - early < GROWTH, rss / 1e6

@@ -77,7 +77,7 @@ def learner_step(algorithm: ModuleType, config: Any, network: networks.Agent) ->
 
 def _repeat(learn: Callable, config: Any, state: Any, batch: Any) -> tuple[Callable, Callable]:
     """Calls learn with the state that it gave before; and its operations."""
-    box = [state]
+    config, box = learner.place(learner.make_mesh(), config), [state]
 
     def call():
         box[0], out = learn(config, box[0], batch)
