@@ -3,13 +3,14 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ALGO ?= r2d2
 ENV ?=
+BASE ?=
 ARGS ?=
 MACHINE ?= here
 EXTRA ?= dev
 
 RESUME ?=
 
-.PHONY: .venv help train sweep plan resume eval bench bench-training test test-slow lint format clean
+.PHONY: .venv help train sweep plan resume eval bench profile test test-slow lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -38,11 +39,11 @@ resume: .venv  ## continue a run: RUN=<dir>
 eval: .venv  ## play a run's newest checkpoint: RUN=<dir> [ARGS="--episodes 100"]
 	@$(BIN)/python -m rlsys.train eval "$(RUN)" $(ARGS)
 
-bench: .venv  ## time the replay memory: ARGS="--help" for more
-	@$(BIN)/python -m experiments.bench_replay $(ARGS)
+bench: .venv  ## measure everything, in minutes: [BASE=<earlier.json>] [ARGS="--only learner replay"]
+	@$(BIN)/python -m experiments.bench $(if $(BASE),--base "$(BASE)") $(ARGS)
 
-bench-training: .venv  ## time IMPALA and PPO beside EnvPool alone: ARGS="--help" for more
-	@$(BIN)/python -m experiments.bench_training $(ARGS)
+profile: .venv  ## trace a short run: ALGO=<r2d2|impala|ppo> [ENV=<EnvPool id>] [ARGS="--field value ..."]
+	@$(BIN)/python -m experiments.profile $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
 
 test: .venv  ## run the tests
 	@$(BIN)/python -m pytest -n 2 -m 'not slow' tests

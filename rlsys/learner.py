@@ -43,7 +43,11 @@ def place(mesh, tree, spec=REPLICATED):
         lambda s: jax.NamedSharding(mesh, s), spec, is_leaf=lambda s: isinstance(s, jax.P)
     )
     if mesh.is_multi_process:
-        place_leaf = jax.make_array_from_process_local_data
+
+        def place_leaf(s, x):
+            x = np.float32(x) if isinstance(x, float) else x
+            return jax.make_array_from_process_local_data(s, x)
+
         return jax.tree.map(
             lambda s, part: jax.tree.map(functools.partial(place_leaf, s), part), sharding, tree
         )

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from jax.profiler import TraceAnnotation
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -270,18 +271,24 @@ class Silent(Log):
 
 
 class _Timer:
-    """Adds the wall time between entering and leaving it to busy[activity]."""
+    """Adds the wall time between entering and leaving it to busy[activity].
 
-    __slots__ = ("activity", "begin", "busy")
+    While a profile is being taken it is a span of that name, too; else it costs 0.5 us more.
+    """
+
+    __slots__ = ("activity", "begin", "busy", "span")
 
     def __init__(self, busy: dict[str, float], activity: str):
         self.busy, self.activity = busy, activity
+        self.span = TraceAnnotation(activity)
 
     def __enter__(self) -> None:
+        self.span.__enter__()
         self.begin = time.perf_counter()
 
     def __exit__(self, *exception) -> None:
         self.busy[self.activity] += time.perf_counter() - self.begin
+        self.span.__exit__(*exception)
 
 
 class _File:

@@ -177,6 +177,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             state, actors.states = trees["learner"], trees["actors"]
             actors.restart(run.number)
         state = learner.place(mesh, state)
+        settings = learner.place(mesh, config)  # else its numbers would cross at every step
         metrics: list = []  # of updates, on the device
         played = np.zeros(network.head.num_tasks)  # unrolls of each task since the last log line
 
@@ -187,7 +188,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             with run.log.time("learner"):
                 trajectories = learner.place(mesh, trajectories, BATCHES_SPEC)
                 jax.block_until_ready(metrics[-1:])  # one unroll's updates wait at most
-                state, scalars = learn_all(config, state, trajectories)
+                state, scalars = learn_all(settings, state, trajectories)
             lag = run.learner_steps + np.arange(num_steps) - unroll.learner_step
             metrics.append(scalars | {"params_lag": lag})
             run.learner_steps += num_steps

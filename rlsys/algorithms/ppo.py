@@ -232,6 +232,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             state, actors.states = trees["learner"], trees["actors"]
             actors.restart(run.number)
         state = learner.place(mesh, state)
+        settings = learner.place(mesh, config)  # else its numbers would cross at every step
         metrics: list = []  # of updates, on the device
         warned: set[str] = set()
 
@@ -240,7 +241,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             with run.log.time("learner"):
                 trajectory = learner.place(mesh, unroll.trajectory, TRAJECTORY_SPEC)
                 jax.block_until_ready(metrics[-1:])  # one unroll's updates wait at most
-                state, scalars = learn_all(config, state, trajectory)
+                state, scalars = learn_all(settings, state, trajectory)
                 if not config.unrolls_ahead:
                     jax.block_until_ready(scalars)
             num_steps = config.epochs * config.minibatches

@@ -270,13 +270,15 @@ def train(config: Config, *, resume: bool = False) -> Path:
             replay.restore(trees.pop("replay"), meta["replay"])
             actors.restart(run.number)
         state = learner.place(mesh, state)
+        settings = learner.place(mesh, config)  # else its numbers would cross at every step
         running: list = []  # an update whose priorities have not come back
         metrics: list = []  # of updates, on the device
 
         def add(unroll: actor.Unroll):
             with run.log.time("replay"):
                 numbers, learned, mask = replay.add(unroll.trajectory)
-                priorities = np.asarray(first_priorities(learned, mask))[: len(numbers)]
+                priorities = first_priorities(*jax.device_put((learned, mask)))
+                priorities = np.asarray(priorities)[: len(numbers)]
                 learner.check_finite(priorities, run.learner_steps)
                 replay.set_priorities(numbers, priorities)
             run.env_steps += config.unroll_length * config.num_envs
@@ -299,7 +301,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 finish_updates()
                 with run.log.time("learner"):
                     sample = learner.place(mesh, sample, SAMPLE_SPEC)
-                    state, (priorities, scalars) = learn(config, state, sample)
+                    state, (priorities, scalars) = learn(settings, state, sample)
                 run.learner_steps += 1
                 running.append((run.learner_steps, numbers, priorities))
                 metrics.append(scalars)
