@@ -6,7 +6,6 @@ ENV ?=
 BASE ?=
 ARGS ?=
 EXTRA ?= dev
-
 RESUME ?=
 
 .PHONY: .venv help train sweep resume eval bench profile test test-slow lint format clean
