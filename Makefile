@@ -7,7 +7,6 @@ BASE ?=
 ARGS ?=
 MACHINE ?= here
 EXTRA ?= dev
-
 RESUME ?=
 
 .PHONY: .venv help train sweep plan resume eval bench profile test test-slow lint format clean

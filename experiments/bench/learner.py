@@ -6,7 +6,7 @@ Both learn by the same update from batches of the same size; networks and how fr
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -21,26 +21,28 @@ class Case(NamedTuple):
     """A learner step, and how much faster than stock flax it is asked to be."""
 
     algorithm: ModuleType
+    make_step: Callable[..., made_up.Step]
     config: Any
-    make_network: Any
+    make_network: Callable[..., networks.Agent]
     bar: float
 
 
 def cases(quick: bool) -> dict[str, Case]:
     atari, recurrent = impala_config.PRESETS["atari"], r2d2_config.PRESETS["atari"]
-    small = {"hidden_size": 8, "batch_size": 4} if quick else {}
-    nature = {"torso": "nature", "hidden_size": 512, "batch_size": 32}
-    deep = {"torso": "impala", "core_size": 256, "batch_size": 8, "unroll_length": 20}
-    sequences = {"torso": "nature", "batch_size": 8}
+    nature = {"torso": "nature", "hidden_size": 512, "num_envs": 32, "batch_size": 32, "actors": 1}
+    deep = {"torso": "impala", "core_size": 256, "num_envs": 8, "batch_size": 8, "actors": 1}
+    sequences: dict[str, Any] = {"torso": "nature", "num_envs": 8, "batch_size": 8}
     if quick:
-        sequences |= {"burn_in": 2, "length": 4, "stride": 2, "core_size": 8, "head_size": 8}
-        deep |= {"core_size": 8, "unroll_length": 5, "refresh_steps": 5}
+        small = {"hidden_size": 8, "num_envs": 4, "batch_size": 4}
+        nature |= small
+        deep |= {**small, "core_size": 8, "unroll_length": 5, "refresh_steps": 5}
+        sequences |= {**small, "burn_in": 2, "length": 4, "stride": 2, "core_size": 8}
     make = dataclasses.replace
     policy, q = networks.policy_value_network, networks.q_network
     return {
-        "Nature": Case(impala, make(atari, **nature | small), policy, 3.5),
-        "ResNet, LSTM": Case(impala, make(atari, **deep | small), policy, 1.5),
-        "R2D2": Case(r2d2, make(recurrent, **sequences | small), q, 2.0),
+        "Nature": Case(impala, made_up.from_batch, make(atari, **nature), policy, 3.5),
+        "ResNet, LSTM": Case(impala, made_up.from_batch, make(atari, **deep), policy, 1.5),
+        "R2D2": Case(r2d2, made_up.from_sample, make(recurrent, **sequences), q, 2.0),
     }
 
 
@@ -55,8 +57,8 @@ def figures(setting: Setting) -> Iterator[Figure]:
     side, size = (36, 128) if setting.quick else (84, 2048)
     for name, case in cases(setting.quick).items():
         network = make_network(case, side)
-        ours = made_up.learner_step(case.algorithm, case.config, network)
-        theirs = made_up.learner_step(case.algorithm, case.config, stock(network))
+        ours = case.make_step(case.algorithm, case.config, network)
+        theirs = case.make_step(case.algorithm, case.config, stock(network))
         calls = {
             "ours": ours.call,
             "stock": theirs.call,

@@ -64,51 +64,46 @@ class Step(NamedTuple):
     """What an algorithm learns of one batch, again and again."""
 
     call: Callable[[], Any]
-    samples: int  # steps learned from, those of all epochs
+    samples: int  # steps learned from
     env_steps: float  # that it takes to be allowed such a step
     flops: Callable[[], float]  # by the compiler's count, in which a loop's body counts once
 
 
 def learner_step(algorithm: ModuleType, config: Any, network: networks.Agent) -> Step:
-    """The learner's work on one batch of an algorithm: of PPO all updates from one unroll."""
-    name = algorithm.__name__.rpartition(".")[2]
-    return {"impala": _impala, "ppo": _ppo, "r2d2": _r2d2}[name](algorithm, config, network)
+    """What an algorithm learns of one sample from replay or of one unroll of all environments."""
+    replays = hasattr(algorithm, "make_replay")
+    return (from_sample if replays else _from_unroll)(algorithm, config, network)
 
 
-def _repeat(learn: Callable, config: Any, state: Any, batch: Any) -> tuple[Callable, Callable]:
-    """Calls learn with the state that it gave before; and its operations."""
-    config, box = learner.place(learner.make_mesh(), config), [state]
+def from_batch(impala: ModuleType, config: Any, network: networks.Agent) -> Step:
+    """One update of IMPALA on one batch, without the loop over an unroll's batches.
 
-    def call():
-        box[0], out = learn(config, box[0], batch)
-        return out
-
-    return call, lambda: learn.lower(config, box[0], batch).compile().cost_analysis()["flops"]
-
-
-def _impala(impala, config, network) -> Step:
-    mesh, length = learner.make_mesh(), config.unroll_length
+    In such a loop XLA's own convolutions are ten times slower on CPUs, and ours are not.
+    """
+    mesh, samples = learner.make_mesh(), config.unroll_length * config.batch_size
     state = learner.place(mesh, impala.make_state(network, config))
     act = functools.partial(impala.act, network, state.params)
-    batch = trajectory(network, act, length, config.batch_size)
+    batch = trajectory(network, act, config.unroll_length, config.batch_size)
     batch = learner.place(mesh, batch, TRAJECTORY_SPEC)
     learn = learner.data_parallel(functools.partial(impala.update, network), mesh, TRAJECTORY_SPEC)
     call, flops = _repeat(learn, config, state, batch)
-    return Step(call, length * config.batch_size, length * config.batch_size, flops)
+    return Step(call, samples, samples, flops)
 
 
-def _ppo(ppo, config, network) -> Step:
+def _from_unroll(algorithm, config, network) -> Step:
     mesh, env_steps = learner.make_mesh(), config.unroll_length * config.num_envs
-    state = learner.place(mesh, ppo.make_state(network, config))
-    act = functools.partial(ppo.act, network, state.params)
-    batch = trajectory(network, act, config.unroll_length, config.num_envs)
-    batch = learner.place(mesh, batch, TRAJECTORY_SPEC)
-    learn = learner.data_parallel(functools.partial(ppo.learn, network), mesh, TRAJECTORY_SPEC)
+    state = learner.place(mesh, algorithm.make_state(network, config))
+    act = functools.partial(algorithm.act, network, state.params)
+    unroll = trajectory(network, act, config.unroll_length, config.num_envs)
+    batch = learner.place(mesh, algorithm.batches(config, unroll), algorithm.BATCHES_SPEC)
+    learn = functools.partial(algorithm.learn, network)
+    learn = learner.data_parallel(learn, mesh, algorithm.BATCHES_SPEC)
     call, flops = _repeat(learn, config, state, batch)
-    return Step(call, env_steps * config.epochs, env_steps, flops)
+    return Step(call, env_steps, env_steps, flops)
 
 
-def _r2d2(r2d2, config, network) -> Step:
+def from_sample(r2d2: ModuleType, config: Any, network: networks.Agent) -> Step:
+    """One update of R2D2."""
     mesh, length = learner.make_mesh(), config.burn_in + config.length
     state = learner.place(mesh, r2d2.make_state(network, config))
     epsilon = np.zeros(config.batch_size, np.float32)
@@ -126,3 +121,14 @@ def _r2d2(r2d2, config, network) -> Step:
     call, flops = _repeat(learn, config, state, sample)
     learned = config.length * config.batch_size
     return Step(call, length * config.batch_size, learned / config.replay_ratio, flops)
+
+
+def _repeat(learn: Callable, config: Any, state: Any, batch: Any) -> tuple[Callable, Callable]:
+    """Calls learn with the state that it gave before; and its operations."""
+    config, box = learner.place(learner.make_mesh(), config), [state]
+
+    def call():
+        box[0], out = learn(config, box[0], batch)
+        return out
+
+    return call, lambda: learn.lower(config, box[0], batch).compile().cost_analysis()["flops"]

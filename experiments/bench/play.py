@@ -11,8 +11,7 @@ import jax
 import numpy as np
 
 from experiments.bench import clock
-from rlsys import actor, envs, policy
-from rlsys.algorithms import r2d2
+from rlsys import actor, envs
 from rlsys.envs.tasks import make_pool
 from rlsys.log import Log
 
@@ -26,7 +25,7 @@ def envpool_alone(config: Any, num_steps: int) -> Callable[[], object]:
     random = np.random.default_rng(0)
 
     def with_threads(num_threads: int) -> Callable[[], object]:
-        pool = make_pool(task.env, config.num_envs, 0, task.options, num_threads, False)
+        pool = make_pool(task.env, config.num_envs, [0], task.options, num_threads, False)
         pool.reset()
         actions = random.integers(pool.action_space.n, size=(num_steps, config.num_envs))
 
@@ -41,33 +40,27 @@ def envpool_alone(config: Any, num_steps: int) -> Callable[[], object]:
     return min(zip(times.values(), calls, strict=True), key=lambda item: min(item[0]))[1]
 
 
-def make_policy(module: ModuleType, network: Any, num_envs: int) -> Callable:
-    """As the algorithm's actors have it."""
-    if module is r2d2:
-        return r2d2.make_policies(network, [np.full(num_envs, 0.01, np.float32)])[0]
-    return policy.make_policy(module.act, network)
-
-
 def act(module: ModuleType, config: Any) -> Callable[[], object]:
     """One action of a run's environments, without stepping them."""
-    pools = actor.make_envs(dataclasses.replace(config, actors=1))
-    network = module.make_network(config, pools)
+    config = dataclasses.replace(config, actors=1)
+    (pool,) = actor.make_envs(config)
+    network = module.make_network(config, [pool])
+    (policy,) = module.make_policies(network, config)
     params = module.make_state(network, config).params
-    timestep, state = pools[0].reset(), network.initial(config.num_envs)
-    play, key = make_policy(module, network, config.num_envs), jax.random.key(0)
-    pools[0].close()
-    return lambda: np.asarray(play(params, timestep, state, key)[0])
+    timestep, state, key = pool.reset(), network.initial(config.num_envs), jax.random.key(0)
+    pool.close()
+    return lambda: np.asarray(policy(params, timestep, state, key)[0])
 
 
 def unroll(module: ModuleType, config: Any) -> Callable[[], object]:
-    """One unroll of a run's environments, in turn with nobody."""
+    """One unroll of a run's environments, by one actor in turn with nobody."""
     config = dataclasses.replace(config, actors=1, unrolls_ahead=0)
     pools = actor.make_envs(config)
     network = module.make_network(config, pools)
     params = module.make_state(network, config).params
-    policies = [make_policy(module, network, config.num_envs)]
     with tempfile.TemporaryDirectory() as folder:
         log = Log(folder, 1)
+    policies = module.make_policies(network, config)
     actors = actor.Actors(pools, policies, network.initial, config, log)
 
     def call():

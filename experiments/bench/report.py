@@ -1,7 +1,5 @@
 """The table."""
 
-import statistics
-
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,20 +13,19 @@ WIDTH = 100
 def table(figures: list[Figure], base: dict[tuple, Figure], title: str) -> Table:
     """One section's figures; base holds earlier ones by key."""
     out = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", width=WIDTH, padding=(0, 1))
-    for name, style in (("what", "left"), ("median", "right"), ("min to max", "right")):
-        out.add_column(name, justify=style, no_wrap=name != "what")
+    out.add_column("what")
+    for name in ("median",) if base else ("median", "min to max"):
+        out.add_column(name, justify="right", no_wrap=True)
     out.add_column("unit", no_wrap=True)
-    out.add_column("of ceiling", justify="right", no_wrap=True)
-    out.add_column("ceiling")
+    out.add_column("of its ceiling", no_wrap=True)
     if base:
         out.add_column("earlier", no_wrap=True)
     for f in figures:
         row = [f"{f.name} [dim]{f.setting}[/dim]", number(f.median)]
-        row += [f"{number(min(f.samples))} to {number(max(f.samples))}", f.unit]
-        row += [
-            fraction(f),
-            f"{number(statistics.median(f.ceiling))} {f.ceiling_is}" if f.ceiling else "",
-        ]
+        if not base:
+            row.append(f"{number(min(f.samples))} to {number(max(f.samples))}")
+        row.append(f.unit)
+        row.append(fraction(f))
         if base:
             row.append(_since(f, base.get(f.key)))
         out.add_row(*row)
@@ -58,6 +55,7 @@ def fraction(figure: Figure) -> str:
     if value is None:
         return ""
     text = f"{value:.2f} x" if figure.bar and figure.bar >= 1.0 else f"{value:.0%}"
+    text += f" {figure.ceiling_is}"
     if figure.bar is None:
         return text
     colour = "green" if value >= figure.bar else "red"
