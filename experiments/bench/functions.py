@@ -43,7 +43,9 @@ def data(length: int, batch: int) -> dict[str, Any]:
     def normal(*more):
         return random.normal(size=(*shape, *more)).astype(np.float32)
 
-    x = {name: normal() for name in ("v", "v_t", "r_t", "td_error")}
+    x = {name: normal() for name in ("v", "r_t", "td_error")}
+    x["v_all"] = np.concatenate([x["v"], normal()[-1:]])  # rlax's GAE takes T + 1 values
+    x["v_t"] = x["v_all"][1:]
     x |= {name: normal(ACTIONS) for name in ("logits", "q", "q_target")}
     x |= {name: random.integers(ACTIONS, size=shape, dtype=np.int32) for name in ("a", "a_star")}
     x["discount_t"] = (0.99 * (random.random(shape) > 0.02)).astype(np.float32)
@@ -55,7 +57,6 @@ def data(length: int, batch: int) -> dict[str, Any]:
     x["kernel"] = random.normal(size=(FEATURES, TASKS)).astype(np.float32)
     x["mean"], x["bias"] = random.normal(size=(2, TASKS)).astype(np.float32)
     x["second_moment"] = x["mean"] ** 2 + 2.0
-    x["v_all"] = np.concatenate([x["v"], x["v_t"][-1:]])  # rlax's GAE takes T + 1 values
     return {name: jnp.asarray(value) for name, value in x.items()}
 
 

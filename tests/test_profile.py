@@ -1,0 +1,38 @@
+"""A trace of a training run."""
+
+import gzip
+import json
+
+import pytest
+
+from experiments import profile
+from rlsys.types import UserError
+from tests.test_train import OTHERS, SMALL
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "spans"),
+    [("impala", {"inference", "environment", "learner"}),
+     ("r2d2", {"inference", "environment", "learner", "replay"})],
+)  # fmt: skip
+def test_the_log_s_activities_are_spans_on_their_threads(tmp_path, capfd, algorithm, spans):
+    words = [algorithm, *OTHERS.get(algorithm, SMALL), "--env-steps", "10000000"]
+    words += ["--checkpoint-every", "1000000"]
+    profile.main([*words, "--seconds", "2", "--run-dir", str(tmp_path)])
+    (path,) = tmp_path.glob("trace/**/*.trace.json.gz")
+    output = capfd.readouterr().out
+    assert str(path) in output and "make resume" in output
+    with gzip.open(path) as file:
+        events = json.load(file)["traceEvents"]
+    found = [e for e in events if e.get("ph") == "X" and e["name"] in spans]
+    assert {e["name"] for e in found} == spans
+    assert all(e["dur"] > 0 for e in found) and len(found) > 30
+    threads = {name: {e["tid"] for e in found if e["name"] == name} for name in spans}
+    assert len(threads["inference"]) == (4 if algorithm == "impala" else 1)
+    assert not threads["inference"] & threads["learner"]
+
+
+def test_a_run_that_is_too_short_says_so(tmp_path):
+    words = ["impala", *OTHERS["impala"], "--env-steps", "400", "--run-dir", str(tmp_path)]
+    with pytest.raises(UserError, match="before it was warm"):
+        profile.main(words)
