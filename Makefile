@@ -26,7 +26,7 @@ train: .venv  ## train: ALGO=<r2d2|impala|ppo> [ENV=<EnvPool id>] [ARGS="--field
 	@$(BIN)/python -m rlsys.train $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
 
 sweep: .venv  ## many runs as one program: ALGO= ENV= ARGS="--learning-rate 1e-4 1e-3 --seeds 5" | RESUME=<dir>
-	@$(BIN)/python -m rlsys.sweep $(if $(RESUME),resume "$(RESUME)",$(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS))
+	@$(BIN)/python -m rlsys.sweep $(if $(RESUME),resume "$(RESUME)",$(ALGO) $(if $(ENV),--env $(ENV))) $(ARGS)
 
 resume: .venv  ## continue a run: RUN=<dir>
 	@$(BIN)/python -m rlsys.train resume "$(RUN)" $(ARGS)

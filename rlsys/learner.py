@@ -22,10 +22,21 @@ def place(mesh, tree, spec=REPLICATED):
 
     spec: one PartitionSpec or a prefix of tree made of them.
     """
-    sharding = jax.tree.map(
+    return jax.device_put(tree, _shardings(mesh, spec))
+
+
+def _shardings(mesh, spec):
+    return jax.tree.map(
         lambda s: jax.NamedSharding(mesh, s), spec, is_leaf=lambda s: isinstance(s, jax.P)
     )
-    return jax.device_put(tree, sharding)
+
+
+def placed_shapes(mesh, tree, spec):
+    """What place would give of arrays with the shapes and dtypes in tree, to compile for."""
+    shardings = jax.tree.broadcast(_shardings(mesh, spec), tree)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+    )
 
 
 def stacked(spec):
