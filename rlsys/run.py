@@ -53,16 +53,17 @@ class Run:
         self.stopping = ""  # the signal that asked for it
         self._config = config
         self._content = content or {"algorithm": algorithm, "config": dataclasses.asdict(config)}
+        goes_on = "make sweep RESUME=" if "members" in self._content else "make resume RUN="
+        self._goes_on = f"{goes_on}{self.folder}"
         self._handlers: dict[int, Any] = {}
         counters = {}
         if resume:
             number = self.checkpoints.newest(trees)
             counters = self.checkpoints.meta(number)["counters"]
         elif (self.folder / "config.json").exists():
-            way_out = (
-                "make resume RUN=" if self.checkpoints.numbers() else "without checkpoint: rm -r "
-            )
-            raise UserError(f"{self.folder} holds a run already, {way_out}{self.folder}")
+            removed = f"without checkpoint: rm -r {self.folder}"
+            way_out = self._goes_on if self.checkpoints.numbers() else removed
+            raise UserError(f"{self.folder} holds a run already, {way_out}")
         else:
             self.write_config(self.folder, self._content)
         self.number = counters.get("checkpoint", 0)  # of the newest checkpoint
@@ -86,7 +87,7 @@ class Run:
             kept = [f"checkpoint {n}" for n in self.checkpoints.numbers()[-1:]] or ["no checkpoint"]
             raise FloatingPointError(f"{error}; {kept[0]} is kept in {self.folder}") from error
         if self.stopped and not error:
-            print(f"stopped; to go on: make resume RUN={self.folder}")
+            print(f"stopped; to go on: {self._goes_on}")
 
     def _on_signal(self, number, _):
         self.stopping = signal.Signals(number).name  # said elsewhere: a handler may not print
