@@ -3,12 +3,13 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ALGO ?= r2d2
 ENV ?=
+BASE ?=
 ARGS ?=
+MACHINE ?= here
 EXTRA ?= dev
-
 RESUME ?=
 
-.PHONY: .venv help train sweep resume eval bench bench-training test test-slow lint format clean
+.PHONY: .venv help train sweep plan resume eval bench profile test test-slow lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -16,6 +17,7 @@ help:  ## list the targets
 .venv: .venv/built
 
 .venv/built: pyproject.toml requirements.lock
+	@test ! -L .venv || { echo ".venv is a link, and building it would empty what it leads to"; exit 2; }
 	@echo "building .venv (once, a minute or two)"
 	@command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv --clear .venv || python3 -m venv --clear .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
@@ -28,17 +30,20 @@ train: .venv  ## train: ALGO=<r2d2|impala|ppo> [ENV=<EnvPool id>] [ARGS="--field
 sweep: .venv  ## many runs as one program: ALGO= ENV= ARGS="--learning-rate 1e-4 1e-3 --seeds 5" | RESUME=<dir>
 	@$(BIN)/python -m rlsys.sweep $(if $(RESUME),resume "$(RESUME)",$(ALGO) $(if $(ENV),--env $(ENV))) $(ARGS)
 
+plan: .venv  ## what `make train` with the same words would cost: [MACHINE=here|h100|8xh100|FILE]
+	@$(BIN)/python -m rlsys.plan $(ALGO) --machine "$(MACHINE)" $(if $(ENV),--env $(ENV)) $(ARGS)
+
 resume: .venv  ## continue a run: RUN=<dir>
 	@$(BIN)/python -m rlsys.train resume "$(RUN)" $(ARGS)
 
 eval: .venv  ## play a run's newest checkpoint: RUN=<dir> [ARGS="--episodes 100"]
 	@$(BIN)/python -m rlsys.train eval "$(RUN)" $(ARGS)
 
-bench: .venv  ## time the replay memory: ARGS="--help" for more
-	@$(BIN)/python -m experiments.bench_replay $(ARGS)
+bench: .venv  ## measure everything, in minutes: [BASE=<earlier.json>] [ARGS="--only learner replay"]
+	@$(BIN)/python -m experiments.bench $(if $(BASE),--base "$(BASE)") $(ARGS)
 
-bench-training: .venv  ## time IMPALA and PPO beside EnvPool alone: ARGS="--help" for more
-	@$(BIN)/python -m experiments.bench_training $(ARGS)
+profile: .venv  ## trace a short run: ALGO=<r2d2|impala|ppo> [ENV=<EnvPool id>] [ARGS="--field value ..."]
+	@$(BIN)/python -m experiments.profile $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
 
 test: .venv  ## run the tests
 	@$(BIN)/python -m pytest -n 2 -m 'not slow' tests

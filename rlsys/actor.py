@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlsys import learner
+from rlsys import hosts, learner
 from rlsys.envs import Envs, Episode, tasks
 from rlsys.log import Log
 from rlsys.types import CoreState, Timestep, Trajectory, UserError
@@ -49,7 +49,8 @@ def unroll(envs: Envs, policy: Callable, params, state: ActorState, length: int,
     timestep, core_state, key = state
     start, steps, actions, auxs = core_state, [timestep], [], []
     for _ in range(length):
-        with log.time("inference"):
+        # What an actor sees goes to the device here, unasked: device_put takes 15 times as long.
+        with log.time("inference"), jax.transfer_guard_host_to_device("allow"):
             action, aux, core_state, key = policy(params, timestep, core_state, key)
             action = np.asarray(action)  # waits for it
         with log.time("environment"):
@@ -74,15 +75,18 @@ def unroll(envs: Envs, policy: Callable, params, state: ActorState, length: int,
 def seeds(configs: Sequence[Any], checkpoint: int) -> list[list[int]]:
     """Of each actor's environments, one for each Config, from the Configs' seeds and the number of
     the checkpoint that they start afresh at, 0 for the run's start."""
-    sequences = [np.random.SeedSequence([c.seed, checkpoint]) for c in configs]
-    words = [s.generate_state(c.actors) for s, c in zip(sequences, configs, strict=True)]
+    words = []
+    for c in configs:
+        sequence = np.random.SeedSequence([c.seed, checkpoint])
+        everyones = sequence.generate_state(c.actors * hosts.count())
+        words.append(everyones[hosts.own(c.actors)])
     return np.transpose(words).tolist()
 
 
 def make_envs(*configs: Any) -> list[Envs]:
-    """For each of config.actors actors an equal share of config.num_envs environments; actor i
-    plays the run's task i % num_tasks. Of several Configs, a sweep's, each actor has the shares of
-    all, in order."""
+    """For each of this process's config.actors actors an equal share of config.num_envs
+    environments; actor i plays the run's task i % num_tasks. Of several Configs, a sweep's, each
+    actor has the shares of all, in order."""
     config = configs[0]
     share = config.num_envs // config.actors * len(configs)
     dealt = zip(itertools.cycle(tasks(config.env, config.task)), seeds(configs, 0), strict=False)
@@ -116,8 +120,8 @@ class Actors:
           envs: of each actor. Tasks are numbered as they first appear.
           policies: of each actor, as unroll takes it.
           initial: number of environments -> CoreState.
-          config: with seed, actors, unroll_length, refresh_steps (of each environment, from a copy
-            of the parameters to the next) and unrolls_ahead.
+          config: with seed, actors, actor_devices, unroll_length, refresh_steps (of each
+            environment, from a copy of the parameters to the next) and unrolls_ahead.
           join: unrolls that get() joins into one (in turn, a divisor of the number of actors); if
             None one of each actor.
           members: Configs of a sweep's members, whose environments make_envs dealt; policies take
@@ -129,19 +133,19 @@ class Actors:
             possible = [n for n in possible if len(envs) % n == 0]
         if self._join_size not in possible:
             raise UserError(f"{len(envs)} actors' unrolls cannot be joined {join} at a time")
-        each = [
-            jax.random.split(jax.random.key(c.seed + 1), len(envs)) for c in members or [config]
-        ]
+        num_keys = len(envs) * hosts.count()
+        each = [jax.random.split(jax.random.key(c.seed + 1), num_keys) for c in members or [config]]
         keys = jnp.stack(each, axis=1) if members else each[0]  # of each actor
         self.envs = envs
         self.states = [
             ActorState(e.reset(), initial(e.num_envs), key)
-            for e, key in zip(envs, keys, strict=True)
+            for e, key in zip(envs, keys[hosts.own(len(envs))], strict=True)
         ]
         names = list(dict.fromkeys(e.name for e in envs))
         self._task = [np.full(e.num_envs, names.index(e.name), np.int32) for e in envs]
         self._policies, self._config, self._log = policies, config, log
         self._members = members or [config]
+        self._devices = learner.actor_devices(config.actor_devices)
         self._newest: _Snapshot | None = None
         self._snapshots: list[_Snapshot | None] = [None] * len(envs)  # that each actor plays with
         self._ages = [0] * len(envs)  # steps that each was asked for with it
@@ -173,8 +177,9 @@ class Actors:
     def drain(self, params, learner_step: int) -> Iterator[Unroll]:
         """The unrolls that were begun, and as many more as it takes to join them as always; after
         them the actors rest until the next get. Arguments as of get."""
-        for i in range(-len(self._unrolls) % self._join_size):
-            self._begin(i, params, learner_step)
+        num_gets = hosts.largest(-(-len(self._unrolls) // self._join_size))
+        for i in range(num_gets * self._join_size - len(self._unrolls)):
+            self._begin(i % len(self.envs), params, learner_step)
         while self._unrolls:
             yield self._take()
 
@@ -208,7 +213,8 @@ class Actors:
         snapshot = self._snapshots[i]
         if snapshot is None or self._ages[i] >= self._config.refresh_steps:
             if self._newest is None or self._newest.learner_step != learner_step:
-                self._newest = _Snapshot(learner.snapshot(params), learner_step)
+                copies = [learner.snapshot(params, device) for device in self._devices]
+                self._newest = _Snapshot(copies, learner_step)
             snapshot = self._snapshots[i] = self._newest
             self._ages[i] = 0
         self._ages[i] += self._config.unroll_length
@@ -219,7 +225,7 @@ class Actors:
         trajectory, self.states[i] = unroll(
             self.envs[i],
             self._policies[i],
-            snapshot.params,
+            snapshot.params[i % len(snapshot.params)],  # inference runs where they are
             self.states[i],
             self._config.unroll_length,
             self._log,
@@ -250,7 +256,7 @@ class Actors:
 class _Snapshot(NamedTuple):
     """The actors' own copy of the parameters."""
 
-    params: Any
+    params: list[Any]  # on each of their devices
     learner_step: int
 
 

@@ -1,6 +1,9 @@
 """Data-parallel learner steps: the one file that knows there are devices."""
 
+import functools
+
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,18 +14,42 @@ REPLICATED = jax.P()
 SHARDED = jax.P(BATCH)
 
 
-def make_mesh(devices=None) -> jax.sharding.Mesh:
-    """A mesh of one axis, 'batch', over the local devices."""
-    devices = devices or jax.local_devices()
+def make_mesh(devices=None, *, reserved: int = 0) -> jax.sharding.Mesh:
+    """A mesh of one axis, 'batch', over the devices of all processes, but for the last `reserved`
+    of each, which act.
+
+    Raises:
+      UserError: none is left to learn.
+    """
+    devices = devices or jax.devices()
+    processes: dict[int, list] = {d.process_index: [] for d in devices}
+    for device in devices:
+        processes[device.process_index].append(device)
+    fewest = min(map(len, processes.values()))
+    if reserved >= fewest:
+        raise UserError(f"actor_devices {reserved} leaves none of the {fewest} to learn")
+    devices = [d for own in processes.values() for d in own[: len(own) - reserved]]
     return jax.make_mesh((len(devices),), (BATCH,), (jax.sharding.AxisType.Auto,), devices=devices)
 
 
 def place(mesh, tree, spec=REPLICATED):
     """Puts tree on the devices, which may alias it: donating the result then deletes tree's arrays.
 
-    spec: one PartitionSpec or a prefix of tree made of them.
+    Args:
+      tree: of several processes each has its rows of what is sharded, all of what is replicated.
+      spec: one PartitionSpec or a prefix of tree made of them.
     """
-    return jax.device_put(tree, _shardings(mesh, spec))
+    sharding = _shardings(mesh, spec)
+    if mesh.is_multi_process:
+
+        def place_leaf(s, x):
+            x = np.float32(x) if isinstance(x, float) else x
+            return jax.make_array_from_process_local_data(s, x)
+
+        return jax.tree.map(
+            lambda s, part: jax.tree.map(functools.partial(place_leaf, s), part), sharding, tree
+        )
+    return jax.device_put(tree, sharding)
 
 
 def _shardings(mesh, spec):
@@ -44,19 +71,27 @@ def stacked(spec):
     return jax.tree.map(lambda s: jax.P(None, *s), spec, is_leaf=lambda s: isinstance(s, jax.P))
 
 
-def value_and_grad(loss):
-    """jax.value_and_grad of the mean over all devices of loss(params, *args) -> (scalar, aux).
+def local(x) -> np.ndarray:
+    """This process's rows of what is sharded; waits for it."""
+    rows = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(rows[start]) for start in sorted(rows)])
 
-    The mean is taken inside what is differentiated: inside shard_map, jax sums the gradient of
-    replicated params over the devices by itself, so pmean(grad(loss)) is too large by the number
-    of devices. Leaves of aux that differ between devices are left as they are.
+
+def value_and_grad(loss):
+    """jax.value_and_grad of the mean over all devices of loss(params, *args) -> (scalar, (aux,
+    metrics)), inside update.
+
+    Scalar, metrics and gradients are averaged by one all-reduce together; aux is left as it is.
     """
 
-    def mean_loss(params, *args):
-        value, aux = loss(params, *args)
-        return jax.lax.pmean(value, BATCH), aux
+    def mean_value_and_grad(params, *args):
+        # Otherwise jax sums the gradient of replicated params by itself, leaf by leaf.
+        params = jax.lax.pcast(params, BATCH, to="varying")
+        (value, (aux, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params, *args)
+        value, metrics, grads = mean((value, metrics, grads))
+        return (value, (aux, metrics)), grads
 
-    return jax.value_and_grad(mean_loss, has_aux=True)
+    return mean_value_and_grad
 
 
 def data_parallel(update, mesh, batch_spec, out_spec=REPLICATED):
@@ -73,9 +108,17 @@ def data_parallel(update, mesh, batch_spec, out_spec=REPLICATED):
     return jax.jit(mapped, donate_argnums=1)
 
 
-def mean(metrics):
-    """The mean over all devices of each leaf, inside update."""
-    return jax.lax.pmean(metrics, BATCH)
+def mean(tree):
+    """The mean over all devices of each leaf, inside update, by one all-reduce."""
+    if jax.lax.axis_size(BATCH) == 1:
+        return jax.lax.pmean(tree, BATCH)  # costs nothing
+    vector, unravel = jax.flatten_util.ravel_pytree(tree)
+    return unravel(jax.lax.pmean(vector, BATCH))
+
+
+def largest(x):
+    """The largest of x over all devices, inside update."""
+    return jax.lax.pmax(x, BATCH)
 
 
 def rows(num_rows: int):
@@ -83,14 +126,22 @@ def rows(num_rows: int):
     return jax.lax.axis_index(BATCH) * num_rows + jnp.arange(num_rows)
 
 
-def snapshot(params):
-    """A copy of the parameters on the first device, which outlives the donated state."""
-    device = jax.local_devices()[0]
+def actor_devices(reserved: int) -> list:
+    """Those that actors play on in turn: the reserved ones, or the learner's first, as None."""
+    return jax.local_devices()[-reserved:] if reserved else [None]
+
+
+def snapshot(params, device=None):
+    """A copy of the parameters, which outlives the donated state.
+
+    device: where to; if None it stays on the learner's first.
+    """
 
     def copy(x):
-        if x.is_fully_replicated:
-            return x.addressable_shards[0].data.copy()
-        return jax.device_put(x, device, may_alias=False)  # a sweep's, split by member
+        if not x.is_fully_replicated:  # a sweep's, split by member
+            return jax.device_put(x, device or jax.local_devices()[0], may_alias=False)
+        x = x.addressable_shards[0].data
+        return x.copy() if device is None else jax.device_put(x, device, may_alias=False)
 
     return jax.tree.map(copy, params)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from jax.profiler import TraceAnnotation
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -115,6 +116,12 @@ class Log:
                 self._episodes.append(episode)
                 self._returns.append(episode.episode_return)
 
+    def pop_episodes(self) -> list[Any]:
+        """Those taken since the last write, which now leaves them out."""
+        with self._lock:
+            episodes, self._episodes = self._episodes, []
+        return episodes
+
     def write(self, env_steps: int, learner_steps: int, scalars: dict[str, Any]) -> None:
         """Writes one line to metrics.jsonl and TensorBoard, and shows it.
 
@@ -129,8 +136,8 @@ class Log:
         now = time.perf_counter()
         last, last_env_steps, last_learner_steps = self._writes[-1]
         wall = max(now - last, 1e-9)
+        episodes = self.pop_episodes()
         with self._lock:
-            episodes, self._episodes = self._episodes, []
             tasks = sorted(self._tasks)
         values = {
             "env_steps": int(env_steps),
@@ -249,19 +256,43 @@ class Log:
         self._plain_due = False
 
 
-class _Timer:
-    """Adds the wall time between entering and leaving it to busy[activity]."""
+class Silent(Log):
+    """Of a process that leaves the writing to another: it only keeps episodes, for that one."""
 
-    __slots__ = ("activity", "begin", "busy")
+    def __init__(self) -> None:
+        self._local, self._lock = threading.local(), threading.Lock()
+        self._busy, self._episodes = [], []
+        self._tasks, self._returns = set(), collections.deque(maxlen=0)
+
+    def write(self, env_steps: int, learner_steps: int, scalars: dict[str, Any]) -> None:
+        pass
+
+    def say(self, message: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Timer:
+    """Adds the wall time between entering and leaving it to busy[activity].
+
+    While a profile is being taken it is a span of that name, too; else it costs 0.5 us more.
+    """
+
+    __slots__ = ("activity", "begin", "busy", "span")
 
     def __init__(self, busy: dict[str, float], activity: str):
         self.busy, self.activity = busy, activity
+        self.span = TraceAnnotation(activity)
 
     def __enter__(self) -> None:
+        self.span.__enter__()
         self.begin = time.perf_counter()
 
     def __exit__(self, *exception) -> None:
         self.busy[self.activity] += time.perf_counter() - self.begin
+        self.span.__exit__(*exception)
 
 
 class _File:

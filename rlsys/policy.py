@@ -14,6 +14,7 @@ from rlsys.types import LearnerState
 
 ILLEGAL = -1e9  # logit of an illegal action: finite, so that 0 times its logarithm is 0
 PLAYERS = ("greedy", "sampled")  # the likeliest action, or one drawn as in training
+_scale = jax.jit(popart.scale)  # op by op its bounds would cross to the devices each time
 
 
 def legal_logits(logits, obs):
@@ -90,7 +91,7 @@ def popart_metrics(config: Any, statistics: popart.PopArtState) -> dict[str, flo
     """Mean and deviation of each task's value targets."""
     if not config.popart:
         return {}
-    mean, scale = jax.device_get((statistics.mean, popart.scale(statistics)))
+    mean, scale = jax.device_get((statistics.mean, _scale(statistics)))
     names = [task.name for task in envs.tasks(config.env, config.task)]
     return {f"popart_mean/{n}": m for n, m in zip(names, mean, strict=True)} | {
         f"popart_scale/{n}": s for n, s in zip(names, scale, strict=True)
@@ -115,6 +116,7 @@ def make_network(config: Any, pools: list[envs.Envs]) -> networks.Agent:
         core_size=config.core_size,
         head_size=config.head_size,
         frame_stack=config.frame_stack,
+        bfloat16=config.bfloat16,
     )
 
 

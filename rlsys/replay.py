@@ -6,8 +6,8 @@ window starts only. What a window holds past its segment's end is masked. Kaptur
 section 2.3; there, sequences never cross an episode's end.
 
 Sampling is proportional to priority^priority_exponent, importance weights are
-(1 / P(i))^importance_exponent over the largest of the whole batch (Schaul et al. 2016,
-https://arxiv.org/abs/1511.05952, section 3), computed here once for all devices.
+(1 / P(i))^importance_exponent (Schaul et al. 2016, https://arxiv.org/abs/1511.05952, section 3);
+the learner divides them by the largest of the whole batch.
 """
 
 from typing import Any, NamedTuple
@@ -73,7 +73,7 @@ class Replay:
         cross_episodes: bool = False,
         priority_exponent: float = 0.9,
         importance_exponent: float = 0.6,
-        seed: int = 0,
+        seed: int | list[int] = 0,
     ):
         """The first three are examples of what add will bring: shapes [B, ...] and dtypes count.
 
@@ -182,7 +182,7 @@ class Replay:
         np.add.at(self._sequences.uses, index, 1)
         age = (self._now - self._sequences.complete[index]) * self.num_envs
         self._sampled += batch_size, age.sum(), self._sequences.uses[index].sum()
-        weights = self._priorities[index] ** -self._importance_exponent
+        weights = (self._priorities.total / self._priorities[index]) ** self._importance_exponent
 
         rows, learned = self._rows(numbers, np.arange(-self._burn_in, self._length + 1))
         steps = _take(self._steps._replace(aux=()), rows)
@@ -190,7 +190,7 @@ class Replay:
         trajectory = Trajectory(
             steps.timestep, steps.action[:-1], (), self._core_state(numbers, index)
         )
-        return numbers, Sample(trajectory, mask, np.float32(weights / weights.max()))
+        return numbers, Sample(trajectory, mask, np.float32(weights))
 
     def set_priorities(self, numbers: np.ndarray, priorities: np.ndarray) -> None:
         """Gives sequences their priority, before the exponent; those overwritten are left out."""

@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -15,18 +16,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlsys import evaluate
+from rlsys import evaluate, hosts
 from rlsys.checkpoint import CheckpointError, Checkpoints
 from rlsys.envs import tasks
-from rlsys.log import Log
+from rlsys.log import Log, Silent
 from rlsys.types import UserError
 
 
 class Run:
     """One run's folder, held open: config.json, metrics.jsonl, TensorBoard events, checkpoints/.
 
-    SIGINT and SIGTERM set `stopping`, for the loop to save a checkpoint and leave; a second one
-    ends the process as usual.
+    SIGINT and SIGTERM end the run, which saves a checkpoint first; a second one ends the process as
+    usual.
+
+    Several processes hold one run together (hosts.py), and decide alike. Process 0 writes config,
+    log and the learner's part of checkpoints/; each of the others has its own part of a checkpoint
+    in checkpoints/process-<i>/.
     """
 
     def __init__(
@@ -37,41 +42,45 @@ class Run:
         Args:
           algorithm: its name.
           config: of the run.
-          trees: names of what a checkpoint holds.
+          trees: names of what a checkpoint holds; what is called "learner" is the same in all
+            processes.
           resume: go on with the run in config.run_dir.
           content: of config.json, in place of algorithm and config.
 
         Raises:
-          UserError: the folder holds another run.
+          UserError: the folder holds another run, or one of another number of processes.
           CheckpointError: there is nothing to resume.
         """
         names = [task.name for task in tasks(config.env, config.task)]
         name = re.sub(r"[^\w.-]+", "-", names[0]) if len(names) == 1 else f"{len(names)}-tasks"
         name = f"{algorithm}-{name}-{time.strftime('%Y%m%d-%H%M%S')}-s{config.seed}"
-        self.folder = Path(config.run_dir or Path("runs") / name)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=config.keep_checkpoints)
-        self.stopping = ""  # the signal that asked for it
+        self.folder = Path(config.run_dir or Path("runs") / hosts.gather(name)[0])
+        # One more where a process may be killed before all have the newest one.
+        keep = config.keep_checkpoints + (hosts.count() > 1)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", keep)
+        self._own = self.checkpoints
+        if not hosts.first():
+            self._own = Checkpoints(self.folder / f"checkpoints/process-{hosts.index()}", keep)
+        self._signal = 0  # that asked to stop
         self._config = config
-        self._content = content or {"algorithm": algorithm, "config": dataclasses.asdict(config)}
-        goes_on = "make sweep RESUME=" if "members" in self._content else "make resume RUN="
+        content = content or {"algorithm": algorithm, "config": dataclasses.asdict(config)}
+        self._content = content | {"processes": hosts.count()}
+        goes_on = "make sweep RESUME=" if "members" in content else "make resume RUN="
         self._goes_on = f"{goes_on}{self.folder}"
         self._handlers: dict[int, Any] = {}
         counters = {}
         if resume:
-            number = self.checkpoints.newest(trees)
-            counters = self.checkpoints.meta(number)["counters"]
-        elif (self.folder / "config.json").exists():
-            removed = f"without checkpoint: rm -r {self.folder}"
-            way_out = self._goes_on if self.checkpoints.numbers() else removed
-            raise UserError(f"{self.folder} holds a run already, {way_out}")
+            counters = self._own.meta(self._newest(trees))["counters"]
         else:
-            self.write_config(self.folder, self._content)
+            self._begin()
         self.number = counters.get("checkpoint", 0)  # of the newest checkpoint
         self.env_steps = counters.get("env_steps", 0)
         self.learner_steps = counters.get("learner_steps", 0)
         self._logged = self._saved = self.env_steps
         self.ended = self.env_steps >= config.env_steps
-        self.log = Log(self.folder, config.env_steps, self.env_steps if resume else None)
+        self.log: Log = Silent()
+        if hosts.first():
+            self.log = Log(self.folder, config.env_steps, self.env_steps if resume else None)
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
@@ -86,11 +95,11 @@ class Run:
         if isinstance(error, FloatingPointError):
             kept = [f"checkpoint {n}" for n in self.checkpoints.numbers()[-1:]] or ["no checkpoint"]
             raise FloatingPointError(f"{error}; {kept[0]} is kept in {self.folder}") from error
-        if self.stopped and not error:
+        if self.stopped and not error and hosts.first():
             print(f"stopped; to go on: {self._goes_on}")
 
     def _on_signal(self, number, _):
-        self.stopping = signal.Signals(number).name  # said elsewhere: a handler may not print
+        self._signal = number  # said elsewhere: a handler may not print
         self._restore_handlers()
 
     def _restore_handlers(self):
@@ -101,11 +110,46 @@ class Run:
     @property
     def stopped(self) -> bool:
         """Whether a signal ended the run before its last step."""
-        return bool(self.stopping) and self.env_steps < self._config.env_steps
+        return self._signal > 0 and self.env_steps < self._config.env_steps
+
+    def _begin(self) -> None:
+        """Makes the folder of a new run."""
+        if any(hosts.gather((self.folder / "config.json").exists())):
+            removed = f"without checkpoint: rm -r {self.folder}"
+            way_out = self._goes_on if self.checkpoints.numbers() else removed
+            raise UserError(f"{self.folder} holds a run already, {way_out}")
+        self.write_config(self.folder, self._content)
+        hosts.meet()
+        seen = hosts.gather((self.folder / "config.json").exists())
+        if not all(seen):
+            raise UserError(
+                f"process {seen.index(False)} does not see {self.folder.absolute()}, which must lie"
+                f" on a disk that all hosts share"
+            )
+
+    def _newest(self, trees: list[str]) -> int:
+        """The newest checkpoint that is whole in every process.
+
+        Raises:
+          UserError: it is of another number of processes.
+        """
+        processes = load(self.folder)["processes"]
+        if processes != hosts.count():
+            raise UserError(
+                f"{self.folder} is a run of {processes} processes, and cannot go on with "
+                f"{hosts.count()}"
+            )
+        trees = [name for name in trees if hosts.first() or name != "learner"]
+        number = self._own.newest(trees)
+        while len(numbers := set(hosts.gather(number))) > 1:
+            number = self._own.newest(trees, at_most=min(numbers))
+        return number
 
     @staticmethod
     def write_config(folder: Path, content: dict[str, Any]) -> None:
-        """Writes config.json, whole or not at all."""
+        """Writes config.json, whole or not at all; process 0 does."""
+        if not hosts.first():
+            return
         folder.mkdir(parents=True, exist_ok=True)
         new = folder / "config.json.new"
         new.write_text(json.dumps(content, indent=2) + "\n")
@@ -118,9 +162,11 @@ class Run:
         log with each checkpoint, so that a resumed run logs where the one that went on did.
         """
         # Decided here alone, so that a signal cannot end the run without its last checkpoint.
-        self.ended = bool(self.stopping) or self.env_steps >= self._config.env_steps
-        if self.stopping:
-            self.log.say(f"{self.stopping}: saving a checkpoint, then stopping")
+        self._signal = hosts.largest(self._signal)
+        self.ended = self._signal > 0 or self.env_steps >= self._config.env_steps
+        if self._signal:
+            name = signal.Signals(self._signal).name
+            self.log.say(f"{name}: saving a checkpoint, then stopping")
         save = self.ended or self.env_steps - self._saved >= self._config.checkpoint_every
         write = save or self.env_steps - self._logged >= self._config.log_every
         self._logged = self.env_steps if write else self._logged
@@ -135,14 +181,21 @@ class Run:
             "env_steps": self.env_steps,
             "learner_steps": self.learner_steps,
         }
+        if not hosts.first():
+            trees = {name: tree for name, tree in trees.items() if name != "learner"}
         try:
-            self.checkpoints.save(self.number, trees, {"counters": counters, **(meta or {})})
+            self._own.save(self.number, trees, {"counters": counters, **(meta or {})})
         except CheckpointError as error:
             self.log.say(f"{error} The run goes on; earlier checkpoints are kept.")
 
     def restore(self, templates: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Trees and meta of the checkpoint that the run goes on from."""
-        _, trees, meta = self.checkpoints.restore(templates, self.number)
+        templates, learner = {**templates}, {"learner": templates["learner"]}
+        if not hosts.first():
+            del templates["learner"]
+        _, trees, meta = self._own.restore(templates, self.number)
+        if not hosts.first():
+            trees |= self.checkpoints.restore(learner, self.number)[1]
         self.write_config(self.folder, self._content)  # fields may have been changed
         return trees, meta
 
@@ -166,6 +219,9 @@ class Run:
                 step = self.learner_steps - len(values) + 1 + int(np.argmin(finite))
                 raise FloatingPointError(f"{name} is no finite number at learner step {step}")
             means[name] = np.mean(values)
+        if hosts.count() > 1:
+            others = hosts.gather([] if hosts.first() else self.log.pop_episodes())
+            self.log.episodes(itertools.chain(*others) if hosts.first() else [])
         self.log.write(self.env_steps, self.learner_steps, {**means, **more})
 
     def conclude(self, make_player: Callable, network: Any, params: Any, kinds: Sequence[str]):
@@ -173,7 +229,8 @@ class Run:
 
         Args: see evaluate.play_tasks.
         """
-        if self.stopped:
+        hosts.end()
+        if self.stopped or not hosts.first():
             return
         config = self._config
         episodes = evaluate.play_tasks(
@@ -207,7 +264,8 @@ def prepare_process() -> None:
 
 
 def load(folder: str | os.PathLike) -> dict[str, Any]:
-    """What config.json of a run says: algorithm and config, as in `Run`.
+    """What config.json says of a run: algorithm, config and processes, how many it is of; of a
+    sweep members in place of config.
 
     Raises:
       UserError: it is missing or damaged.
@@ -215,12 +273,9 @@ def load(folder: str | os.PathLike) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     try:
         content = json.loads(path.read_text())
-        if "members" in content:
-            raise UserError(
-                f"{folder} is a sweep, whose runs are {folder}/members/0 and so on; "
-                f"make sweep RESUME={folder} goes on with it"
-            )
-        return {"algorithm": content["algorithm"], "config": dict(content["config"])}
+        what = "members" if "members" in content else "config"
+        needed = {"algorithm": str(content["algorithm"]), what: content[what]}
+        return {"processes": 1} | content | needed
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {folder} is no run") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

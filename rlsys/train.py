@@ -3,6 +3,10 @@
 python -m rlsys.train ALGORITHM [--env TASK] [--preset NAME] [--field value ...]
 python -m rlsys.train resume RUN [--field value ...]
 python -m rlsys.train eval RUN [--episodes N]
+
+Several processes train together if each is started by the same words and, before or after them,
+--coordinator HOST:PORT --num-processes N --process-id I (HOST is that of process 0), or by
+--coordinator auto where SLURM, Kubernetes, MPI or a TPU pod says the rest.
 """
 
 import dataclasses
@@ -16,7 +20,7 @@ from typing import Any
 
 import tyro
 
-from rlsys import envs, evaluate, run
+from rlsys import envs, evaluate, hosts, run
 from rlsys.checkpoint import Checkpoints
 from rlsys.config import from_dict
 from rlsys.types import UserError
@@ -99,8 +103,11 @@ def exit_code(command: Callable[[], None]) -> int:
     except FloatingPointError as error:
         print(sentence(error), file=sys.stderr)
         return 1
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if lost := hosts.lost(error):
+            print(f"rlsys: {lost}.", file=sys.stderr)
+        else:
+            traceback.print_exc()
         return 1
     return 0
 
@@ -122,17 +129,36 @@ def main(args: list[str]) -> None:
         print(f"{__doc__.strip()}\n\nAlgorithms: {', '.join(ALGORITHMS)}")
         return
     command, *args = args
+    where = None
+    if command != "eval":
+        words = {}
+        for flag in ("--coordinator", "--num-processes", "--process-id"):
+            words[flag], args = take(args, flag)
+        where = hosts.address(*words.values())
+
+    def train(module, config, **options):
+        if where is not None:
+            hosts.start(where)
+        module.train(config, **options)
+
     if command not in ("resume", "eval"):
-        algorithm(command)[0].train(config_of(command, args))
+        train(algorithm(command)[0], config_of(command, args))
         return
     if not args or not args[0]:
         raise UserError(f"{command} needs the folder of a run: make {command} RUN=runs/...")
     folder, *args = args
     saved = run.load(folder)
+    if "members" in saved:
+        raise UserError(
+            f"{folder} is a sweep: its runs are {folder}/members/0 and so on, and "
+            f"make sweep RESUME={folder} goes on with it"
+        )
     module, configs = algorithm(saved["algorithm"])
     config = from_dict(configs.Config, {**saved["config"], "run_dir": folder})
     if command == "resume":
-        module.train(parse(config, args, "Goes on with a run; fields may be changed."), resume=True)
+        train(
+            module, parse(config, args, "Goes on with a run; fields may be changed."), resume=True
+        )
     else:
         evaluate_run(module, config, parse(EvalConfig(), args, str(EvalConfig.__doc__)))
 
@@ -160,4 +186,4 @@ def evaluate_run(module, config, options: EvalConfig) -> None:
 
 if __name__ == "__main__":
     run.prepare_process()
-    sys.exit(exit_code(lambda: main(sys.argv[1:])))
+    hosts.leave(exit_code(lambda: main(sys.argv[1:])))

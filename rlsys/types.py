@@ -53,7 +53,7 @@ class Sample(NamedTuple):
 
     trajectory: Trajectory  # burn-in, learned steps and one more observation; aux is ()
     mask: Any  # [T, B] bool, True where the step from x_t to x_{t+1} is learned from
-    weights: Any  # [B] float32 importance weights, at most 1, normalised over the whole batch
+    weights: Any  # [B] float32 (1 / P(i))^importance_exponent; 1 at most once the learner has them
 
 
 TIME_MAJOR = jax.P(None, "batch")

@@ -118,3 +118,8 @@ def close(x, y, **tolerance):
     """Trees equal to rounding."""
     tolerance = {"rtol": 1e-4, "atol": 1e-6} | tolerance
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), x, y)
+
+
+def several_devices():
+    """Numbers of devices to compare with one: 2 and 4, or 8 where there are so many."""
+    return (8,) if len(jax.devices()) == 8 else (2, 4)

@@ -68,10 +68,11 @@ def policy(params, timestep, core_state, key):
     return action, np.full(B, params["w"]), core_state + 1, key
 
 
-def make_actors(envs, folder, join=None, policies=None, refresh_steps=T, ahead=0):
+def make_actors(envs, folder, join=None, policies=None, refresh_steps=T, ahead=0, devices=0):
     config = SimpleNamespace(
         seed=1,
         actors=len(envs),
+        actor_devices=devices,
         unroll_length=T,
         refresh_steps=refresh_steps,
         unrolls_ahead=ahead,
@@ -220,7 +221,7 @@ def test_slow_actors_play_with_the_parameters_at_which_they_were_asked(make, mon
     envs = [Counter(0), slow := Counter(1)]
     slow.gate = threading.Semaphore(0)
     copies = []
-    monkeypatch.setattr(learner, "snapshot", lambda x: copies.append(int(x["w"])) or x)
+    monkeypatch.setattr(learner, "snapshot", lambda x, device: copies.append(int(x["w"])) or x)
     actors = make(envs, 1, ahead=1)
     for step in (0, 1, 1, 2, 3, 3, 9):
         actors.get(params(step), step)
@@ -236,7 +237,7 @@ def test_slow_actors_play_with_the_parameters_at_which_they_were_asked(make, mon
 
 def test_refresh_steps_of_each_actor(make, monkeypatch):
     copies = []
-    monkeypatch.setattr(learner, "snapshot", lambda x: copies.append(int(x["w"])) or x)
+    monkeypatch.setattr(learner, "snapshot", lambda x, device: copies.append(int(x["w"])) or x)
     for ahead in (0, 1, 2):
         actors = make([Counter(0), Counter(1)], refresh_steps=5 * T, ahead=ahead)
         aux = np.array([actors.get(params(n), n).trajectory.aux[0, ::B] for n in range(40)])
@@ -325,3 +326,42 @@ def test_make_envs_deals_tasks_in_turn():
         e.reset()
     rewards = [np.abs([e.step(np.ones(3, int)).reward for _ in range(9)]).max() for e in pools]
     assert rewards == [1, 0.5, 1, 0.5]
+
+
+def test_reserved_devices_act_in_turn(make):
+    """Parameters are sent there once a refresh, and the policy runs where they are."""
+    seen = collections.defaultdict(set)
+
+    @jax.jit
+    def play(params, timestep, core_state, key):
+        key, _ = jax.random.split(key)
+        return timestep.obs[:, 1].astype(int), params["w"] + timestep.reward, core_state + 1, key
+
+    def policy_of(i):
+        def policy(params, timestep, core_state, key):
+            found = play(params, timestep, core_state, key)
+            for x in (params["w"], *found):
+                seen[i] |= x.devices()
+            return found
+
+        return policy
+
+    reserved = jax.local_devices()[-2:]
+    actors = make(
+        [Counter(i) for i in range(3)], policies=[policy_of(i) for i in range(3)],
+        refresh_steps=2 * T, devices=2,
+    )  # fmt: skip
+    mesh = learner.make_mesh(reserved=2)
+    assert set(mesh.devices.flat) | set(reserved) == set(jax.local_devices())
+    assert not set(mesh.devices.flat) & set(reserved) and mesh.size == 2
+    for step in range(4):
+        state = learner.place(mesh, params(step))
+        unroll = actors.get(state, step)
+        np.testing.assert_array_equal(unroll.trajectory.aux, step // 2 * 2)  # refreshed every other
+        jax.tree.map(lambda x: x.delete(), state)  # as donation does
+    assert seen == {0: {reserved[0]}, 1: {reserved[1]}, 2: {reserved[0]}}
+
+
+def test_some_device_must_learn():
+    with pytest.raises(UserError, match="actor_devices 4 leaves none of the 4 to learn"):
+        learner.make_mesh(reserved=4)

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from gymnasium import spaces
+from made_up import several_devices
 
 from rlsys import learner, networks
 from rlsys.algorithms import r2d2
@@ -51,7 +52,7 @@ def play(num_steps, num_envs=4, seed=0, mean_length=7, params_seed=0, agent=True
         (1.0 - (last & ~truncated)).astype(np.float32),
         truncated,
     )
-    (policy,) = r2d2.make_policies(make_network(), [np.full(num_envs, 0.5, np.float32)])
+    policy = functools.partial(r2d2.make_policy(make_network()), np.full(num_envs, 0.5, np.float32))
     state, key = make_network().initial(num_envs), jax.random.key(seed)
     actions, auxs = [], []
     for t in range(num_steps):
@@ -288,10 +289,10 @@ def test_the_core_sees_previous_action_and_reward_but_at_first():
 def test_each_environment_explores_with_its_own_rate():
     epsilon = r2d2.ladder(Config(), 8)
     np.testing.assert_allclose(epsilon, [0.4 ** (1 + 7 * i / 7) for i in range(8)], rtol=1e-6)
-    (policy,) = r2d2.make_policies(make_network(), [epsilon])
+    policy = functools.partial(r2d2.make_policy(make_network()), epsilon)
     timestep = jax.tree.map(lambda x: np.repeat(x[0, :1], 8, 0), play(1).steps)
     state, key = make_network().initial(8), jax.random.key(0)
-    (greedy,) = r2d2.make_policies(make_network(), [np.zeros(8, np.float32)])
+    greedy = functools.partial(r2d2.make_policy(make_network()), np.zeros(8, np.float32))
     best, *_ = greedy(make_params(), timestep, state, key)
     random = np.zeros(8)
     for _ in range(2000):
@@ -351,7 +352,7 @@ def test_the_number_of_devices_does_not_change_the_result():
     assert np.ptp(sample.weights) > 0.1
     one = learn(1, CONFIG, optax.sgd(0.05), sample)
     assert one[3][-1]["loss"] < 0.98 * one[3][0]["loss"]
-    for num_devices in (2, 4):
+    for num_devices in several_devices():
         other = learn(num_devices, CONFIG, optax.sgd(0.05), sample)
         jax.tree.map(
             lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-6), one, other

@@ -1,5 +1,6 @@
 """Sweeps: a member is the run alone, on any number of devices, whatever happens to the others."""
 
+import contextlib
 import csv
 import functools
 import io
@@ -39,7 +40,7 @@ WORDS = {  # two values by two seeds, 20 to 40 learner steps, a checkpoint half 
     ),
     "r2d2": (
         f"{SMALL} --env CartPole-v1 --actors 2 --num-envs 8 --batch-size 8 --core-size 8 "
-        "--length 8 --stride 4 --burn-in 4 --cross-episodes False --replay-capacity 4000 "
+        "--length 8 --stride 4 --burn-in 0 --cross-episodes False --replay-capacity 4000 "
         "--learning-starts 400 --target-update 5 --env-steps 1600 --checkpoint-every 800 "
         "--log-every 160 --epsilon-base 0.4 0.8 --seed 0 5"
     ),
@@ -51,18 +52,20 @@ def sweep(*words):
     return train.exit_code(lambda: command.main([str(word) for word in words]))
 
 
+@contextlib.contextmanager
+def one_device():
+    make_mesh = learner.make_mesh
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learner, "make_mesh", lambda *_, **__: make_mesh(jax.devices()[:1]))
+        yield patch
+
+
 def alone(folder, *words):
     """The run by itself, on one device as a member is."""
-    with pytest.MonkeyPatch.context() as patch:
-        make_mesh = learner.make_mesh
-        patch.setattr(learner, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    with one_device():
         words = [*words, "--run-dir", str(folder)]
         assert train.exit_code(lambda: train.main([str(word) for word in words])) == 0
     return folder
-
-
-def one_device(num_members, make_mesh=program.make_mesh):
-    return make_mesh(num_members, jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +76,7 @@ def swept(tmp_path_factory):
     @functools.cache
     def folder_of(algorithm, *words):
         folder = tmp_path_factory.mktemp(algorithm) / "sweep"
-        with pytest.MonkeyPatch.context() as patch:
+        with one_device() as patch:
             check = memory.check_sweep
 
             def noting(num_members, on_host, on_devices, devices):
@@ -81,7 +84,6 @@ def swept(tmp_path_factory):
                 return check(num_members, on_host, on_devices, devices)
 
             patch.setattr(memory, "check_sweep", noting)
-            patch.setattr(program, "make_mesh", one_device)
             assert sweep(algorithm, *WORDS[algorithm].split(), *words, "--run-dir", folder) == 0
         return folder
 
@@ -89,8 +91,9 @@ def swept(tmp_path_factory):
 
 
 @pytest.fixture
-def on_one_device(monkeypatch):
-    monkeypatch.setattr(program, "make_mesh", one_device)
+def on_one_device():
+    with one_device():
+        yield
 
 
 def restored(folder, name):
@@ -326,7 +329,7 @@ def test_a_sweep_is_no_run_and_a_run_no_sweep(swept, tmp_path, monkeypatch, capf
     assert sweep("resume", folder / "members/0") == 2
     assert f"make resume RUN={folder}/members/0" in capfd.readouterr().err
     assert sweep("resume", tmp_path) == 2
-    assert "is no sweep" in capfd.readouterr().err
+    assert "is missing" in capfd.readouterr().err
     assert sweep("resume") == 2
     assert "resume needs the folder of a sweep" in capfd.readouterr().err
 

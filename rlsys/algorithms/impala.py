@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlsys import actor, learner, networks, policy
+from rlsys import actor, hosts, learner, networks, policy
 from rlsys.actor import Actors
 from rlsys.algorithms.impala_config import Config
 from rlsys.losses import popart
@@ -84,7 +84,7 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
         "rho_mean": jnp.mean(rho_tm1),
         "rho_clipped": jnp.mean(rho_tm1 > config.clip_rho),  # share
     }
-    return total, (new, learner.mean(metrics))
+    return total, (new, metrics)
 
 
 def preserve_outputs(old: popart.PopArtState, new: popart.PopArtState, params, grads):
@@ -160,14 +160,15 @@ make_player, PLAYERS = policy.player_of(act), policy.PLAYERS
 
 def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
-    mesh = learner.make_mesh()
+    mesh = learner.make_mesh(reserved=config.actor_devices)
     learner.check_batch(mesh, config.batch_size)
-    pools = actor.make_envs(config)
+    own = hosts.share(config)
+    pools = actor.make_envs(own)
     network = make_network(config, pools)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(Run("impala", config, ["learner", "actors"], resume=resume))
         policies = make_policies(network, config)
-        actors = Actors(pools, policies, network.initial, config, run.log, config.join)
+        actors = Actors(pools, policies, network.initial, own, run.log, own.join)
         stack.callback(actors.close)
         learn_all = learner.data_parallel(functools.partial(learn, network), mesh, BATCHES_SPEC)
         state = make_state(network, config)
@@ -176,23 +177,25 @@ def train(config: Config, *, resume: bool = False) -> Path:
             state, actors.states = trees["learner"], trees["actors"]
             actors.restart(run.number)
         state = learner.place(mesh, state)
+        settings = learner.place(mesh, config)  # else its numbers would cross at every step
         metrics: list = []  # of updates, on the device
         played = np.zeros(network.head.num_tasks)  # unrolls of each task since the last log line
 
         def learn_from(unroll: actor.Unroll):
             nonlocal state
-            trajectories = batches(config, unroll.trajectory)
+            trajectories = batches(own, unroll.trajectory)
+            num_steps = len(trajectories.task)
             with run.log.time("learner"):
                 trajectories = learner.place(mesh, trajectories, BATCHES_SPEC)
                 jax.block_until_ready(metrics[-1:])  # one unroll's updates wait at most
-                state, scalars = learn_all(config, state, trajectories)
-            steps = run.learner_steps + np.arange(len(trajectories.task))
-            metrics.append(scalars | {"params_lag": steps - unroll.learner_step})
-            run.learner_steps += len(steps)
+                state, scalars = learn_all(settings, state, trajectories)
+            lag = run.learner_steps + np.arange(num_steps) - unroll.learner_step
+            metrics.append(scalars | {"params_lag": lag})
+            run.learner_steps += num_steps
             if not config.unrolls_ahead:
                 with run.log.time("learner"):
                     jax.block_until_ready(metrics[-1:])
-            run.env_steps += unroll.env_steps
+            run.env_steps += unroll.env_steps * hosts.count()
             played[:] += np.bincount(unroll.trajectory.task, minlength=len(played))
             run.log.episodes(actors.pop_episodes())
 

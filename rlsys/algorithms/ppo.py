@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlsys import actor, learner, policy
+from rlsys import actor, hosts, learner, policy
 from rlsys.actor import Actors
 from rlsys.algorithms.ppo_config import Config
 from rlsys.losses import popart
@@ -106,7 +106,7 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
 
 
 def loss(network, config: Config, params, batch: Batch):
-    """Of S sequences of L steps -> scalar, metrics."""
+    """Of S sequences of L steps -> scalar; nothing more, and metrics."""
     action, mask = batch.action, batch.mask
     (logits, values), _ = network.apply(params, batch.steps, action[:-1], batch.core_state)
     logits = policy.legal_logits(logits, batch.steps.obs)
@@ -131,7 +131,7 @@ def loss(network, config: Config, params, batch: Batch):
         "kl": jnp.mean(jnp.expm1(log_ratio) - log_ratio),  # of mu from pi, without bias
         "ratio_clipped": jnp.mean(jnp.abs(jnp.expm1(log_ratio)) > config.clip_eps),  # share
     }
-    return total, learner.mean(metrics)
+    return total, ((), metrics)
 
 
 def num_updates(config: Config) -> float:
@@ -152,7 +152,7 @@ def optimizer(config: Config):
 def update(network, config: Config, state: LearnerState, batch: Batch):
     """One learner step, on one minibatch -> LearnerState, metrics."""
     grad = learner.value_and_grad(functools.partial(loss, network, config))
-    (_, metrics), grads = grad(state.params, minibatch(config, state, batch))
+    (_, (_, metrics)), grads = grad(state.params, minibatch(config, state, batch))
     updates, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics["gradient_norm"] = optax.global_norm(grads)
@@ -215,14 +215,15 @@ make_player, PLAYERS = policy.player_of(act), policy.PLAYERS
 
 def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
-    mesh = learner.make_mesh()
+    mesh = learner.make_mesh(reserved=config.actor_devices)
     check_batch(mesh, config)
-    pools = actor.make_envs(config)
+    own = hosts.share(config)
+    pools = actor.make_envs(own)
     network = make_network(config, pools)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(Run("ppo", config, ["learner", "actors"], resume=resume))
         policies = make_policies(network, config)
-        actors = Actors(pools, policies, network.initial, config, run.log)
+        actors = Actors(pools, policies, network.initial, own, run.log)
         stack.callback(actors.close)
         learn_all = learner.data_parallel(functools.partial(learn, network), mesh, TRAJECTORY_SPEC)
         state = make_state(network, config)
@@ -231,6 +232,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             state, actors.states = trees["learner"], trees["actors"]
             actors.restart(run.number)
         state = learner.place(mesh, state)
+        settings = learner.place(mesh, config)  # else its numbers would cross at every step
         metrics: list = []  # of updates, on the device
         warned: set[str] = set()
 
@@ -239,14 +241,14 @@ def train(config: Config, *, resume: bool = False) -> Path:
             with run.log.time("learner"):
                 trajectory = learner.place(mesh, unroll.trajectory, TRAJECTORY_SPEC)
                 jax.block_until_ready(metrics[-1:])  # one unroll's updates wait at most
-                state, scalars = learn_all(config, state, trajectory)
+                state, scalars = learn_all(settings, state, trajectory)
                 if not config.unrolls_ahead:
                     jax.block_until_ready(scalars)
-            steps = config.epochs * config.minibatches
-            staleness = (run.learner_steps + np.arange(steps) - unroll.learner_step) / steps
-            metrics.append(scalars | {"staleness": staleness})
-            run.learner_steps += steps
-            run.env_steps += unroll.env_steps
+            num_steps = config.epochs * config.minibatches
+            lag = run.learner_steps + np.arange(num_steps) - unroll.learner_step
+            metrics.append(scalars | {"staleness": lag / num_steps})
+            run.learner_steps += num_steps
+            run.env_steps += unroll.env_steps * hosts.count()
             run.log.episodes(actors.pop_episodes())
 
         while not run.ended:

@@ -82,6 +82,8 @@ class Config:
     """Of a hidden layer of the policy's and one of the value's own; 0 for none."""
     frame_stack: int = 1
     """Images seen at once."""
+    bfloat16: bool = False
+    """Compute the network in bfloat16; parameters, statistics and results stay float32."""
 
     actors: int = 1
     """Threads with equal shares of the environments; with several tasks, a multiple of them."""
@@ -92,6 +94,8 @@ class Config:
     """Steps of each environment that a batch holds."""
     refresh_steps: int = 32
     """Steps of each environment after which actors copy the parameters."""
+    actor_devices: int = 0
+    """Devices set aside for acting; if 0 the actors share the learner's first."""
 
     checkpoint_every: int = 1_000_000
     """Environment steps from one checkpoint to the next; environments start afresh there."""
@@ -109,7 +113,7 @@ class Config:
             "env_steps num_envs epochs minibatches sequence_length frame_stack actors "
             "unroll_length refresh_steps checkpoint_every keep_checkpoints log_every eval_episodes",
         )
-        check_at_least(self, 0, "seed core_size head_size unrolls_ahead")
+        check_at_least(self, 0, "seed core_size head_size unrolls_ahead actor_devices")
         check_positive(self, "learning_rate max_gradient_norm clip_eps step_seconds")
         check_within(self, 0.0, 1.0, "discount gae_lambda popart_step_size learning_rate_decay")
         check_within(self, 0.0, float("inf"), "horizon_seconds clip_sigmas entropy_cost adam_eps")

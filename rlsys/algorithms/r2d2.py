@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlsys import actor, envs, evaluate, learner, networks
+from rlsys import actor, envs, evaluate, hosts, learner, networks
 from rlsys.actor import Actors
 from rlsys.algorithms.r2d2_config import Config
 from rlsys.losses.q_learning import identity, n_step_double_q
@@ -130,7 +130,7 @@ def loss(network, config: Config, params, target_params, sample: Sample):
         "learned_share": jnp.mean(mask),
         "importance_weight": jnp.mean(sample.weights),
     }
-    return value, (priorities, learner.mean(metrics))
+    return value, (priorities, metrics)
 
 
 def updates_allowed(config: Config, env_steps: int):
@@ -152,6 +152,8 @@ def optimizer(config: Config):
 
 def update(network, config: Config, state: LearnerState, sample: Sample):
     """One learner step -> LearnerState, (priorities [B], metrics)."""
+    weights = sample.weights / learner.largest(jnp.max(sample.weights))
+    sample = sample._replace(weights=weights)
     grad = learner.value_and_grad(functools.partial(loss, network, config))
     (value, (priorities, metrics)), grads = grad(state.params, state.target_params, sample)
     updates, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
@@ -176,6 +178,7 @@ def make_network(config: Config, pools: list[envs.Envs]):
         core_size=config.core_size,
         head_size=config.head_size,
         frame_stack=config.frame_stack,
+        bfloat16=config.bfloat16,
     )
 
 
@@ -201,9 +204,10 @@ def make_policy(network):
 
 
 def make_policies(network, config: Config) -> list[Callable]:
-    """Of each actor: its rungs of the ladder."""
-    epsilons = np.split(ladder(config, config.num_envs), config.actors)
-    return [functools.partial(make_policy(network), epsilon) for epsilon in epsilons]
+    """Of each of this process's actors: its rungs of the ladder."""
+    epsilons = np.split(ladder(config, config.num_envs), config.actors * hosts.count())
+    mine = epsilons[hosts.own(config.actors)]
+    return [functools.partial(make_policy(network), epsilon) for epsilon in mine]
 
 
 def ladder(config: Config, num_envs: int) -> np.ndarray:
@@ -228,7 +232,7 @@ def make_replay(config: Config, network) -> Replay:
         cross_episodes=config.cross_episodes,
         priority_exponent=config.priority_exponent,
         importance_exponent=config.importance_exponent,
-        seed=config.seed,
+        seed=[config.seed, hosts.index()],  # [seed, 0] is the same as seed
     )
 
 
@@ -241,17 +245,19 @@ def initial_priorities(config: Config, trajectory: Trajectory, mask):
 
 def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
-    mesh = learner.make_mesh()
+    mesh = learner.make_mesh(reserved=config.actor_devices)
     learner.check_batch(mesh, config.batch_size)
-    pools = actor.make_envs(config)
+    own = hosts.share(config)
+    pools = actor.make_envs(own)
     network = make_network(config, pools)
-    replay = make_replay(config, network)
+    replay = make_replay(own, network)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(
             Run("r2d2", config, ["learner", "actors", "replay"], resume=resume)
         )
         run.log.say(replay.memory)
-        actors = Actors(pools, make_policies(network, config), network.initial, config, run.log)
+        policies = make_policies(network, config)
+        actors = Actors(pools, policies, network.initial, own, run.log)
         stack.callback(actors.close)
         learn = learner.data_parallel(
             functools.partial(update, network), mesh, SAMPLE_SPEC, (learner.SHARDED, jax.P())
@@ -264,6 +270,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             replay.restore(trees.pop("replay"), meta["replay"])
             actors.restart(run.number)
         state = learner.place(mesh, state)
+        settings = learner.place(mesh, config)  # else its numbers would cross at every step
         running: list = []  # an update whose priorities have not come back
         metrics: list = []  # of updates, on the device
 
@@ -271,18 +278,19 @@ def train(config: Config, *, resume: bool = False) -> Path:
             nonlocal state
             with run.log.time("replay"):
                 numbers, learned, mask = replay.add(unroll.trajectory)
-                priorities = np.asarray(first_priorities(learned, mask))[: len(numbers)]
+                priorities = first_priorities(*jax.device_put((learned, mask)))
+                priorities = np.asarray(priorities)[: len(numbers)]
                 learner.check_finite(priorities, run.learner_steps)
                 replay.set_priorities(numbers, priorities)
             run.env_steps += config.unroll_length * config.num_envs
             run.log.episodes(actors.pop_episodes())
             while run.learner_steps + 1 <= updates_allowed(config, run.env_steps):
                 with run.log.time("replay"):  # while the update before this one runs
-                    numbers, sample = replay.sample(config.batch_size)
+                    numbers, sample = replay.sample(own.batch_size)
                 finish_updates()
                 with run.log.time("learner"):
                     sample = learner.place(mesh, sample, SAMPLE_SPEC)
-                    state, (priorities, scalars) = learn(config, state, sample)
+                    state, (priorities, scalars) = learn(settings, state, sample)
                 run.learner_steps += 1
                 running.append((run.learner_steps, numbers, priorities))
                 metrics.append(scalars)
@@ -291,7 +299,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
         def finish_updates():
             for step, numbers, priorities in running:
                 with run.log.time("learner"):
-                    priorities = np.asarray(priorities)  # waits for the update
+                    priorities = learner.local(priorities)
                 learner.check_finite(priorities, step)
                 replay.set_priorities(numbers, priorities)
             running.clear()

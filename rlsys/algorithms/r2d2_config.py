@@ -81,6 +81,8 @@ class Config:
     """Of the hidden layers of the dueling head."""
     frame_stack: int = 1
     """Images seen at once."""
+    bfloat16: bool = False
+    """Compute the network in bfloat16; parameters, statistics and results stay float32."""
 
     actors: int = 1
     """Threads with equal shares of the environments."""
@@ -90,6 +92,8 @@ class Config:
     """Steps that an actor plays at a time."""
     refresh_steps: int = 20
     """Steps of each environment after which actors copy the parameters."""
+    actor_devices: int = 0
+    """Devices set aside for acting; if 0 the actors share the learner's first."""
 
     checkpoint_every: int = 500_000
     """Environment steps from one checkpoint to the next; environments start afresh there."""
@@ -107,7 +111,7 @@ class Config:
             "env_steps num_envs batch_size n target_update frame_stack actors "
             "unroll_length refresh_steps checkpoint_every keep_checkpoints log_every eval_episodes",
         )
-        check_at_least(self, 0, "seed core_size burn_in unrolls_ahead")
+        check_at_least(self, 0, "seed core_size burn_in unrolls_ahead actor_devices")
         check_positive(self, "learning_rate replay_ratio max_gradient_norm")
         if len(envs.tasks(self.env, self.task)) > 1:
             raise UserError("r2d2 plays one task; impala plays several")

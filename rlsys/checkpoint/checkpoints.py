@@ -136,16 +136,21 @@ class Checkpoints:
         verify(self.directory / str(number), [])
         return json.loads((self.directory / str(number) / "meta.json").read_text())["meta"]
 
-    def newest(self, names: list[str], say: Callable[[str], None] = print) -> int:
+    def newest(
+        self, names: list[str], say: Callable[[str], None] = print, at_most: int | None = None
+    ) -> int:
         """The newest checkpoint that is whole as far as meta and the trees `names` go.
 
         Args:
+            at_most: those of larger numbers are passed over.
             say: is told, in one sentence, of each damaged one that was passed over.
         Raises:
             CheckpointError: there is none, or none is whole.
         """
         damage: list[str] = []
         for number in reversed(self.numbers()):
+            if at_most is not None and number > at_most:
+                continue
             try:
                 verify(self.directory / str(number), names)
             except Damaged as error:

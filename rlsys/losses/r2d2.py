@@ -47,7 +47,7 @@ def sequence_loss(td_error: jax.Array, mask: jax.Array, weights: jax.Array) -> j
     Args:
       td_error: [T, B] delta, time first; what is not learned from may be anything.
       mask: [T, B] bool, True where the step is learned from.
-      weights: [B] importance weights, normalised over the whole batch before it is sharded.
+      weights: [B] importance weights, over the largest of the whole batch on all devices.
 
     Returns:
       [] loss; gradient flows through td_error.

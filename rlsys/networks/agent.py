@@ -65,6 +65,7 @@ class Agent(nn.Module):
     frame_stack: int
     conv: str
     reward_bound: float  # the core sees rewards clipped to it, either way
+    dtype: Any = jnp.float32  # that torso, core and hidden layers compute in
 
     def initial(self, batch: int) -> CoreState:
         """CoreState of zeros for environments about to show their first x_t, as numpy arrays.
@@ -108,9 +109,14 @@ class Agent(nn.Module):
                     )
             frames, obs = jax.tree.map(advance, frames, obs), leaves
         obs = [x.reshape(length * batch, *x.shape[2:]) for x in jax.tree.leaves(obs)]
-        x = Torso(self.observation_space, self.torso, self.hidden_size, self.conv, name="torso")(
-            obs
-        )
+        x = Torso(
+            self.observation_space,
+            self.torso,
+            self.hidden_size,
+            self.conv,
+            self.dtype,
+            name="torso",
+        )(obs)
         x = x.reshape(length, batch, -1)  # [T, B, hidden_size]
 
         lstm = core_state.lstm
@@ -121,7 +127,7 @@ class Agent(nn.Module):
             a_tm1 = jax.nn.one_hot(a_tm1, num_actions).reshape(length, batch, -1)
             reward = jnp.clip(steps.reward[..., None], -self.reward_bound, self.reward_bound)
             x = jnp.concatenate([x, a_tm1 * started, reward * started], axis=-1)
-            x, lstm = Lstm(self.core_size, name="core")(x, steps.first, lstm)
+            x, lstm = Lstm(self.core_size, self.dtype, name="core")(x, steps.first, lstm)
         return self.head(x), CoreState(lstm, core_state.a_tm1, frames, age)
 
     def __hash__(self):  # gymnasium's spaces have none
@@ -140,6 +146,7 @@ def q_network(
     action_space: gymnasium.Space,
     *,
     head_size: int = 512,
+    bfloat16: bool = False,
     **body,
 ) -> Agent:
     """Q-values by a dueling head: [T, B, A] or [T, B, D, K]. The default sizes are R2D2's.
@@ -147,9 +154,10 @@ def q_network(
     Args:
       observation_space, action_space, body: see agent.
       head_size: of the value and the advantage stream's hidden layer.
+      bfloat16: see agent.
     """
-    head = DuelingHead(shape_of_action(action_space), head_size)
-    return agent(observation_space, action_space, head, **body)
+    head = DuelingHead(shape_of_action(action_space), head_size, compute_dtype(bfloat16))
+    return agent(observation_space, action_space, head, bfloat16=bfloat16, **body)
 
 
 def policy_value_network(
@@ -158,6 +166,7 @@ def policy_value_network(
     *,
     num_tasks: int = 1,
     head_size: int = 0,
+    bfloat16: bool = False,
     **body,
 ) -> Agent:
     """Logits [T, B, A] or [T, B, D, K] of a policy, and values [T, B, num_tasks].
@@ -168,9 +177,15 @@ def policy_value_network(
       observation_space, action_space, body: see agent.
       num_tasks: values, one for each task; the policy does not know which it plays.
       head_size: of a hidden layer of the policy's and one of the values' own; 0 for none.
+      bfloat16: see agent.
     """
-    head = PolicyValueHead(shape_of_action(action_space), num_tasks, head_size)
-    return agent(observation_space, action_space, head, reward_bound=1.0, **body)
+    shape, dtype = shape_of_action(action_space), compute_dtype(bfloat16)
+    head = PolicyValueHead(shape, num_tasks, head_size, dtype)
+    return agent(observation_space, action_space, head, reward_bound=1.0, bfloat16=bfloat16, **body)
+
+
+def compute_dtype(bfloat16: bool):
+    return jnp.bfloat16 if bfloat16 else jnp.float32
 
 
 def agent(
@@ -184,6 +199,7 @@ def agent(
     frame_stack: int = 1,
     conv: str = "auto",
     reward_bound: float = float("inf"),
+    bfloat16: bool = False,
 ) -> Agent:
     """An agent for observations and actions of these spaces.
 
@@ -198,6 +214,8 @@ def agent(
       frame_stack: images seen at once; taken as 1 where the observation has none.
       conv: form of the convolutions, see convolution.conv2d.
       reward_bound: the core sees rewards clipped to it, either way.
+      bfloat16: compute torso, core and hidden layers in bfloat16. Parameters, the core's state and
+        the result stay float32 (recurrent.lstm_scan and heads.py say why).
 
     Raises:
       UserError: the torso or the form is unknown, or does not fit the observation, or the action
@@ -230,6 +248,7 @@ def agent(
         frame_stack,
         conv,
         reward_bound,
+        compute_dtype(bfloat16),
     )
 
 

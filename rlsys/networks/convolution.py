@@ -4,9 +4,13 @@ Both forms have the same parameters and results. XLA's convolution on CPUs is sl
 the gradient of its kernel, and ten times slower inside lax.scan; its matrix products are fast.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from rlsys.networks.dense import add_bias
 
 FORMS = ("auto", "plain", "cpu")
 
@@ -122,10 +126,12 @@ class Conv(nn.Module):
     stride: int = 1
     padding: str = "SAME"
     form: str = "auto"
+    dtype: Any = jnp.float32  # that it computes in
 
     @nn.compact
     def __call__(self, x):
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return conv2d(x, kernel, self.stride, self.padding, self.form) + bias[None, None, None]
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return add_bias(conv2d(x, kernel, self.stride, self.padding, self.form), bias)

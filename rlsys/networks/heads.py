@@ -1,8 +1,17 @@
-"""Heads: from a core's output to Q-values, or to a policy and its values."""
+"""Heads: from a core's output to Q-values, or to a policy and its values.
+
+Hidden layers compute in dtype. The layers that give the result are float32 always: they are small,
+Q-values of neighbouring actions differ by less than bfloat16's step of 1 in 256, ratios of policies
+are exponentials of differences, and PopArt corrects the values' layer by less than that step.
+"""
+
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+
+from rlsys.networks.dense import Dense
 
 
 class DuelingHead(nn.Module):
@@ -14,14 +23,16 @@ class DuelingHead(nn.Module):
 
     action_shape: tuple[int, ...]  # (A,) or (D, K)
     hidden_size: int
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x):
         """x [..., H] -> q [..., A] or [..., D, K]."""
         # Both streams' hidden layers as one matrix product.
-        value, advantage = jnp.split(nn.relu(nn.Dense(2 * self.hidden_size)(x)), 2, axis=-1)
-        v = nn.Dense(1, name="value")(value)
-        a = nn.Dense(int(np.prod(self.action_shape)), name="advantage")(advantage)
+        hidden = nn.relu(Dense(2 * self.hidden_size, self.dtype)(x))
+        value, advantage = jnp.split(hidden.astype(jnp.float32), 2, axis=-1)
+        v = Dense(1, name="value")(value)
+        a = Dense(int(np.prod(self.action_shape)), name="advantage")(advantage)
         a = a.reshape(*x.shape[:-1], *self.action_shape)
         v = v.reshape(*x.shape[:-1], *[1] * len(self.action_shape))
         return v + a - a.mean(axis=-1, keepdims=True)
@@ -37,16 +48,18 @@ class PolicyValueHead(nn.Module):
     action_shape: tuple[int, ...]  # (A,) or (D, K)
     num_tasks: int
     hidden_size: int  # 0 for linear heads
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x):
         """x [..., H] -> logits [..., A] or [..., D, K], value [..., num_tasks]."""
-        policy = value = x
+        policy = value = x.astype(jnp.float32)
         if self.hidden_size:
             # Both streams' hidden layers as one matrix product.
-            policy, value = jnp.split(nn.relu(nn.Dense(2 * self.hidden_size)(x)), 2, axis=-1)
+            hidden = nn.relu(Dense(2 * self.hidden_size, self.dtype)(x))
+            policy, value = jnp.split(hidden.astype(jnp.float32), 2, axis=-1)
         small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
         num_logits = int(np.prod(self.action_shape))
-        logits = nn.Dense(num_logits, kernel_init=small, name="policy")(policy)
-        value = nn.Dense(self.num_tasks, kernel_init=small, name="value")(value)
+        logits = Dense(num_logits, kernel_init=small, name="policy")(policy)
+        value = Dense(self.num_tasks, kernel_init=small, name="value")(value)
         return logits.reshape(*x.shape[:-1], *self.action_shape), value

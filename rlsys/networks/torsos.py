@@ -1,6 +1,6 @@
 """Torsos: from an observation of any space to a vector."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import gymnasium
@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rlsys.networks.convolution import Conv, max_pool
+from rlsys.networks.dense import Dense
 
 TORSOS = ("nature", "shallow", "impala", "grid", "mlp")
 STRIDED = ("nature", "shallow")
@@ -110,6 +111,7 @@ class Nature(nn.Module):
     """Mnih et al. 2015, "Human-level control through deep RL", methods: three convolutions."""
 
     conv: str
+    dtype: Any = jnp.float32
     LAYERS: ClassVar[tuple[tuple[int, int, int], ...]] = (
         (32, 8, 4),
         (64, 4, 2),
@@ -119,7 +121,7 @@ class Nature(nn.Module):
     @nn.compact
     def __call__(self, x):
         for features, size, stride in self.LAYERS:
-            x = nn.relu(Conv(features, size, stride, "VALID", self.conv)(x))
+            x = nn.relu(Conv(features, size, stride, "VALID", self.conv, self.dtype)(x))
         return x
 
 
@@ -133,15 +135,16 @@ class Impala(nn.Module):
     """Espeholt et al. 2018, "IMPALA", fig. 3: the deep residual network, 15 convolutions."""
 
     conv: str
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x):
         for features in (16, 32, 32):
-            x = Conv(features, 3, form=self.conv)(x)
+            x = Conv(features, 3, form=self.conv, dtype=self.dtype)(x)
             x = max_pool(x, 3, 2, self.conv)
             for _ in range(2):
-                y = Conv(features, 3, form=self.conv)(nn.relu(x))
-                x = x + Conv(features, 3, form=self.conv)(nn.relu(y))
+                y = Conv(features, 3, form=self.conv, dtype=self.dtype)(nn.relu(x))
+                x = x + Conv(features, 3, form=self.conv, dtype=self.dtype)(nn.relu(y))
         return nn.relu(x)
 
 
@@ -149,11 +152,12 @@ class Grid(nn.Module):
     """Two 3x3 convolutions that keep the size of a small grid."""
 
     conv: str
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x):
         for features in (16, 32):
-            x = nn.relu(Conv(features, 3, form=self.conv)(x))
+            x = nn.relu(Conv(features, 3, form=self.conv, dtype=self.dtype)(x))
         return x
 
 
@@ -168,16 +172,18 @@ class Torso(nn.Module):
     name_of_torso: str | None
     hidden_size: int
     conv: str
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, leaves):
-        """leaves: arrays [N, ...] in the order of space_leaves -> [N, hidden_size]."""
+        """leaves: arrays [N, ...] in the order of space_leaves -> [N, hidden_size] of dtype."""
         layers = {"nature": Nature, "shallow": Shallow, "impala": Impala, "grid": Grid}
         features = []
         for space, x in zip(space_leaves(self.observation_space), leaves, strict=True):
-            x = encode(space, x)
+            x = encode(space, x).astype(self.dtype)
             torso = pick_torso(space, self.name_of_torso)
             if torso != "mlp":
-                x = layers[torso](self.conv)(x.reshape(*x.shape[:3], -1))
+                x = layers[torso](self.conv, self.dtype)(x.reshape(*x.shape[:3], -1))
             features.append(x.reshape(x.shape[0], -1))
-        return nn.relu(nn.Dense(self.hidden_size)(jnp.concatenate(features, axis=-1)))
+        x = jnp.concatenate(features, axis=-1)
+        return nn.relu(Dense(self.hidden_size, self.dtype)(x))

@@ -5,11 +5,9 @@ python -m rlsys.sweep ALGORITHM ... --print-commands     a command for each memb
 python -m rlsys.sweep resume SWEEP [--field value ...]
 """
 
-import json
 import shlex
 import sys
 import time
-from pathlib import Path
 
 from rlsys import run, train
 from rlsys.sweep.members import Member, members
@@ -50,17 +48,11 @@ def load(folder: str, args: list[str]) -> tuple[str, list[Member]]:
     Raises:
       UserError: there is none, it is damaged, or members differ in a field to change.
     """
-    path = Path(folder) / "config.json"
-    try:
-        content = json.loads(path.read_text())
-        if "config" in content:
-            raise UserError(f"{folder} is a single run: make resume RUN={folder}")
-        algorithm = content["algorithm"]
-        found = [of_json(algorithm, member) for member in content["members"]]
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: {folder} is no sweep") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+    content = run.load(folder)
+    if "config" in content:
+        raise UserError(f"{folder} is a single run: make resume RUN={folder}")
+    algorithm = content["algorithm"]
+    found = [of_json(algorithm, member) for member in content["members"]]
     for word in args:
         if word.partition("=")[0].replace("_", "-") in found[0].values:
             raise UserError(f"{word} is what sets the members apart, and cannot be changed")

@@ -19,10 +19,10 @@ MEMBER = "member"
 SHARDED = jax.P(MEMBER)
 
 
-def make_mesh(num_members: int, devices=None) -> jax.sharding.Mesh:
-    """Members over as many of the local devices as share them evenly; every member's batch is on
-    one device."""
-    devices = devices or jax.local_devices()
+def make_mesh(num_members: int, reserved: int = 0) -> jax.sharding.Mesh:
+    """Members over as many of the local devices as share them evenly, but the last `reserved`,
+    which act; every member's batch is on one device."""
+    devices = list(learner.make_mesh(jax.local_devices(), reserved=reserved).devices.flat)
     number = max(n for n in range(1, len(devices) + 1) if num_members % n == 0)
     auto = jax.sharding.AxisType.Auto
     return jax.make_mesh(

@@ -34,9 +34,9 @@ def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bo
     check_together([member.config for member in members])
     module = train.algorithm(algorithm)[0]
     content = {"algorithm": algorithm, "members": [_to_json(member) for member in members]}
-    num, mesh = len(members), program.make_mesh(len(members))
     configs = [dataclasses.replace(m.config, run_dir=folder) for m in members]
     config, pools = configs[0], actor.make_envs(*configs)
+    num, mesh = len(members), program.make_mesh(len(members), config.actor_devices)
     network = module.make_network(config, pools)
     join = getattr(config, "join", config.actors)
     policies = program.make_policies([module.make_policies(network, c) for c in configs])

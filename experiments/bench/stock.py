@@ -1,0 +1,89 @@
+"""Agents as one usually writes them in flax: stacked frames, nn.Conv, nn.max_pool, a scanned cell.
+
+Their parameters are as many as ours, and they are called alike, so that any algorithm can learn
+with them.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rlsys.networks import Agent
+from rlsys.types import CoreState
+
+
+class Nature(nn.Module):
+    """Mnih et al. 2015."""
+
+    @nn.compact
+    def __call__(self, x):
+        for features, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            x = nn.relu(nn.Conv(features, (size, size), (stride, stride), "VALID")(x))
+        return x
+
+
+class Impala(nn.Module):
+    """Espeholt et al. 2018, fig. 3."""
+
+    @nn.compact
+    def __call__(self, x):
+        for features in (16, 32, 32):
+            x = nn.Conv(features, (3, 3))(x)
+            x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+            for _ in range(2):
+                y = nn.Conv(features, (3, 3))(nn.relu(x))
+                x = x + nn.Conv(features, (3, 3))(nn.relu(y))
+        return nn.relu(x)
+
+
+class Core(nn.Module):
+    """A cell that forgets at the first step of each episode, for nn.scan."""
+
+    size: int
+
+    @nn.compact
+    def __call__(self, carry, inputs):
+        x, first = inputs
+        carry = jax.tree.map(lambda s: jnp.where(first[:, None], 0.0, s), carry)
+        return nn.OptimizedLSTMCell(self.size)(carry, x)
+
+
+class StockAgent(Agent):
+    """An Agent of images with their frames already stacked (frame_stack 1)."""
+
+    @nn.compact
+    def __call__(self, steps, action, core_state):
+        length, batch = steps.first.shape
+        x = steps.obs.reshape(length * batch, *steps.obs.shape[2:]).astype(jnp.float32) / 255.0
+        x = {"nature": Nature, "impala": Impala}[self.torso]()(x)
+        x = nn.relu(nn.Dense(self.hidden_size)(x.reshape(x.shape[0], -1)))
+        x = x.reshape(length, batch, -1)
+        lstm = core_state.lstm
+        if self.core_size:
+            started = ~steps.first[..., None]
+            a_tm1 = jnp.concatenate([core_state.a_tm1[None], action])
+            a_tm1 = jax.nn.one_hot(a_tm1, self.action_space.n)
+            reward = jnp.clip(steps.reward[..., None], -self.reward_bound, self.reward_bound)
+            x = jnp.concatenate([x, a_tm1 * started, reward * started], axis=-1)
+            core = nn.scan(Core, variable_broadcast="params", split_rngs={"params": False})
+            axes = tuple(jax.typeof(x).manual_axis_type.varying)
+            own = jax.typeof(lstm[0]).manual_axis_type.varying
+            missing = tuple(axis for axis in axes if axis not in own)
+            carry = jax.tree.map(lambda s: jax.lax.pcast(s, missing, to="varying"), lstm)
+            lstm, x = core(self.core_size)(carry, (x, steps.first))
+        state = CoreState(lstm, core_state.a_tm1, core_state.frames, core_state.age)
+        return self.head(x), state
+
+    __hash__ = Agent.__hash__
+
+
+def stock(network: Agent) -> StockAgent:
+    """The same agent in stock flax, to be given stacked frames."""
+    fields = ("action_space", "head", "torso", "hidden_size", "core_size", "conv", "reward_bound")
+    space = network.observation_space
+    stacked = type(space)(
+        0, 255, (*space.shape[:2], space.shape[2] * network.frame_stack), space.dtype
+    )
+    return StockAgent(
+        observation_space=stacked, frame_stack=1, **{f: getattr(network, f) for f in fields}
+    )

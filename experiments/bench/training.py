@@ -1,0 +1,77 @@
+"""Whole training of each algorithm on a cheap task, a middle one and Pong.
+
+Each run has a process of its own. Its rate is the median over its log's lines once it learns, but
+the first two, in which programs are compiled. The ceiling on the cheap tasks is EnvPool alone. On
+Pong, where the networks are what takes the time, it is their sum: the rate of a run that did
+nothing but step EnvPool, act and learn, one after the other, each as fast as it is alone.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.bench.figures import Figure, Setting
+from experiments.bench.whole_run import MARK
+
+PIXELS = "Pong-v5"
+SHORT = "--eval-episodes 1 --max-episode-steps 100"
+RUNS = {  # words of the command line, by task and algorithm
+    ("CartPole-v1", "impala"): "--env-steps 600000 --log-every 30000",
+    ("CartPole-v1", "ppo"): "--env-steps 400000 --log-every 24000",
+    ("CartPole-v1", "r2d2"): "--env-steps 100000 --log-every 8000",
+    ("MiniGrid-MemoryS7-v0", "impala"): "--env-steps 200000 --log-every 20000",
+    ("MiniGrid-MemoryS7-v0", "ppo"): "--env-steps 160000 --log-every 16000",
+    ("MiniGrid-MemoryS7-v0", "r2d2"): "--env-steps 50000 --log-every 4000",
+    (PIXELS, "impala"): "--torso nature --hidden-size 512 --num-envs 32 --actors 2 "
+    "--env-steps 10240 --log-every 1280",
+    (PIXELS, "ppo"): "--num-envs 8 --unroll-length 128 --refresh-steps 128 "
+    "--env-steps 9216 --log-every 1024",
+    (PIXELS, "r2d2"): "--num-envs 20 --replay-capacity 20000 --learning-starts 1700 "
+    "--batch-size 8 --env-steps 8000 --log-every 800",
+}
+QUICK = "--env-steps 30720 --log-every 5120 --eval-episodes 1"
+
+
+def run(task: str, algorithm: str, words: str) -> dict[str, Any]:
+    """What whole_run tells of a run, and the lines of its log in which it learns.
+
+    Raises:
+      RuntimeError: the run failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "experiments.bench.whole_run", algorithm, "--env", task]
+        command += [*words.split(), "--run-dir", f"{folder}/run"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+        text = Path(folder, "run/metrics.jsonl").read_text()
+    marked = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    lines = [json.loads(line) for line in text.splitlines()]
+    learning = [line for line in lines if line["learner_steps"] > 0][2:]
+    return json.loads(marked[-1].removeprefix(MARK)) | {"lines": learning}
+
+
+def figures(setting: Setting) -> Iterator[Figure]:
+    runs = list(RUNS.items())[:1] if setting.quick else list(RUNS.items())
+    for (task, algorithm), words in runs:
+        repeats = setting.samples(2 if task == PIXELS else 3)
+        words = QUICK if setting.quick else f"{words} {SHORT}"
+        done = [run(task, algorithm, words) for _ in range(repeats)]
+        lines = [line for one in done for line in one["lines"]]
+        rate = [float(np.median([x["env_steps_per_second"] for x in d["lines"]])) for d in done]
+        ceiling = [d["sum" if task == PIXELS else "alone"] for d in done]
+        what = "sum of parts" if task == PIXELS else "EnvPool"
+        shares = {
+            name[5:]: float(np.median([line[name] for line in lines]))
+            for name in lines[0]
+            if name.startswith("time/")
+        }
+        name = algorithm
+        yield Figure("training", name, task, "steps/s", rate, ceiling, what, where=shares)
+        yield Figure("training", f"{name} memory", task, "MB", [d["memory"] for d in done])

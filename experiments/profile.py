@@ -1,0 +1,74 @@
+"""A trace of a short training run, once it is warm.
+
+python -m experiments.profile ALGORITHM [--env TASK] [--seconds S] [--field value ...]
+
+Inference, environment, learner, replay and the other activities of the log are spans on the threads
+that do them, beside what XLA runs. The run itself ends with the trace, in a folder of its own.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+
+from rlsys import run, train
+from rlsys.types import UserError
+
+WARM = 3  # lines of the log with updates: by then every program is compiled
+POLL = 0.02  # s
+
+
+def record(folder: Path, seconds: float, ended: threading.Event) -> None:
+    """Traces the run in `folder` for so long when it is warm, then has it stop as by ctrl-C."""
+    metrics = folder / "metrics.jsonl"
+    while not ended.wait(POLL):
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        if sum('"learner_steps": 0,' not in line for line in lines) >= WARM:
+            break
+    else:
+        return
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # every call of Python's would be most of what is seen
+    jax.profiler.start_trace(folder / "trace", profiler_options=options)
+    ended.wait(seconds)
+    jax.profiler.stop_trace()
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def main(words: list[str]) -> None:
+    """Trains and traces.
+
+    Raises:
+      UserError: the run ended before it was warm.
+    """
+    seconds, words = train.take(words, "--seconds")
+    if "--help" in words or not words:
+        print(__doc__.strip())
+        return
+    folder = Path(f"runs/profile-{words[0]}-{time.strftime('%Y%m%d-%H%M%S')}")
+    given, words = train.take(words, "--run-dir")
+    folder = Path(given) if given else folder
+    ended = threading.Event()
+    thread = threading.Thread(target=record, args=(folder, float(seconds or 3.0), ended))
+    thread.start()
+    try:
+        train.main([*words, "--run-dir", str(folder)])
+    finally:
+        ended.set()
+        thread.join()
+    traces = sorted(folder.glob("trace/**/*.trace.json.gz"))
+    if not traces:
+        raise UserError("the run ended before it was warm: give it more --env-steps")
+    print(
+        f"\n{traces[-1]}\nopen it at https://ui.perfetto.dev (which keeps it in the browser), or "
+        f"with TensorBoard and its profile plugin: tensorboard --logdir {folder / 'trace'}"
+    )
+
+
+if __name__ == "__main__":
+    run.prepare_process()
+    sys.exit(train.exit_code(lambda: main(sys.argv[1:])))

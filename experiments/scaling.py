@@ -1,0 +1,148 @@
+"""The work of each device when 1, 2, 4 or 8 share an update.
+
+    python -m experiments.scaling [--env CartPole-v1] [--csv experiments/results/scaling.csv]
+
+Read from the compiled programs of the algorithms' updates on simulated CPU devices, with the preset
+that suits the task: nothing is timed, as simulated devices share the same cores.
+"""
+
+import csv
+import dataclasses
+import functools
+import math
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+
+from rlsys import actor, learner, networks, policy, run, train
+from rlsys.actor import Actors
+from rlsys.algorithms import impala, ppo, r2d2
+from rlsys.log import Silent
+from rlsys.types import SAMPLE_SPEC, TRAJECTORY_SPEC
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to read."""
+
+    env: str | None = None
+    """EnvPool task; each algorithm's own if None."""
+    devices: tuple[int, ...] = (1, 2, 4, 8)
+    """Numbers of devices."""
+    csv: Path | None = None
+    """Where to write the table."""
+
+
+def played(module, config, make_policies, num_unrolls: int = 1):
+    """An algorithm's network, and its actors' first unrolls. make_policies: network -> policies."""
+    pools = actor.make_envs(config)
+    network = module.make_network(config, pools)
+    actors = Actors(pools, make_policies(network), network.initial, config, Silent())
+    params = networks.init(network, jax.random.key(0))
+    unrolls = [actors.get(params, 0).trajectory for _ in range(num_unrolls)]
+    actors.close()
+    return network, unrolls
+
+
+def policies_of(module, config):
+    """network -> policies, of IMPALA and PPO."""
+    return lambda network: [policy.make_policy(module.act, network)] * config.actors
+
+
+def impala_update(config, mesh):
+    """-> jitted update, LearnerState, batch, all of the whole mesh."""
+    network, (unroll,) = played(impala, config, policies_of(impala, config))
+    step = learner.data_parallel(functools.partial(impala.update, network), mesh, TRAJECTORY_SPEC)
+    batch = next(impala.batches(unroll, config.batch_size))
+    return step, impala.make_state(network, config), learner.place(mesh, batch, TRAJECTORY_SPEC)
+
+
+def ppo_update(config, mesh):
+    """One of a minibatch; the batch holds all of them."""
+    network, (unroll,) = played(ppo, config, policies_of(ppo, config))
+    begin = learner.data_parallel(
+        functools.partial(ppo.prepare, network), mesh, TRAJECTORY_SPEC, (ppo.BATCH_SPEC, jax.P())
+    )
+    state = learner.place(mesh, ppo.make_state(network, config))
+    state, (batch, _) = begin(config, state, learner.place(mesh, unroll, TRAJECTORY_SPEC))
+    step = learner.data_parallel(functools.partial(ppo.update, network), mesh, ppo.BATCH_SPEC)
+    return step, state, batch
+
+
+def r2d2_update(config, mesh):
+    """One of sequences from a replay with enough of them."""
+    epsilons = np.split(r2d2.ladder(config, config.num_envs), config.actors)
+    num_unrolls = 2 + (config.burn_in + config.length) // config.unroll_length
+    network, unrolls = played(
+        r2d2, config, lambda network: r2d2.make_policies(network, epsilons), num_unrolls
+    )
+    replay = r2d2.make_replay(config, network)
+    for unroll in unrolls:
+        numbers, _, _ = replay.add(unroll)
+        replay.set_priorities(numbers, np.ones(len(numbers)))
+    _, sample = replay.sample(config.batch_size)
+    step = learner.data_parallel(
+        functools.partial(r2d2.update, network), mesh, SAMPLE_SPEC, (learner.SHARDED, jax.P())
+    )
+    return step, r2d2.make_state(network, config), learner.place(mesh, sample, SAMPLE_SPEC)
+
+
+UPDATES = {"impala": impala_update, "ppo": ppo_update, "r2d2": r2d2_update}
+
+
+def all_reduce_bytes(text: str) -> list[int]:
+    """Of a compiled program: the bytes that each device gives to each all-reduce."""
+    shapes = re.findall(r"= (.+?) all-reduce(?:-start)?\(", text)
+    return [
+        sum(
+            int(bits) // 8 * math.prod(map(int, filter(None, dims.split(","))))
+            for bits, dims in re.findall(r"[a-z]+(\d+)\[([\d,]*)\]", shape)
+        )
+        for shape in shapes
+    ]
+
+
+def row(algorithm: str, config, num_devices: int) -> dict:
+    """What the compiled update says of one device."""
+    mesh = learner.make_mesh(jax.devices()[:num_devices])
+    step, state, batch = UPDATES[algorithm](config, mesh)
+    compiled = step.lower(config, learner.place(mesh, state), batch).compile()
+    memory, reduced = compiled.memory_analysis(), all_reduce_bytes(compiled.as_text())
+    batch_size = config.num_sequences // config.minibatches if algorithm == "ppo" else None
+    return {
+        "env": config.env,
+        "algorithm": algorithm,
+        "devices": num_devices,
+        "sequences_per_device": (batch_size or config.batch_size) // num_devices,
+        "params_bytes": sum(x.nbytes for x in jax.tree.leaves(state.params)),
+        "all_reduces": len(reduced) if num_devices > 1 else 0,
+        "all_reduce_bytes": sum(reduced) if num_devices > 1 else 0,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "flops": int(compiled.cost_analysis()["flops"]),
+    }
+
+
+def main(config: Config) -> None:
+    rows = []
+    for algorithm in UPDATES:
+        _, configs = train.algorithm(algorithm)
+        for num_devices in config.devices:
+            rows.append(row(algorithm, configs.preset(None, config.env), num_devices))
+            print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+    if config.csv:
+        with config.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    run.prepare_process()
+    options = tyro.cli(Config)
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", max(options.devices))
+    main(options)

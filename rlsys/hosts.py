@@ -1,0 +1,190 @@
+"""Several processes, on one host or many, that train one agent: the one file that knows of them.
+
+Every process runs the same command. It has its own actors, environments and replay, learns from its
+share of each batch, and holds the same parameters. Process 0 writes the log, and evaluates. The
+run's folder lies on a disk that all of them see.
+"""
+
+import ctypes
+import dataclasses
+import os
+import pickle
+import signal
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from rlsys.types import UserError
+
+AUTO = "auto"
+START_SECONDS = 300  # that processes wait for each other at the start
+HEARTBEAT_SECONDS = 30  # without a sign of life, until a process counts as dead
+SHARED = ("num_envs", "batch_size", "replay_capacity")  # fields that say how much all have together
+LOST = (
+    "another process of the run has ended or cannot be reached, so this one ends too; `resume` in "
+    "all of them goes on from the last checkpoint"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """Where a process belongs."""
+
+    coordinator: str  # "host:port" of process 0, or "auto" to take all from the cluster
+    num_processes: int | None
+    process_id: int | None
+
+
+def address(coordinator: str | None, num_processes: str | None, process_id: str | None):
+    """The Address that the command line gives, None for a run of one process.
+
+    Raises:
+      UserError: it is incomplete.
+    """
+    if coordinator is None:
+        if num_processes is not None or process_id is not None:
+            raise UserError("--num-processes and --process-id need --coordinator HOST:PORT too")
+        return None
+    try:
+        numbers = [None if x is None else int(x) for x in (num_processes, process_id)]
+    except ValueError:
+        raise UserError(
+            f"--num-processes {num_processes} and --process-id {process_id} must be whole numbers"
+        ) from None
+    if coordinator == AUTO:
+        return Address(coordinator, *numbers)
+    if None in numbers or not coordinator.rpartition(":")[2].isdecimal():
+        raise UserError(
+            "--coordinator needs HOST:PORT of process 0, --num-processes and --process-id; or "
+            "--coordinator auto under SLURM, Kubernetes, MPI or on a TPU pod"
+        )
+    return Address(coordinator, *numbers)
+
+
+def start(where: Address) -> None:
+    """Meets the other processes; before anything else that needs a device.
+
+    Raises:
+      UserError: they do not come together.
+    """
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)  # Run takes SIGTERM
+    given = None if where.coordinator == AUTO else where.coordinator
+    try:
+        jax.distributed.initialize(
+            given,
+            where.num_processes,
+            where.process_id,
+            initialization_timeout=START_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"the processes did not meet: {_first_line(error)}") from None
+    _on_abort(_say_and_exit)
+
+
+def end() -> None:
+    """Parts from the other processes, which end at the same step; what follows is done alone."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+        _on_abort(None)
+
+
+def leave(code: int) -> None:
+    """Ends this process, also amid a run: the others are told that it is gone."""
+    if jax.distributed.is_initialized():  # an ordinary exit would wait for them
+        if first() and code:
+            time.sleep(2)  # who fails for the same reason says so: without process 0 jax aborts
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def lost(error: Exception) -> str | None:
+    """A sentence, if the error is that another process is gone."""
+    text = str(error)
+    gone = isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized()
+    return LOST if gone and any(x in text for x in ("Gloo", "NCCL", "oordination")) else None
+
+
+def count() -> int:
+    return jax.process_count()
+
+
+def index() -> int:
+    return jax.process_index()
+
+
+def first() -> bool:
+    """Whether this is the process that writes and speaks."""
+    return index() == 0
+
+
+def share(config: Any):
+    """config with this process's share of environments, batch and replay.
+
+    Raises:
+      UserError: the processes were not started alike, or cannot share evenly.
+    """
+    if count() == 1:
+        return config
+    for other, theirs in enumerate(gather((config, jax.local_device_count()))):
+        if theirs != (config, jax.local_device_count()):
+            raise UserError(
+                f"processes {index()} and {other} have other fields or numbers of devices; all must"
+                f" be started by the same command on like machines"
+            )
+    totals = {name: getattr(config, name) for name in SHARED if hasattr(config, name)}
+    for name, total in totals.items():
+        if total % count():
+            raise UserError(f"{name} {total} cannot be shared evenly by {count()} processes")
+    return dataclasses.replace(config, **{name: n // count() for name, n in totals.items()})
+
+
+def own(number: int) -> slice:
+    """Of what all processes have in turn, this one's, if each has so many."""
+    return slice(index() * number, (index() + 1) * number)
+
+
+def largest(number: int) -> int:
+    """Of all processes' numbers. Here all meet: each must call it as often as the others."""
+    if count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
+def gather(x: Any) -> list[Any]:
+    """Every process's x, which pickle must hold. Here all meet, as in largest."""
+    if count() == 1:
+        return [x]
+    data = np.frombuffer(pickle.dumps(x), np.uint8)
+    row = np.zeros(1 << largest(len(data)).bit_length(), np.uint8)  # a program for each length
+    row[: len(data)] = data
+    return [pickle.loads(row.tobytes()) for row in multihost_utils.process_allgather(row)]
+
+
+def meet() -> None:
+    """Waits until all processes are here."""
+    largest(0)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _say_and_exit(number: int) -> None:
+    """In place of a core dump: jax ends a process by abort() when another one is gone."""
+    show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
+    os.write(2, f"{show_cursor}rlsys: {LOST}.\n".encode())
+    os._exit(1)
+
+
+def _on_abort(handler) -> None:
+    # Not signal.signal: Python would run the handler later, and there is no later.
+    ctypes.CDLL(None).signal(signal.SIGABRT, handler)

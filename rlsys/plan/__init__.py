@@ -1,0 +1,1 @@
+"""What a Config will cost on a machine, before it runs there."""

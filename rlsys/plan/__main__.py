@@ -1,0 +1,76 @@
+"""python -m rlsys.plan ALGORITHM [--machine here|h100|8xh100|FILE] and what rlsys.train takes."""
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from rlsys import run
+from rlsys.plan.expectation import Plan
+from rlsys.plan.machine import load
+from rlsys.plan.predict import plan
+from rlsys.train import algorithm, exit_code, parse, take
+
+
+def main(args: list[str]) -> None:
+    if not args or args[0] in ("-h", "--help"):
+        print(__doc__)
+        return
+    name, *args = args
+    _, configs = algorithm(name)
+    machine, args = take(args, "--machine")
+    preset, args = take(args, "--preset")
+    env, args = take(args, "--env")
+    config = parse(configs.preset(preset, env), args, "What a run would cost.")
+    found = plan(name, config, None if machine in (None, "here") else load(machine))
+    show(f"{name} on {config.env}", found)
+
+
+def show(title: str, found: Plan) -> None:
+    """Prints a plan."""
+    machine, t, console = found.machine, found.times, Console()
+    how = "measured" if machine.name == "here" else "predicted, not measured"
+    console.print(
+        f"[bold]{title}[/], {machine.name}: {machine.cores} cores, {machine.devices} x "
+        f"{machine.device}; {how}"
+    )
+    console.print(
+        f"the device's rates: {machine.float32_flops / 1e9:,.0f} GFLOP/s in float32, "
+        f"{machine.bfloat16_flops / 1e9:,.0f} in bfloat16, memory {machine.bandwidth / 1e9:,.0f} "
+        f"GB/s, copies to it {machine.host_to_device / 1e9:,.0f} GB/s, a call "
+        f"{machine.dispatch * 1e6:,.0f} us"
+    )
+    table = Table("of a round", "ms", title_justify="left")
+    for label, value in (
+        ("environment, one actor", t.environment),
+        ("inference, one actor", t.inference),
+        ("stacking and the rest, one actor", t.host),
+        ("all actors", t.actors),
+        ("replay", t.replay),
+        ("transfer", t.transfer),
+        (f"learner, {found.learner_steps:.4g} updates", t.learner),
+    ):
+        table.add_row(label, f"{1e3 * value:,.2f}")
+    console.print(table)
+    turn = "actors beside the learner: the longer" if found.ahead else "in turn: their sum"
+    console.print(f"a round of {found.env_steps:,} steps, {turn}: {1e3 * found.seconds:,.2f} ms")
+    b = found.bytes
+    console.print(
+        f"memory of a device: {b.device / 1e6:,.1f} MB of {machine.device_memory / 1e9:,.1f} GB "
+        f"(parameters {b.parameters / 1e6:,.1f}, optimiser {b.optimizer / 1e6:,.1f}, temporaries "
+        f"{b.temporaries / 1e6:,.1f}, batches {b.batches / 1e6:,.1f}); of the host: replay "
+        f"{b.replay / 1e9:,.2f} GB, unrolls {b.unrolls / 1e6:,.1f} MB of "
+        f"{machine.host_memory / 1e9:,.0f} GB"
+    )
+    if found.inference_busy == found.inference_busy:
+        console.print(
+            f"the device computes for {found.inference_busy:.0%} of an inference call; the rest is "
+            f"its dispatch"
+        )
+    console.print(f"bottleneck: {found.bottleneck}")
+    console.print(f"[bold]{found.rate:,.0f} steps/s[/]")
+
+
+if __name__ == "__main__":
+    run.prepare_process()
+    sys.exit(exit_code(lambda: main(sys.argv[1:])))

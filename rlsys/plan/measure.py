@@ -1,0 +1,191 @@
+"""What is measured on the machine that plans."""
+
+import contextlib
+import functools
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlsys import learner, memory
+from rlsys.actor import Actors
+from rlsys.envs import Envs
+from rlsys.plan.machine import Machine
+from rlsys.plan.work import Work
+
+SECONDS = 5.0  # of each measurement, if once is less
+
+
+class Round(NamedTuple):
+    """Seconds of one unroll of every actor."""
+
+    wall: float
+    cpu: float  # of all cores
+    environment: float  # of one actor, like the rest
+    inference: float
+    host: float  # all else
+    trajectory: Any  # of all actors
+
+
+class Learning(NamedTuple):
+    """Seconds of one call of the learner's program."""
+
+    transfer: float
+    learn: float
+    cpu: float  # of all cores, of both
+
+
+class Stopwatch:
+    """Adds up what threads spend; in place of a Log."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def time(self, activity: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        with self._lock:
+            self.spent[activity] = self.spent.get(activity, 0.0) + time.perf_counter() - begin
+
+
+def again(times: int, begin: float) -> bool:
+    """Whether to measure once more after so many times."""
+    return times == 0 or (times < 200 and time.perf_counter() - begin < SECONDS)
+
+
+def play(config: Any, pools: list[Envs], policies: list[Callable], network, params) -> Round:
+    """Measures rounds in turn, after one in which programs are compiled, and closes the pools."""
+    watch: Any = Stopwatch()
+    inputs = {x: getattr(config, x) for x in ("seed", "unroll_length", "refresh_steps")}
+    turn = SimpleNamespace(**inputs, actors=len(pools), unrolls_ahead=0, actor_devices=0)
+    actors = Actors(pools, policies, network.initial, turn, watch)
+    actors.get(params, 0)
+    watch.spent.clear()
+    walls: list[float] = []
+    cpu, begin = time.process_time(), time.perf_counter()
+    while again(len(walls), begin):
+        start = time.perf_counter()
+        trajectory = actors.get(params, 0).trajectory
+        walls.append(time.perf_counter() - start)
+    cpu = (time.process_time() - cpu) / len(walls)
+    parts = {k: v / len(walls) / len(pools) for k, v in watch.spent.items()}
+    wall = float(np.mean(walls))
+    environment, inference = parts["environment"], parts["inference"]
+    actors.close()
+    host = max(wall - environment - inference, 0.0)
+    return Round(wall, cpu, environment, inference, host, trajectory)
+
+
+def without_network(network, policy: Callable, params, timestep, core_state) -> Callable:
+    """A policy that costs nothing: random actions, and zeros for all else."""
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(policy, params, timestep, core_state, key)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes[1])
+    size = shapes[0].shape[0]
+    actions = itertools.cycle(
+        [np.stack([network.action_space.sample() for _ in range(size)]) for _ in range(16)]
+    )
+
+    def act(params, timestep, core_state, key):
+        return next(actions), zeros, core_state, key
+
+    return act
+
+
+def learn(config: Any, mesh, program, state, batch, spec) -> Learning:
+    """Measures the learner's compiled program on this machine's devices."""
+    transfers: list[float] = []
+    times: list[float] = []
+    cpu, begin = time.process_time(), time.perf_counter()
+    while again(len(times), begin):
+        start = time.perf_counter()
+        placed = jax.block_until_ready(learner.place(mesh, batch, spec))
+        transfers.append(time.perf_counter() - start)
+        state, out = program(config, state, placed)
+        jax.block_until_ready((state, out))
+        times.append(time.perf_counter() - start - transfers[-1])
+    cpu = (time.process_time() - cpu) / len(times)
+    return Learning(float(np.median(transfers)), float(np.median(times)), cpu)
+
+
+def replay(work: Work, trajectory) -> tuple[float, float]:
+    """Seconds to add the round to the replay, and to draw a batch from it."""
+    if work.add is None:
+        return 0.0, 0.0
+    for _ in range(work.first_adds):
+        work.add(trajectory)
+    adds: list[float] = []
+    draws: list[float] = []
+    begin = time.perf_counter()
+    while again(len(adds), begin):
+        start = time.perf_counter()
+        work.add(trajectory)
+        middle = time.perf_counter()
+        work.batch(trajectory)
+        adds.append(middle - start)
+        draws.append(time.perf_counter() - middle)
+    return float(np.median(adds)), float(np.median(draws))
+
+
+def fastest(function: Callable, *args: Any) -> float:
+    """Seconds of a call, the least of several."""
+    jax.block_until_ready(function(*args))
+    times: list[float] = []
+    begin = time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - begin < 0.5:
+        start = time.perf_counter()
+        jax.block_until_ready(function(*args))
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def num_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def machine() -> Machine:
+    """This one, with its default devices."""
+    devices, size, array = jax.local_devices(), 2048, np.ones(2**26, np.uint8)
+    stats = devices[0].memory_stats() or {}
+    multiply = jax.jit(jnp.matmul)
+
+    def rate(dtype) -> float:
+        x = jnp.ones((size, size), dtype)
+        return 2 * size**3 / fastest(multiply, x, x)
+
+    x, small = jnp.ones(2**24), jnp.ones(8)
+    on_device = 2 * x.nbytes / fastest(jax.jit(lambda x: x + 1), x)
+    link = np.inf
+    if len(devices) > 1:
+        link = x.nbytes / fastest(lambda: jax.device_put(x, devices[1], may_alias=False))
+    on_cpu = devices[0].platform == "cpu"  # where a placed array may alias numpy's
+    copy = array.copy if on_cpu else functools.partial(jax.device_put, array)
+    call = fastest(jax.jit(lambda x: x + 1), small)
+    available = memory.free_bytes()
+    return Machine(
+        name="here",
+        cores=num_cores(),
+        core_speed=1.0,
+        host_memory=available,
+        devices=len(devices),
+        device=devices[0].device_kind,
+        device_memory=stats.get("bytes_limit", available),
+        float32_flops=rate(jnp.float32),
+        bfloat16_flops=rate(jnp.bfloat16),
+        bandwidth=on_device,
+        host_to_device=array.nbytes / fastest(copy),
+        link=link,
+        link_latency=call,
+        dispatch=fastest(lambda: np.asarray(multiply(small, small))),
+        launch=call,
+        tile=1,
+    )

@@ -1,0 +1,102 @@
+"""What each algorithm has a machine do in a round: one unroll of every actor, and its updates."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlsys import learner, networks
+from rlsys.algorithms import impala, ppo, r2d2
+from rlsys.types import SAMPLE_SPEC, LearnerState, Trajectory
+
+
+class Work(NamedTuple):
+    """A round's."""
+
+    network: networks.Agent
+    policies: list[Callable]  # of each actor, as actor.unroll takes it
+    learn: Callable  # (network, config, state, batch) -> state, out: one program
+    spec: Any  # of a batch
+    out_spec: Any
+    state: LearnerState
+    programs: float  # calls of learn in a round
+    learner_steps: float  # in a round
+    batch: Callable  # Trajectory of all environments -> what one call of learn takes, numpy
+    add: Callable | None = None  # Trajectory -> None, before batch, where there is a replay
+    first_adds: int = 0  # after which batch can be called
+    replay_bytes: float = 0.0  # when full
+
+
+def impala_work(config: Any, network) -> Work:
+    envs = config.join * config.num_envs // config.actors  # of a program
+
+    def batch(trajectory: Trajectory):
+        return impala.batches(config, _of_first(trajectory, envs))
+
+    return Work(
+        network,
+        impala.make_policies(network, config),
+        impala.learn,
+        impala.BATCHES_SPEC,
+        learner.REPLICATED,
+        impala.make_state(network, config),
+        programs=config.actors / config.join,
+        learner_steps=config.num_envs / config.batch_size,
+        batch=batch,
+    )
+
+
+def ppo_work(config: Any, network) -> Work:
+    return Work(
+        network,
+        ppo.make_policies(network, config),
+        ppo.learn,
+        ppo.BATCHES_SPEC,
+        learner.REPLICATED,
+        ppo.make_state(network, config),
+        programs=1.0,
+        learner_steps=float(config.epochs * config.minibatches),
+        batch=lambda trajectory: trajectory,
+    )
+
+
+def r2d2_work(config: Any, network) -> Work:
+    window = config.burn_in + config.length + max(config.frame_stack, 2)
+    capacity = max(5 * window * config.num_envs // 2, config.batch_size * config.length)
+    small = dataclasses.replace(config, replay_capacity=min(capacity, config.replay_capacity))
+    replay = r2d2.make_replay(small, network)
+    first_priorities = jax.jit(functools.partial(r2d2.initial_priorities, config))
+
+    def add(trajectory: Trajectory) -> None:
+        numbers, learned, mask = replay.add(trajectory)
+        priorities = np.asarray(first_priorities(learned, mask))[: len(numbers)]
+        replay.set_priorities(numbers, priorities)
+
+    steps = config.unroll_length * config.num_envs * config.replay_ratio
+    updates = steps / (config.batch_size * config.length)
+    return Work(
+        network,
+        r2d2.make_policies(network, config),
+        r2d2.update,
+        SAMPLE_SPEC,
+        (learner.SHARDED, learner.REPLICATED),
+        r2d2.make_state(network, config),
+        programs=updates,
+        learner_steps=updates,
+        batch=lambda trajectory: replay.sample(config.batch_size)[1],
+        add=add,
+        first_adds=-(-window // config.unroll_length) + 1,
+        replay_bytes=replay.nbytes * config.replay_capacity / small.replay_capacity,
+    )
+
+
+def _of_first(trajectory: Trajectory, envs: int) -> Trajectory:
+    """Of the first environments alone."""
+    time_major = jax.tree.map(lambda x: x[:, :envs], trajectory[:3])
+    return Trajectory(*time_major, *jax.tree.map(lambda x: x[:envs], trajectory[3:]))
+
+
+WORK = {"impala": impala_work, "ppo": ppo_work, "r2d2": r2d2_work}

@@ -1,0 +1,58 @@
+"""Whole runs that act on devices of their own: the same results, and they resume."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from made_up import close
+
+from rlsys import train
+from rlsys.algorithms import impala, r2d2
+from rlsys.checkpoint import Checkpoints
+
+WORDS = (
+    "--env Catch-v0 --num-envs 24 --actors 2 --hidden-size 16 --core-size 8 --head-size 16 "
+    "--eval-episodes 1 --unroll-length 10 --refresh-steps 10 --env-steps 720 --log-every 240"
+).split()
+MORE = {
+    "impala": ["--batch-size", "24"],
+    "ppo": ["--sequence-length", "5", "--epochs", "2", "--minibatches", "2"],
+    "r2d2": "--batch-size 12 --replay-capacity 4000 --learning-starts 600 --n 2".split(),
+}
+
+
+def params_of(folder):
+    return Checkpoints(folder / "checkpoints").restore({"learner": None})[1]["learner"]["params"]
+
+
+def play(name, folder, *words):
+    train.main([name, *WORDS, *MORE[name], "--run-dir", str(folder), *words])
+    return params_of(folder)
+
+
+@pytest.mark.parametrize("module", [impala, r2d2])
+def test_results_do_not_depend_on_who_acts(module, tmp_path, monkeypatch):
+    """3 devices learn and one acts, or all 4 learn: the same but for rounding, by SGD."""
+    monkeypatch.setattr(module, "optimizer", lambda config: optax.sgd(0.1))
+    name = module.__name__.rpartition(".")[2]
+    split = play(name, tmp_path / "split", "--actor-devices", "1")
+    together = play(name, tmp_path / "together")
+    close(split, together, rtol=1e-3, atol=1e-5)
+    biases = [x for x in jax.tree.leaves(split) if x.ndim == 1]  # which were 0
+    assert np.abs(np.concatenate(biases)).max() > 1e-3
+
+
+def test_a_run_that_acts_elsewhere_resumes(tmp_path):
+    words = "--actor-devices 2 --checkpoint-every 240 --learning-rate-decay 0".split()
+    whole = play("ppo", tmp_path / "whole", *words)
+    half = play("ppo", tmp_path / "half", *words, "--env-steps", "240")
+    assert any((x != y).any() for x, y in zip(*map(jax.tree.leaves, (whole, half)), strict=True))
+    train.main(["resume", str(tmp_path / "half"), "--env-steps", "720"])
+    jax.tree.map(np.testing.assert_array_equal, whole, params_of(tmp_path / "half"))
+
+
+def test_what_remains_must_share_the_batch(tmp_path, capsys):
+    words = ["impala", *WORDS, *MORE["impala"], "--num-envs", "32", "--batch-size", "32"]
+    words += ["--actor-devices", "1", "--run-dir", str(tmp_path / "run")]
+    assert train.exit_code(lambda: train.main(words)) == 2
+    assert "a batch of 32 cannot be split evenly over 3 devices" in capsys.readouterr().err

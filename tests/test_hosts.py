@@ -1,0 +1,279 @@
+"""Several processes: the same result as one, and none is left waiting for another that is gone."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rlsys import hosts, train
+from rlsys.algorithms.impala_config import Config
+from rlsys.checkpoint import Checkpoints
+from rlsys.types import UserError
+
+SMALL = (
+    "--env CartPole-v1 --num-envs 16 --hidden-size 8 --head-size 8 --unroll-length 10 "
+    "--refresh-steps 10 --eval-episodes 4 --core-size 0"
+).split()
+RUNS = {  # 10 updates of IMPALA, 12 of PPO, none of R2D2 whose processes sample by themselves
+    "impala": [*SMALL, "--batch-size", "16", "--env-steps", "1600", "--log-every", "320"],
+    "ppo": [*SMALL, *"--sequence-length 5 --epochs 2 --minibatches 2 --env-steps 480".split()],
+    "r2d2": [*SMALL, *"--env-steps 1600 --learning-starts 1599 --replay-capacity 4000".split()],
+}
+SEVERAL = """
+import sys
+from rlsys import hosts, run, train
+run.prepare_process()
+hosts.start(hosts.Address(sys.argv[1], 2, int(sys.argv[2])))
+hosts.end, end = lambda: None, hosts.end  # there is more than one run
+for words in sys.argv[3:]:
+    train.main(words.split())
+end()
+"""
+NUM_DEVICES = 2  # of each process
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def start_two(words_of, cwd_of, env_of=lambda i: {}):
+    """Two processes of 2 devices each. Of each number: what it is started with, and where."""
+    env = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={NUM_DEVICES}",
+        "PYTHONPATH": str(Path(train.__file__).parents[1]),
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, words_of(i))], cwd=cwd_of(i), env=env | env_of(i),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+
+
+def train_two(*words, cwd):
+    address = ["--coordinator", f"localhost:{free_port()}", "--num-processes", 2, "--process-id"]
+    return start_two(lambda i: ["-m", "rlsys.train", *words, *address, i], lambda i: cwd)
+
+
+def finish(processes, timeout=300):
+    """What each has said, and its exit status."""
+    try:
+        said = [process.communicate(timeout=timeout)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return said, [process.returncode for process in processes]
+
+
+def trees_of(folder, process=0):
+    """A process's part of the newest checkpoint, by the names of its leaves."""
+    folder = folder / "checkpoints" / ("" if process == 0 else f"process-{process}")
+    checkpoints = Checkpoints(folder)
+    number = checkpoints.newest([])
+    names = json.loads((folder / str(number) / "meta.json").read_text())["trees"]
+    _, trees, meta = checkpoints.restore(dict.fromkeys(names))
+    return number, trees, meta["counters"]
+
+
+def numbers(tree):
+    """Keys as numbers."""
+    return jax.tree.map(
+        lambda x: (
+            jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        ),
+        tree,
+    )
+
+
+def close(x, y):
+    x, y = numbers(x), numbers(y)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), x, y)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_of_2_devices_equal_one_of_4(tmp_path):
+    """With an actor each, against two: the learner, every actor, the log."""
+    words = [f"{name} {' '.join(fields)} --run-dir {name}-2" for name, fields in RUNS.items()]
+    address = f"localhost:{free_port()}"
+    processes = start_two(lambda i: ["-c", SEVERAL, address, i, *words], lambda i: tmp_path)
+    for name, fields in RUNS.items():
+        folder = str(tmp_path / f"{name}-1")
+        train.main([name, *fields, "--actors", "2", "--run-dir", folder])
+    said, codes = finish(processes)
+    assert codes == [0, 0], said
+    assert "greedy: return" in said[0] and "rlsys" not in said[1] and "steps" not in said[1]
+
+    for name in RUNS:
+        one, two = tmp_path / f"{name}-1", tmp_path / f"{name}-2"
+        (number, trees, counters), (_, first, _) = trees_of(one), trees_of(two)
+        number_1, second, counters_1 = trees_of(two, 1)
+        assert number_1 == number == 1 and counters_1 == counters
+        assert counters["learner_steps"] >= 10 or name == "r2d2"
+        assert "learner" not in second
+        close(trees["learner"], first["learner"])
+        actors = trees["actors"]
+        assert sorted(actors) == ["0", "1"] and list(first["actors"]) == ["0"]
+        close(actors["0"], first["actors"]["0"])
+        close(actors["1"], second["actors"]["0"])
+        assert np.abs(first["actors"]["0"]["timestep"]["obs"]
+                      - second["actors"]["0"]["timestep"]["obs"]).max() > 0.01  # fmt: skip
+
+        both = lines(one), lines(two)
+        assert len(both[0]) == len(both[1]) > 0
+        for mine, theirs in zip(*both, strict=True):
+            assert set(mine) == set(theirs)
+            for key in mine:
+                if mine[key] is not None and not key.startswith(("time", "second", "replay/")):
+                    rate = "per_second" in key
+                    assert rate or np.isclose(mine[key], theirs[key], rtol=1e-3, atol=1e-5), key
+    rings = [trees_of(tmp_path / "r2d2-2", i)[1]["replay"]["0.timestep.obs"] for i in range(2)]
+    whole = trees_of(tmp_path / "r2d2-1")[1]["replay"]["0.timestep.obs"]
+    np.testing.assert_array_equal(whole, np.concatenate(rings))
+
+
+def test_a_share_is_even_or_refused(monkeypatch):
+    config = Config()
+    assert hosts.share(config) is config
+    monkeypatch.setattr(hosts, "count", lambda: 2)
+    monkeypatch.setattr(hosts, "index", lambda: 1)
+    monkeypatch.setattr(hosts, "gather", lambda x: [x, x])
+    mine = hosts.share(config)
+    assert (mine.num_envs, mine.batch_size, mine.env_steps) == (128, 16, config.env_steps)
+    assert [*range(6)][hosts.own(3)] == [3, 4, 5]
+    with pytest.raises(UserError, match="num_envs 33 cannot be shared evenly by 2 processes"):
+        hosts.share(Config(num_envs=33, batch_size=33))
+    monkeypatch.setattr(hosts, "gather", lambda x: [(Config(seed=1), x[1]), x])
+    with pytest.raises(UserError, match="processes 1 and 0 have other fields"):
+        hosts.share(config)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--process-id 1", "--num-processes and --process-id need --coordinator HOST:PORT too"),
+        ("--coordinator a:1", "--coordinator needs HOST:PORT of process 0, --num-processes and"),
+        ("--coordinator a --num-processes 2 --process-id 0", "--coordinator needs HOST:PORT of"),
+        (
+            "--coordinator a:1 --num-processes two --process-id 0",
+            "--num-processes two and --proces",
+        ),
+        ("--coordinator auto --learning-rat 1", "--learning-rate"),
+    ],
+)
+def test_an_address_that_cannot_be_is_said_in_one_sentence(words, sentence, capfd):
+    assert train.exit_code(lambda: train.main(["impala", *words.split()])) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("rlsys: ") and sentence in error and error.count("\n") == 1
+
+
+def test_where_no_cluster_is_found_that_is_said(tmp_path):
+    """In a process of its own: in this one jax has begun."""
+    command = [sys.executable, "-m", "rlsys.train", "impala", "--coordinator", "auto"]
+    env = {**os.environ, "PYTHONPATH": str(Path(train.__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and not any(tmp_path.iterdir())
+    assert "rlsys: the processes did not meet: coordinator_address" in done.stderr
+
+
+LONG = [*SMALL, "--batch-size", "16", "--checkpoint-every", "1600", "--log-every", "800"]
+ENDED = "rlsys: another process of the run has ended or cannot be reached"
+
+
+def wait_for(condition, processes, seconds=200):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        alive = all(process.poll() is None for process in processes)
+        assert alive and time.monotonic() < deadline, finish(processes, 1)
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("algorithm", "victim"), [("impala", 1), ("impala", 0), ("r2d2", 1)])
+def test_who_is_killed_ends_the_others_and_all_resume(tmp_path, algorithm, victim):
+    """To the bit as if none had been killed; not with another number of processes."""
+    words = {
+        "impala": ["impala", *LONG, "--env-steps", 8000],
+        "r2d2": ["r2d2", *SMALL, *"--batch-size 8 --learning-starts 800 --replay-capacity 4000 "
+                 "--checkpoint-every 1600 --log-every 800 --env-steps 8000".split()],
+    }[algorithm]  # fmt: skip
+    said, codes = finish(train_two(*words, "--run-dir", "whole", cwd=tmp_path))
+    assert codes == [0, 0], said
+    processes = train_two(*words, "--run-dir", "killed", cwd=tmp_path)
+    wait_for((tmp_path / "killed/checkpoints/process-1/2").is_dir, processes)
+    processes[victim].send_signal(signal.SIGKILL)
+    begin = time.monotonic()
+    said, codes = finish(processes, timeout=60)
+    assert time.monotonic() - begin < 60
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 1
+    assert ENDED in said[1 - victim].splitlines()[-1]
+    before = trees_of(tmp_path / "killed")[0]
+
+    with pytest.raises(UserError, match="killed is a run of 2 processes, and cannot go on with 1"):
+        train.main(["resume", str(tmp_path / "killed")])
+    said, codes = finish(train_two("resume", "killed", cwd=tmp_path))
+    assert codes == [0, 0], said
+    for process in range(2):
+        whole, again = (trees_of(tmp_path / name, process) for name in ("whole", "killed"))
+        assert before < whole[0] == again[0] == 5 and whole[2] == again[2]
+        jax.tree.map(np.testing.assert_array_equal, numbers(whole[1]), numbers(again[1]))
+    steps = [[line["env_steps"] for line in lines(tmp_path / x)] for x in ("whole", "killed")]
+    assert steps[0] == steps[1] == [*range(800, 8001, 800)]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all(tmp_path):
+    """Which have found each other as under SLURM."""
+    port = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "localhost"}
+    slurm = {**port, "SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
+    words = ["ppo", *SMALL, "--checkpoint-every", "1600", "--env-steps", 10**8]
+    processes = start_two(
+        lambda i: ["-m", "rlsys.train", *words, "--coordinator", "auto", "--run-dir", "run"],
+        lambda i: tmp_path,
+        lambda i: {**slurm, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
+    )
+    wait_for((tmp_path / "run/checkpoints/process-1/1").is_dir, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    said, codes = finish(processes, timeout=60)
+    assert codes == [0, 0], said
+    assert "SIGTERM: saving a checkpoint" in said[0] and "make resume RUN=run" in said[0]
+    first, second = (trees_of(tmp_path / "run", process) for process in range(2))
+    assert first[0] == second[0] >= 2 and first[2] == second[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("folders", "seeds", "sentence"),
+    [
+        (("a", "b"), (0, 0), "process 1 does not see"),
+        (("a", "a"), (0, 1), "have other fields or numbers of devices"),
+    ],
+)
+def test_processes_that_do_not_belong_together_are_refused(tmp_path, folders, seeds, sentence):
+    """One sentence from each, though process 0 takes jax's coordinator with it."""
+    for folder in folders:
+        (tmp_path / folder).mkdir(exist_ok=True)
+    address = ["--coordinator", f"localhost:{free_port()}", "--num-processes", 2, "--process-id"]
+    words = ["-m", "rlsys.train", "impala", *LONG, "--run-dir", "run", *address]
+    processes = start_two(
+        lambda i: [*words, i, "--seed", seeds[i]], lambda i: tmp_path / folders[i]
+    )
+    said, codes = finish(processes)
+    assert codes == [2, 2], said
+    for text in said:
+        (line,) = [line for line in text.splitlines() if "Gloo" not in line]
+        assert line.startswith("rlsys: ") and sentence in line
