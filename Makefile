@@ -28,7 +28,7 @@ train: .venv  ## train: ALGO=<r2d2|impala|ppo> [ENV=<EnvPool id>] [ARGS="--field
 	@$(BIN)/python -m rlsys.train $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
 
 sweep: .venv  ## many runs as one program: ALGO= ENV= ARGS="--learning-rate 1e-4 1e-3 --seeds 5" | RESUME=<dir>
-	@$(BIN)/python -m rlsys.sweep $(if $(RESUME),resume "$(RESUME)",$(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS))
+	@$(BIN)/python -m rlsys.sweep $(if $(RESUME),resume "$(RESUME)",$(ALGO) $(if $(ENV),--env $(ENV))) $(ARGS)
 
 plan: .venv  ## what `make train` with the same words would cost: [MACHINE=here|h100|8xh100|FILE]
 	@$(BIN)/python -m rlsys.plan $(ALGO) --machine "$(MACHINE)" $(if $(ENV),--env $(ENV)) $(ARGS)

@@ -39,9 +39,7 @@ def place(mesh, tree, spec=REPLICATED):
       tree: of several processes each has its rows of what is sharded, all of what is replicated.
       spec: one PartitionSpec or a prefix of tree made of them.
     """
-    sharding = jax.tree.map(
-        lambda s: jax.NamedSharding(mesh, s), spec, is_leaf=lambda s: isinstance(s, jax.P)
-    )
+    sharding = _shardings(mesh, spec)
     if mesh.is_multi_process:
 
         def place_leaf(s, x):
@@ -52,6 +50,20 @@ def place(mesh, tree, spec=REPLICATED):
             lambda s, part: jax.tree.map(functools.partial(place_leaf, s), part), sharding, tree
         )
     return jax.device_put(tree, sharding)
+
+
+def _shardings(mesh, spec):
+    return jax.tree.map(
+        lambda s: jax.NamedSharding(mesh, s), spec, is_leaf=lambda s: isinstance(s, jax.P)
+    )
+
+
+def placed_shapes(mesh, tree, spec):
+    """What place would give of arrays with the shapes and dtypes in tree, to compile for."""
+    shardings = jax.tree.broadcast(_shardings(mesh, spec), tree)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+    )
 
 
 def stacked(spec):

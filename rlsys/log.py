@@ -85,6 +85,7 @@ class Log:
         self._disk_full = False
         self._display = display
         self.below: Any = None  # a function that gives what to show below the progress
+        self.num_members = 1  # of a sweep: runs of total_env_steps each that are as far as this one
         self._live = None
         self._console = Console(highlight=False)
         # Not Console.is_terminal, which FORCE_COLOR makes true for a file.
@@ -211,8 +212,11 @@ class Log:
             self._writes.popleft()
         with self._lock:
             mean_return = sum(self._returns) / len(self._returns) if self._returns else math.nan
+        num, of_all, each = self.num_members, "", ""
+        if num > 1:
+            of_all, each = f" of {num} members together", " each"
         self._rates = (
-            f"{env_rate:,.0f} steps/s, {_text(update_rate, ',.1f')} updates/s, "
+            f"{num * env_rate:,.0f} steps/s{of_all}, {_text(update_rate, ',.1f')} updates/s{each}, "
             f"episode return {_text(mean_return, ',.4g')}, "
             f"loss {_text(values.get('loss', math.nan), '.4g')}"
         )

@@ -1,5 +1,6 @@
-"""Host memory: what a replay will take, and what there is."""
+"""Memory: what a replay or a sweep will take, and what there is."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,33 @@ def free_bytes() -> int:
         taken = int(used.read_text()) - int(cache["inactive_file"])  # files that may be dropped
         free = min(free, int(limit.read_text()) - taken)
     return free
+
+
+def check_sweep(num_members: int, on_host: int, on_devices: int, devices: Iterable[Any]) -> str:
+    """A sentence on the memory that a sweep's members take beside their environments.
+
+    Args:
+      on_host, on_devices: bytes of all members together.
+      devices: that they learn on.
+
+    Raises:
+      UserError: it is more than there is.
+    """
+    stats = [device.memory_stats() for device in devices]
+    needs = {"": (on_host + on_devices, free_bytes())}
+    if all(stats):  # they have memory of their own
+        left = sum(s["bytes_limit"] - s["bytes_in_use"] for s in stats)
+        needs = {"": (on_host, free_bytes()), " on the devices": (on_devices, left)}
+    sentences = []
+    for where, (num_bytes, free) in needs.items():
+        sentence = f"{num_bytes / 1e9:.2f} GB{where}, of {free / 1e9:.1f} GB free"
+        if num_bytes > 0.9 * free:
+            raise UserError(
+                f"{num_members} members take {sentence}: "
+                f"{int(0.8 * num_members * free / num_bytes)} would fit"
+            )
+        sentences.append(sentence)
+    return f"{num_members} members take {' and '.join(sentences)}, beside their environments"
 
 
 def check_replay(num_bytes: int, capacity: int) -> str:

@@ -65,6 +65,8 @@ class Run:
         self._config = config
         content = content or {"algorithm": algorithm, "config": dataclasses.asdict(config)}
         self._content = content | {"processes": hosts.count()}
+        goes_on = "make sweep RESUME=" if "members" in content else "make resume RUN="
+        self._goes_on = f"{goes_on}{self.folder}"
         self._handlers: dict[int, Any] = {}
         counters = {}
         if resume:
@@ -94,7 +96,7 @@ class Run:
             kept = [f"checkpoint {n}" for n in self.checkpoints.numbers()[-1:]] or ["no checkpoint"]
             raise FloatingPointError(f"{error}; {kept[0]} is kept in {self.folder}") from error
         if self.stopped and not error and hosts.first():
-            print(f"stopped; to go on: make resume RUN={self.folder}")
+            print(f"stopped; to go on: {self._goes_on}")
 
     def _on_signal(self, number, _):
         self._signal = number  # said elsewhere: a handler may not print
@@ -113,10 +115,9 @@ class Run:
     def _begin(self) -> None:
         """Makes the folder of a new run."""
         if any(hosts.gather((self.folder / "config.json").exists())):
-            way_out = (
-                "make resume RUN=" if self.checkpoints.numbers() else "without checkpoint: rm -r "
-            )
-            raise UserError(f"{self.folder} holds a run already, {way_out}{self.folder}")
+            removed = f"without checkpoint: rm -r {self.folder}"
+            way_out = self._goes_on if self.checkpoints.numbers() else removed
+            raise UserError(f"{self.folder} holds a run already, {way_out}")
         self.write_config(self.folder, self._content)
         hosts.meet()
         seen = hosts.gather((self.folder / "config.json").exists())

@@ -123,6 +123,11 @@ class Config:
                 f"unroll_length {self.unroll_length} is no multiple of sequence_length "
                 f"{self.sequence_length}"
             )
+        if self.num_sequences % self.minibatches:
+            raise UserError(
+                f"{self.num_sequences} sequences of {self.sequence_length} steps cannot be split "
+                f"evenly into {self.minibatches} minibatches"
+            )
         if isinstance(self.horizon_seconds, float) and 0 < self.horizon_seconds < self.step_seconds:
             raise UserError(
                 f"horizon_seconds {self.horizon_seconds} must not be shorter than step_seconds "

@@ -274,7 +274,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
         running: list = []  # an update whose priorities have not come back
         metrics: list = []  # of updates, on the device
 
-        def add(unroll: actor.Unroll):
+        def learn_from(unroll: actor.Unroll):
+            nonlocal state
             with run.log.time("replay"):
                 numbers, learned, mask = replay.add(unroll.trajectory)
                 priorities = first_priorities(*jax.device_put((learned, mask)))
@@ -283,18 +284,6 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 replay.set_priorities(numbers, priorities)
             run.env_steps += config.unroll_length * config.num_envs
             run.log.episodes(actors.pop_episodes())
-
-        def finish_updates():
-            for step, numbers, priorities in running:
-                with run.log.time("learner"):
-                    priorities = learner.local(priorities)
-                learner.check_finite(priorities, step)
-                replay.set_priorities(numbers, priorities)
-            running.clear()
-
-        while not run.ended:
-            unroll = actors.get(state.params, run.learner_steps)
-            add(unroll)
             while run.learner_steps + 1 <= updates_allowed(config, run.env_steps):
                 with run.log.time("replay"):  # while the update before this one runs
                     numbers, sample = replay.sample(own.batch_size)
@@ -306,10 +295,22 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 running.append((run.learner_steps, numbers, priorities))
                 metrics.append(scalars)
             finish_updates()
+
+        def finish_updates():
+            for step, numbers, priorities in running:
+                with run.log.time("learner"):
+                    priorities = learner.local(priorities)
+                learner.check_finite(priorities, step)
+                replay.set_priorities(numbers, priorities)
+            running.clear()
+
+        while not run.ended:
+            unroll = actors.get(state.params, run.learner_steps)
+            learn_from(unroll)
             write, save = run.due()
             if save:
                 for unroll in actors.drain(state.params, run.learner_steps):
-                    add(unroll)
+                    learn_from(unroll)
             if write:
                 learned = run.learner_steps * config.batch_size * config.length
                 ratio = {"replay_ratio": learned / run.env_steps}

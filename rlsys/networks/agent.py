@@ -1,6 +1,7 @@
 """Agents: a torso, an LSTM core, and a head on it, for Q-values or for a policy and its value."""
 
 import difflib
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -268,4 +269,9 @@ def init(network: Agent, key: jax.Array):
     flags, numbers = np.zeros((1, 1), bool), np.zeros((1, 1), np.float32)
     state = network.initial(1)
     steps = Timestep(obs, flags, numbers, numbers, flags)
-    return jax.jit(network.init)(key, steps, np.zeros((0, *state.a_tm1.shape), np.int32), state)
+    return _jitted_init(network)(key, steps, np.zeros((0, *state.a_tm1.shape), np.int32), state)
+
+
+@functools.cache
+def _jitted_init(network: Agent):
+    return jax.jit(network.init)  # traced once for all members of a sweep

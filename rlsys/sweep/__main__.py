@@ -2,11 +2,12 @@
 
 python -m rlsys.sweep ALGORITHM [--env TASK] [--field value value ...] [--seeds N]
 python -m rlsys.sweep ALGORITHM ... --print-commands     a command for each member, to run alone
-python -m rlsys.sweep resume SWEEP
+python -m rlsys.sweep resume SWEEP [--field value ...]
 """
 
 import shlex
 import sys
+import time
 
 from rlsys import run, train
 from rlsys.sweep.members import Member, members
@@ -22,8 +23,7 @@ def main(args: list[str]) -> None:
     if command == "resume":
         if not args or not args[0]:
             raise UserError("resume needs the folder of a sweep: make sweep RESUME=runs/...")
-        algorithm, found = load(args[0])
-        sweep(algorithm, found, args[0], resume=True)
+        sweep(*load(args[0], args[1:]), args[0], resume=True)
         return
     printing = "--print-commands" in args
     args = [word for word in args if word != "--print-commands"]
@@ -32,22 +32,34 @@ def main(args: list[str]) -> None:
     if not printing:
         sweep(command, found, folder or "")
         return
+    folder = folder or f"runs/{command}-{time.strftime('%Y%m%d-%H%M%S')}"  # all may start at once
     for i, member in enumerate(found):
-        own = ["--run-dir", f"{folder}/{i}"] if folder else []
-        print(shlex.join([".venv/bin/python", "-m", "rlsys.train", command, *member.words, *own]))
+        words = [command, *member.words, "--run-dir", f"{folder}/{i}"]
+        print(shlex.join([".venv/bin/python", "-m", "rlsys.train", *words]))
 
 
-def load(folder: str) -> tuple[str, list[Member]]:
+def load(folder: str, args: list[str]) -> tuple[str, list[Member]]:
     """Algorithm and members of the sweep in a folder.
 
+    Args:
+      folder: of the sweep.
+      args: fields to change, of all members.
+
     Raises:
-      UserError: there is none, or it is damaged.
+      UserError: there is none, it is damaged, or members differ in a field to change.
     """
     content = run.load(folder)
     if "config" in content:
         raise UserError(f"{folder} is a single run: make resume RUN={folder}")
     algorithm = content["algorithm"]
-    return algorithm, [of_json(algorithm, member) for member in content["members"]]
+    found = [of_json(algorithm, member) for member in content["members"]]
+    for word in args:
+        if word.partition("=")[0].replace("_", "-") in found[0].values:
+            raise UserError(f"{word} is what sets the members apart, and cannot be changed")
+    about = "Goes on with a sweep; fields may be changed."
+    return algorithm, [
+        m._replace(words=m.words + args, config=train.parse(m.config, args, about)) for m in found
+    ]
 
 
 if __name__ == "__main__":

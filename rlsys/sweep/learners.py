@@ -11,7 +11,7 @@ from rlsys import learner
 from rlsys.actor import Unroll
 from rlsys.run import Run
 from rlsys.sweep import program
-from rlsys.types import SAMPLE_SPEC, UserError
+from rlsys.types import SAMPLE_SPEC, Sample, Trajectory, UserError
 
 Metrics = list[dict[str, Any]]  # each [S] or [S, N updates]
 
@@ -25,26 +25,30 @@ class FromUnrolls:
         """module: of the algorithm. num_actors: whose unrolls come side by side."""
         self._module, self._configs, self._mesh = module, configs, mesh
         self._num_actors = num_actors
-        self._numbers = learner.place(mesh, program.stack(configs), program.SHARDED)
+        self._numbers = program.place_numbers(mesh, configs)
         self._spec = program.of_members(module.BATCHES_SPEC)
         learn = functools.partial(module.learn, network)
         self._learn = program.make_program(learn, mesh, module.BATCHES_SPEC)
 
-    def batch(self, unroll: Unroll) -> Any:
-        """What all members learn from, [S, ...]."""
-        parts = program.split(unroll.trajectory, len(self._configs), self._num_actors)
+    def _batch(self, trajectory: Trajectory) -> Any:
+        """What all members learn from, [S, ...], on the devices."""
+        parts = program.split(trajectory, len(self._configs), self._num_actors)
         pairs = zip(self._configs, parts, strict=True)
-        return program.stack([self._module.batches(config, part) for config, part in pairs])
+        batch = program.stack([self._module.batches(config, part) for config, part in pairs])
+        return learner.place(self._mesh, batch, self._spec)
 
-    def num_bytes(self, states: Any, unroll: Unroll) -> int:
-        """What a learner step of all members takes on the devices, from the compiled program."""
-        return program.num_bytes(self._learn, self._numbers, states, self.batch(unroll))
+    def compile(self, states: Any, trajectory: Trajectory) -> tuple[int, int]:
+        """Compiles what learns from unrolls like this one; bytes of the host that it takes, and of
+        the devices."""
+        batch = self._batch(trajectory)
+        args = (self._numbers, states, batch)
+        self._learn, on_devices = program.compile_program(self._learn, self._mesh, *args)
+        return 2 * _nbytes(batch), on_devices  # the unroll, and its members' parts
 
     def learn(self, run: Run, states: Any, unroll: Unroll) -> tuple[Any, Metrics]:
         """States after all learner steps on an unroll, and their metrics."""
         with run.log.time("learner"):
-            batch = learner.place(self._mesh, self.batch(unroll), self._spec)
-            states, metrics = self._learn(self._numbers, states, batch)
+            states, metrics = self._learn(self._numbers, states, self._batch(unroll.trajectory))
             jax.block_until_ready(metrics)
         run.learner_steps += next(iter(metrics.values())).shape[1]
         return states, [metrics]
@@ -73,17 +77,47 @@ class FromReplays:
             )
         self._module, self._configs, self._mesh = module, configs, mesh
         self._num_actors = num_actors
-        self._numbers = learner.place(mesh, program.stack(configs), program.SHARDED)
+        self._numbers = program.place_numbers(mesh, configs)
         self._replays = [module.make_replay(config, network) for config in configs]
         self.trees = tuple(f"replay-{i}" for i in range(len(configs)))
+        self._spec = program.of_members(SAMPLE_SPEC)
         update = functools.partial(module.update, network)
         self._update = program.make_program(update, mesh, SAMPLE_SPEC, (jax.P("batch"), jax.P()))
         self._first_priorities = jax.jit(jax.vmap(module.initial_priorities))
 
-    def num_bytes(self, states: Any, unroll: Unroll) -> int:
-        """What the replays take when full, and three times the states: gradients and updates."""
-        state_bytes = sum(x.nbytes for x in jax.tree.leaves(states))
-        return sum(replay.nbytes for replay in self._replays) + 3 * state_bytes
+    def compile(self, states: Any, trajectory: Trajectory) -> tuple[int, int]:
+        """Compiles what learns from samples of unrolls like this one; bytes of the host that it and
+        the full replays take, and of the devices."""
+        samples = self._sample_shapes(trajectory)
+        args = (self._numbers, states, samples)
+        self._update, on_devices = program.compile_program(self._update, self._mesh, *args)
+        replays = sum(replay.nbytes for replay in self._replays)
+        return replays + 2 * _nbytes(samples), on_devices  # each member's sample, and their stack
+
+    def _sample_shapes(self, played: Trajectory) -> Any:
+        """Of all members' samples, [S, ...]."""
+        config, num_members = self._configs[0], len(self._configs)
+        num_steps = config.burn_in + config.length
+
+        def time_major(num, x):
+            shape = (num_members, num, config.batch_size, *x.shape[2:])
+            return jax.ShapeDtypeStruct(shape, x.dtype)
+
+        def env_major(x):
+            return jax.ShapeDtypeStruct((num_members, config.batch_size, *x.shape[1:]), x.dtype)
+
+        trajectory = Trajectory(
+            jax.tree.map(functools.partial(time_major, num_steps + 1), played.steps),
+            time_major(num_steps, played.action),
+            (),
+            jax.tree.map(env_major, played.core_state),
+        )
+        first, reward = played.steps.first, played.steps.reward
+        return learner.placed_shapes(
+            self._mesh,
+            Sample(trajectory, time_major(num_steps, first), env_major(reward[0])),
+            self._spec,
+        )
 
     def learn(self, run: Run, states: Any, unroll: Unroll) -> tuple[Any, Metrics]:
         """Adds an unroll to the replays; states after the learner steps that are due, and their
@@ -102,7 +136,7 @@ class FromReplays:
                 samples = program.stack([sample for _, sample in drawn])
             self._give(run, waiting)
             with run.log.time("learner"):
-                samples = learner.place(self._mesh, samples, program.of_members(SAMPLE_SPEC))
+                samples = learner.place(self._mesh, samples, self._spec)
                 states, (priorities, scalars) = self._update(self._numbers, states, samples)
             waiting = [numbers for numbers, _ in drawn], priorities
             metrics.append(scalars)
@@ -112,18 +146,14 @@ class FromReplays:
 
     def _first(self, added: list[tuple]) -> None:
         """Gives sequences that were added their first priorities, all members' at once."""
-        most = max(len(mask[0]) for _, _, mask in added)  # members complete different numbers
-
-        def widen(x):  # [T, W, ...]
-            return np.resize(x.swapaxes(0, 1), (most, len(x), *x.shape[2:])).swapaxes(0, 1)
-
+        most = max(mask.shape[1] for _, _, mask in added)  # members complete different numbers
         if not most:
             return
-        some = [len(numbers) > 0 for numbers, _, _ in added]
-        learned = [
-            jax.tree.map(widen if full else lambda x: _blank(x, most), (part, mask))
-            for full, (_, part, mask) in zip(some, added, strict=True)
-        ]
+
+        def widen(x):  # [T, W, ...] -> [T, most, ...]; what it is filled up with is of no use
+            return np.pad(x, [(0, 0), (0, most - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
+
+        learned = [jax.tree.map(widen, (part, mask)) for _, part, mask in added]
         priorities = self._first_priorities(self._numbers, *program.stack(learned))
         self._set([numbers for numbers, _, _ in added], np.asarray(priorities))
 
@@ -154,5 +184,6 @@ class FromReplays:
             replay.restore(trees[name], counters)
 
 
-def _blank(x: np.ndarray, width: int) -> np.ndarray:
-    return np.zeros((len(x), width, *x.shape[2:]), x.dtype)
+def _nbytes(tree: Any) -> int:
+    """Of arrays, or of what has their shapes and dtypes."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -2,12 +2,13 @@
 
 import dataclasses
 import itertools
+import typing
 from typing import Any, NamedTuple
+
+import jax
 
 from rlsys import train
 from rlsys.types import UserError
-
-OWN = ("seed", "run_dir")  # fields that are not numbers of the program, and differ all the same
 
 
 class Member(NamedTuple):
@@ -29,15 +30,11 @@ def members(algorithm: str, args: list[str]) -> list[Member]:
     Raises:
       UserError: a run's words would be refused, or a flag has no value.
     """
-    lists = [name for name, kind in _kinds(train.algorithm(algorithm)[1].Config) if kind == "tuple"]
+    lists = _lists(train.algorithm(algorithm)[1].Config)
     fixed: list[str] = []
     axes: dict[str, list[str]] = {}
-    for flag, values in _groups(args):
-        if flag == "--seeds":
-            if len(values) != 1 or not values[0].isdecimal() or values[0] == "0":
-                raise UserError("--seeds takes one number, 1 or more; --seed takes several seeds")
-            flag, values = "--seed", [str(i) for i in range(int(values[0]))]
-        if len(values) > 1 and flag[2:].replace("_", "-") not in lists:
+    for flag, values in _groups(args).items():
+        if len(values) > 1 and flag not in lists:
             axes[flag] = values
         else:
             fixed += [flag, *values]
@@ -51,30 +48,32 @@ def members(algorithm: str, args: list[str]) -> list[Member]:
     return found
 
 
+def numbers(config: Any) -> list[str]:
+    """The fields in which the members of one compiled program may differ: those that are leaves of
+    the Config as a pytree, and the seed."""
+    return [path[0].name for path, _ in jax.tree_util.tree_leaves_with_path(config)] + ["seed"]
+
+
 def check_together(configs: list[Any]) -> None:
-    """Raises UserError unless the Configs differ in what one compiled program can vary: the fields
-    that are leaves of the Config as a pytree, and the seed."""
-    first = configs[0]
-    leaves = [name for name, kind in _kinds(type(first)) if kind == "float"]
-    for config in configs[1:]:
-        for field in dataclasses.fields(first):
-            name = field.name
-            if name.replace("_", "-") in leaves or name in OWN:
-                continue
-            if getattr(config, name) != getattr(first, name):
-                raise UserError(
-                    f"{name} cannot vary within one compiled program, only seed and "
-                    f"{', '.join(leaves)} can; --print-commands gives a command for each member"
-                )
+    """Raises UserError unless the Configs differ in numbers alone."""
+    may_vary = numbers(configs[0])
+    first, *others = [_flat(config) for config in configs]
+    for name, other in itertools.product(first, others):
+        if other[name] != first[name] and name not in may_vary:
+            raise UserError(
+                f"{name} cannot vary within one compiled program, only {', '.join(may_vary)} can; "
+                f"--print-commands gives a command for each member"
+            )
 
 
-def _groups(args: list[str]) -> list[tuple[str, list[str]]]:
+def _groups(args: list[str]) -> dict[str, list[str]]:
     """Flags with their values; of a flag given twice the last."""
     groups: dict[str, list[str]] = {}
     flag = ""
     for word in args:
         if word.startswith("--"):
             flag, given, value = word.partition("=")
+            flag = flag.replace("_", "-")
             groups[flag] = [value] if given else []
         elif flag:
             groups[flag].append(word)
@@ -83,18 +82,31 @@ def _groups(args: list[str]) -> list[tuple[str, list[str]]]:
     for flag, values in groups.items():
         if not values and flag != "--help":
             raise UserError(f"{flag} needs a value")
-    return list(groups.items())
+    if "--seeds" in groups:
+        number, *more = groups.pop("--seeds")
+        if more or not number.isdecimal() or int(number) == 0 or "--seed" in groups:
+            raise UserError(
+                "--seeds takes one number, 1 or more; --seed, in its place, takes several seeds"
+            )
+        groups["--seed"] = [str(i) for i in range(int(number))]
+    return groups
 
 
-def _kinds(cls: Any) -> list[tuple[str, str]]:
-    """Names of a Config's fields and of the dataclasses' in it, as flags, with kinds."""
+def _flat(config: Any) -> dict[str, Any]:
+    """Fields of a Config and of the dataclasses in it."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        found |= _flat(value) if dataclasses.is_dataclass(value) else {field.name: value}
+    return found
+
+
+def _lists(cls: Any) -> list[str]:
+    """Flags of the fields that take several values."""
     found = []
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(field.default):
-            found += _kinds(type(field.default))
-        else:
-            kind = (
-                field.type if isinstance(field.type, str) else getattr(field.type, "__name__", "")
-            )
-            found.append((field.name.replace("_", "-"), kind.partition("[")[0]))
+            found += _lists(type(field.default))
+        elif typing.get_origin(field.type) is tuple:
+            found.append("--" + field.name.replace("_", "-"))
     return found

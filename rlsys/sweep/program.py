@@ -3,6 +3,7 @@
 S members; arrays of all have an axis [S, ...] more, before all others.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlsys import learner
-from rlsys.types import Trajectory
+from rlsys import learner, networks
+from rlsys.types import Timestep, Trajectory
 
 MEMBER = "member"
 SHARDED = jax.P(MEMBER)
@@ -42,6 +43,12 @@ def _array(x: Any) -> np.ndarray:
     return np.asarray(x, np.float32) if isinstance(x, float) else np.asarray(x)
 
 
+def place_numbers(mesh, configs: Sequence[Any]) -> Any:
+    """The Configs as one of numbers [S]; the seed, which no program reads, is the first one's."""
+    same = [dataclasses.replace(config, seed=configs[0].seed) for config in configs]
+    return learner.place(mesh, stack(same), SHARDED)
+
+
 def one(tree: Any, i: int) -> Any:
     """Member i's part."""
     return jax.tree.map(lambda x: x[i], tree)
@@ -66,12 +73,14 @@ def make_program(update: Callable, mesh, batch_spec: Any, out_spec: Any = learne
     return jax.jit(mapped, donate_argnums=1)
 
 
-def num_bytes(program, *args) -> int:
-    """Arguments, results and temporaries of a jitted program, from its compiled form."""
-    shapes = jax.tree.map(lambda x: jax.typeof(x) if isinstance(x, jax.Array) else x, args)
-    analysis = program.lower(*shapes).compile().memory_analysis()
+def compile_program(program, mesh, *args) -> tuple[Callable, int]:
+    """A jitted program compiled for arguments like these (arrays on the mesh, or shapes), and the
+    bytes of its arguments, results and temporaries on all devices together."""
+    compiled = program.lower(*args).compile()
+    analysis = compiled.memory_analysis()  # of one device
     sizes = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
-    return sum(getattr(analysis, size) for size in sizes) - analysis.alias_size_in_bytes
+    each = sum(getattr(analysis, size) for size in sizes) - analysis.alias_size_in_bytes
+    return compiled, mesh.size * each
 
 
 def make_policies(policies: list[list[Callable]]) -> list[Callable]:
@@ -108,6 +117,36 @@ def _vmapped(one_policy: Callable, num_members: int) -> Callable:
         return *jax.tree.map(join, played), keys
 
     return policy
+
+
+def example(policy: Callable, params, network, config: Any, num_members: int, num_actors: int):
+    """A Trajectory of zeros such as num_actors actors side by side play, to compile for.
+
+    Args:
+      policy: of one of them, as make_policies gives it.
+      params: [S, ...].
+    """
+    number, flag = np.zeros(1, np.float32), np.zeros(1, bool)
+    timestep = Timestep(networks.sample_obs(network.observation_space), flag, number, number, flag)
+    num_envs = config.num_envs // config.actors * num_members
+    timestep = jax.tree.map(lambda x: np.zeros((num_envs, *x.shape[1:]), x.dtype), timestep)
+    core_state = network.initial(num_envs)
+    keys = jax.random.split(jax.random.key(0), num_members)
+    action, aux, *_ = jax.eval_shape(policy, params, timestep, core_state, keys)
+
+    def zeros(lead, tree):
+        return jax.tree.map(
+            lambda x: np.zeros((*lead, num_actors * x.shape[0], *x.shape[1:]), x.dtype), tree
+        )
+
+    length = config.unroll_length
+    return Trajectory(
+        zeros([length + 1], timestep),
+        zeros([length], action),
+        zeros([length], aux),
+        zeros([], core_state),
+        np.zeros(num_actors * num_envs, np.int32),
+    )
 
 
 def split(trajectory: Trajectory, num_members: int, num_actors: int) -> list[Trajectory]:

@@ -1,0 +1,89 @@
+"""How the members of a sweep do: their logs, their returns, and which still learn."""
+
+import math
+from collections import deque
+
+import jax
+import numpy as np
+from rich.table import Table
+
+from rlsys.log import Log
+from rlsys.run import Run
+from rlsys.sweep.learners import Metrics
+from rlsys.sweep.members import Member
+
+SHOWN = 20  # members of the live table, the best
+
+
+class Board:
+    """How each member does: its log, its returns, and whether it still learns."""
+
+    def __init__(self, members: list[Member], logs: list[Log]):
+        self.members, self._logs = members, logs
+        self._returns: list[deque] = [deque(maxlen=100) for _ in members]
+        self.died: dict[int, int] = {}  # member -> learner step
+
+    @property
+    def alive(self) -> list[int]:
+        """The members that still learn."""
+        return [i for i in range(len(self.members)) if i not in self.died]
+
+    def returns(self) -> list[float]:
+        """Mean of each member's last 100 episodes; nan without any."""
+        return [sum(x) / len(x) if x else math.nan for x in self._returns]
+
+    def episodes(self, episodes, share: int) -> list:
+        """Takes episodes of environments that belong to the members, `share` each, in order; gives
+        them back under the members' names."""
+        named = []
+        for episode in episodes:
+            i = episode.env // share
+            self._returns[i].append(episode.episode_return)
+            self._logs[i].episodes([episode])
+            named.append(episode._replace(task=self.members[i].name))
+        return named
+
+    def write(self, run: Run, metrics: Metrics) -> dict[str, float]:
+        """A line in each living member's log; the means of those for the sweep's own.
+
+        Raises:
+          FloatingPointError: no member is alive.
+        """
+        fetched = jax.device_get(metrics)
+        flat = {
+            name: np.concatenate([m[name].reshape(len(self.members), -1) for m in fetched], axis=1)
+            for name in (fetched or [{}])[0]
+        }  # [S, updates]
+        for i in self.alive:
+            wrong = [name for name, x in flat.items() if not np.isfinite(x[i]).all()]
+            if wrong:
+                at = int(np.argmin(np.isfinite(flat[wrong[0]][i])))
+                self.died[i] = run.learner_steps - flat[wrong[0]].shape[1] + 1 + at
+                run.log.say(
+                    f"{self.members[i].name}: {wrong[0]} is no finite number at learner step "
+                    f"{self.died[i]}; it is set aside, the others go on"
+                )
+        if not self.alive:
+            raise FloatingPointError(
+                f"all members are set aside, the last at learner step {max(self.died.values())}"
+            )
+        for i in self.alive:
+            means = {name: x[i].mean() for name, x in flat.items()}
+            self._logs[i].write(run.env_steps, run.learner_steps, means)
+        return {name: float(x[self.alive].mean()) for name, x in flat.items()}
+
+    def table(self) -> Table:
+        """The members, best first."""
+        table = Table(box=None, padding=(0, 2))
+        for column in ("member", "return of the last 100 episodes", ""):
+            table.add_column(column, justify="left" if column == "member" else "right")
+        means = self.returns()
+        key = [m if math.isfinite(m) else -math.inf for m in means]
+        order = sorted(range(len(means)), key=lambda i: -key[i])
+        for i in order[:SHOWN]:
+            state = f"set aside at learner step {self.died[i]}" if i in self.died else ""
+            value = f"{means[i]:,.4g}" if math.isfinite(means[i]) else "-"
+            table.add_row(self.members[i].name, value, state)
+        if len(order) > SHOWN:
+            table.add_row(f"and {len(order) - SHOWN} more", "", "")
+        return table
