@@ -9,7 +9,7 @@ MACHINE ?= here
 EXTRA ?= dev
 RESUME ?=
 
-.PHONY: .venv help train sweep plan resume eval bench profile test test-slow lint format clean
+.PHONY: .venv help train sweep plan resume eval report bench profile test test-slow lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ resume: .venv  ## continue a run: RUN=<dir>
 
 eval: .venv  ## play a run's newest checkpoint: RUN=<dir> [ARGS="--episodes 100"]
 	@$(BIN)/python -m rlsys.train eval "$(RUN)" $(ARGS)
+
+report: .venv  ## a table and learning curves of runs and sweeps: RUNS="<dir> <dir> ..." [ARGS="--out DIR"]
+	@$(BIN)/python -m rlsys.report $(RUNS) $(ARGS)
 
 bench: .venv  ## measure everything, in minutes: [BASE=<earlier.json>] [ARGS="--only learner replay"]
 	@$(BIN)/python -m experiments.bench $(if $(BASE),--base "$(BASE)") $(ARGS)

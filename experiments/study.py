@@ -7,18 +7,17 @@ the sentence that they test.
 import concurrent.futures
 import csv
 import dataclasses
-import json
 import os
 import queue
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from rlsys import report
+
 RESULTS = Path("experiments/results")
-COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +45,13 @@ def study(name: str, agents: dict[str, list[str]], options: Options) -> None:
             run.result()
     ends, curves = [], []
     for (agent, seed), folder in folders.items():
-        mine = collect(folder)
+        mine = report.collect(folder)
         ends += [{"agent": agent, "seed": seed} | row for row in mine[0]]
         curves += [{"agent": agent, "seed": seed} | row for row in mine[1]]
     RESULTS.mkdir(exist_ok=True)
     write(RESULTS / f"{name}.csv", ends)
     write(RESULTS / f"{name}-curves.csv", curves)
-    plot(name, ends, curves)
+    report.plot(RESULTS / f"{name}.png", ends, curves)
     for agent in agents:
         for task in dict.fromkeys(row["task"] for row in ends):
             describe(agent, task, [r for r in ends if (r["agent"], r["task"]) == (agent, task)])
@@ -74,26 +73,6 @@ def play(words: list[str], seed: int, folder: Path, cores: queue.Queue) -> None:
         cores.put(core)
 
 
-def collect(folder: Path) -> tuple[list[dict], list[dict]]:
-    """Of a run: what each task came to, greedily, and the training returns on the way."""
-    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
-    end = {"env_steps": lines[-1]["env_steps"], "seconds": lines[-1]["seconds"]}
-    results = json.loads((folder / "evaluation.json").read_text())
-    ends, curves = [], []
-    for kind, result in results.items():
-        if not kind.startswith("greedy"):
-            continue
-        task = kind.removeprefix("greedy").strip()
-        row = {"greedy_return": result["mean"], "min": result["min"], "max": result["max"]}
-        ends.append({"task": task} | end | row)
-        key = f"episode_return/{task}" if task else "episode_return"
-        for line in lines:
-            if line.get(key) is not None:
-                point = {k: line[k] for k in ("env_steps", "seconds")}
-                curves.append({"task": task} | point | {"episode_return": line[key]})
-    return ends, curves
-
-
 def write(path: Path, rows: list[dict]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
@@ -101,50 +80,13 @@ def write(path: Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def plot(name: str, ends: list[dict], curves: list[dict]) -> None:
-    """Training returns of every seed and their median, and the greedy returns; a panel a task."""
-    import matplotlib.pyplot as plt
-
-    tasks = list(dict.fromkeys(row["task"] for row in ends))
-    figure, panels = plt.subplots(
-        1, len(tasks), figsize=(7 if len(tasks) == 1 else 3 * len(tasks), 3.6), sharey=True,
-        squeeze=False, layout="constrained",
-    )  # fmt: skip
-    for axes, task in zip(panels[0], tasks, strict=True):
-        for agent, color in zip(dict.fromkeys(r["agent"] for r in ends), COLORS, strict=False):
-            here: dict[str, Any] = {"agent": agent, "task": task}
-            mine = [r for r in curves if here.items() <= r.items()]
-            seeds = []
-            for seed in sorted({r["seed"] for r in mine}):
-                points = [r for r in mine if r["seed"] == seed]
-                x, y = ([r[k] for r in points] for k in ("env_steps", "episode_return"))
-                axes.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
-                seeds.append((x, y))
-            grid = np.linspace(0, max(x[-1] for x, _ in seeds), 100)
-            median = np.median([np.interp(grid, x, y) for x, y in seeds], axis=0)
-            axes.plot(grid, median, color=color, linewidth=2, label=f"{agent}, training: median")
-            last = [r for r in ends if here.items() <= r.items()]
-            axes.scatter(
-                [r["env_steps"] * 1.02 for r in last], [r["greedy_return"] for r in last],
-                color=color, marker="x", label=f"{agent}, greedy at the end: each seed",
-            )  # fmt: skip
-        axes.set_xlabel("environment steps")
-        axes.set_title(task or name, fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0][0].set_ylabel("episode return")
-    panels[0][-1].legend(fontsize=8, loc="lower right")
-    figure.savefig(RESULTS / f"{name}.png", dpi=130)
-
-
 def describe(agent: str, task: str, rows: list[dict]) -> None:
     """Prints each seed's greedy return and the 95 % interval of their mean, by bootstrap."""
-    returns = np.array([r["greedy_return"] for r in rows])
-    random = np.random.default_rng(0)
-    means = random.choice(returns, (10_000, len(returns))).mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    returns = [r["greedy_return"] for r in rows]
+    mean, low, high = report.mean_interval(returns)
     about = f"{agent} {task}".strip()
     print(
-        f"{about}: greedy return {returns.mean():.4g} (95 % interval of the mean {low:.4g} to "
+        f"{about}: greedy return {mean:.4g} (95 % interval of the mean {low:.4g} to "
         f"{high:.4g}; seeds {', '.join(f'{r:.4g}' for r in returns)}), "
         f"{np.median([r['seconds'] for r in rows]):.0f} s"
     )

@@ -1,6 +1,7 @@
 """What a run tells: metrics.jsonl, TensorBoard events, and a display of its progress."""
 
 import collections
+import contextlib
 import json
 import math
 import os
@@ -323,16 +324,18 @@ class _File:
         self._file.close()
 
 
+def read(folder: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl, but for one cut off when the run was killed."""
+    lines, path = [], folder / "metrics.jsonl"
+    for text in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return lines
+
+
 def _drop_beyond(path: Path, env_steps: int) -> list[dict]:
     """Keeps those lines of metrics.jsonl that are not beyond env_steps; returns them."""
-    kept = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue  # cut off when the run was killed
-        if line["env_steps"] <= env_steps:
-            kept.append(line)
+    kept = [line for line in read(path.parent) if line["env_steps"] <= env_steps]
     new = path.with_suffix(".new")
     new.write_text("".join(json.dumps(line) + "\n" for line in kept))
     new.replace(path)

@@ -98,6 +98,14 @@ def test_the_table_fits_and_tells_what_is_below_its_bar(compared):
     assert ("2.00 faster" in text and "new" in text) == compared
 
 
+def test_a_bar_is_missed_by_more_than_noise():
+    def misses(value):
+        return report.below_bar(figure(value, ceiling=[100.0], bar=0.5))
+
+    assert [misses(x) for x in (40, 47, 48, 60)] == [True, True, False, False]
+    assert not report.below_bar(figure(1.0))
+
+
 def test_calls_take_turns():
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}

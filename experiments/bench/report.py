@@ -4,7 +4,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments.bench.compare import change
+from experiments.bench.compare import NOISE, change
 from experiments.bench.figures import Figure
 
 WIDTH = 100
@@ -41,12 +41,17 @@ def show(figures: list[Figure], base: dict[tuple, Figure], console: Console) -> 
             shares = sorted(f.where.items(), key=lambda item: -item[1])
             parts = ", ".join(f"{name} {share:.0%}" for name, share in shares if share > 0.005)
             console.print(f"{f.name} {f.setting}: {parts}", highlight=False)
-    missed = [f for f in figures if f.bar and (f.fraction or 0.0) < f.bar]
-    for f in missed:
+    for f in filter(below_bar, figures):
         console.print(
             f"below its bar: {f.name} {f.setting}: {f.fraction:.2f} of {f.bar:g} x {f.ceiling_is}",
             highlight=False,
         )
+
+
+def below_bar(figure: Figure) -> bool:
+    """Whether it misses its bar by more than noise."""
+    value = figure.fraction
+    return value is not None and value < (figure.bar or 0.0) / (1.0 + NOISE)
 
 
 def fraction(figure: Figure) -> str:
@@ -58,7 +63,7 @@ def fraction(figure: Figure) -> str:
     text += f" {figure.ceiling_is}"
     if figure.bar is None:
         return text
-    colour = "green" if value >= figure.bar else "red"
+    colour = "red" if below_bar(figure) else "green"
     return f"[{colour}]{text}[/{colour}]"
 
 

@@ -1,0 +1,145 @@
+"""The report on runs and sweeps, made up so that every number in it is known."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rlsys import report, train
+
+
+def write_run(folder, config, returns, greedy=None, algorithm="impala"):
+    """returns: of each log line, by name; greedy: mean return of each kind of play."""
+    folder.mkdir(parents=True)
+    write_config(folder, {"algorithm": algorithm, "config": config})
+    lines = [
+        {"env_steps": 100 * (i + 1), "seconds": 2.0 * (i + 1)} | dict(zip(returns, x, strict=True))
+        for i, x in enumerate(zip(*returns.values(), strict=True))
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if greedy:
+        results = {
+            k: {"mean": m, "interval_95": 1.5, "min": m, "max": m} for k, m in greedy.items()
+        }
+        (folder / "evaluation.json").write_text(json.dumps(results))
+
+
+def write_config(folder, content):
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+def config(seed, learning_rate=1e-3, env="Catch-v0", flicker=0.0):
+    task = {"flicker": flicker, "observe": []}
+    return {"env": env, "seed": seed, "run_dir": f"x{seed}", "task": task} | {
+        "learning_rate": learning_rate
+    }
+
+
+def write_sweep(folder):
+    """Two learning rates by two seeds; one dies."""
+    folder.mkdir()
+    configs = [config(seed, rate) for rate in (1e-3, 1e-2) for seed in (0, 1)]
+    members = [{"name": "", "values": {}, "words": [], "config": c} for c in configs]
+    write_config(folder, {"algorithm": "impala", "members": members})
+    for i in range(4):
+        greedy = None if i == 3 else {"greedy": 10.0 + i}
+        returns = [float(i), None, 8.0 + i]
+        write_run(folder / "members" / str(i), configs[i], {"episode_return": returns}, greedy)
+        if i == 3:
+            (folder / "members/3/config.json").unlink()
+    rows = [{"member": i, "set_aside_at": "7" if i == 3 else ""} for i in range(4)]
+    with (folder / "members.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def make(*words):
+    return train.exit_code(lambda: report.main([str(word) for word in words]))
+
+
+def cells(path):
+    """The table's rows, by what stands above."""
+    lines = [line for line in path.read_text().splitlines() if line.startswith("|")]
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def test_seeds_of_a_sweep_are_one_row(tmp_path):
+    folder, out = write_sweep(tmp_path / "sweep"), tmp_path / "out"
+    assert make(folder, "--out", out) == 0
+    first, second = cells(out / "report.md")
+    assert (first["learning_rate"], first["seeds"]) == ("0.01", "0, 1")  # the best stands first
+    assert first["greedy return"] == "12 (10.5 to 13.5) *"  # of one seed, over its episodes
+    assert first["status"] == "1 finished, 1 set aside at learner step 7"
+    assert second["greedy return"] == "10.5 (10 to 11)"  # 10 and 11
+    assert (second["steps"], second["time"], second["status"]) == ("300", "6 s", "2 finished")
+    assert "flicker" not in second and "run_dir" not in second and second["task"] == "Catch-v0"
+    assert str(folder / "members/3") in (out / "report.md").read_text()
+    picture = np.asarray(Image.open(out / "curves.png"))
+    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50
+
+
+def test_runs_of_several_algorithms_and_tasks(tmp_path):
+    """Each task has a row and a panel; what only one algorithm has sets none of it apart."""
+    both = {f"episode_return/{t}": [0.0, t / 2, float(t)] for t in (1, 2)}
+    greedy = {"greedy 1": 5.0, "greedy 2": 6.0, "sampled 1": 1.0}
+    write_run(tmp_path / "a", config(0, env="1,2"), both, greedy)
+    write_run(tmp_path / "b", config(1, env="1,2", flicker=0.5), both, greedy)
+    own = {"episode_return": [1.0, 2.0]}
+    write_run(tmp_path / "c", config(0, env="1") | {"clip_eps": 0.2}, own, algorithm="ppo")
+    with (tmp_path / "c/metrics.jsonl").open("a") as file:
+        file.write('{"env_st')  # it was killed
+    assert make(tmp_path / "a", tmp_path / "b", tmp_path / "c", "--out", tmp_path / "out") == 0
+    rows = cells(tmp_path / "out/report.md")
+    found = [
+        (r["task"], r["algorithm"], r["flicker"], r["greedy return"], r["status"]) for r in rows
+    ]
+    assert found == [
+        ("1", "impala", "0.0", "5 (3.5 to 6.5) *", "1 finished"),
+        ("1", "impala", "0.5", "5 (3.5 to 6.5) *", "1 finished"),
+        ("1", "ppo", "", "-", "1 not finished"),
+        ("2", "impala", "0.0", "6 (4.5 to 7.5) *", "1 finished"),
+        ("2", "impala", "0.5", "6 (4.5 to 7.5) *", "1 finished"),
+    ]
+    assert "clip_eps" not in rows[0]
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        mean, low, high = report.mean_interval(random.normal(3.0, 2.0, size=20))
+        assert low < mean < high
+        hits += low < 3.0 < high
+    assert 175 <= hits <= 199
+
+
+def test_a_band_runs_from_the_least_seed_to_the_largest():
+    rows = [
+        [{"env_steps": s, "episode_return": scale * s} for s in range(0, end + 1, 50)]
+        for scale, end in ((1.0, 400), (3.0, 500))
+    ]
+    x, low, mean, high = report._band(rows)
+    assert x[0] == 0 and x[-1] == 400
+    np.testing.assert_allclose((low, mean, high), (x, 2 * x, 3 * x))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("", "Runs that differ in nothing but the seed are one agent"),
+        ("--out x", "no run is named: make report RUNS="),
+        ("nowhere", "nowhere/config.json is missing"),
+        ("a --seeds 3", "there is no field '--seeds'"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_sentence(words, sentence, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert make(*words.split()) == (2 if words else 0)
+    output = capfd.readouterr()
+    assert sentence in output.out + output.err
+    assert not any(tmp_path.iterdir())
