@@ -22,6 +22,7 @@ from rlsys.run import Run
 from rlsys.sweep import __main__ as command
 from rlsys.sweep import board, program
 from rlsys.sweep.members import members
+from rlsys.types import UserError
 
 SMALL = (
     "--hidden-size 16 --head-size 16 --eval-episodes 4 --unroll-length 10 --refresh-steps 10 "
@@ -348,6 +349,17 @@ def test_memory_is_known_before_the_start(swept, tmp_path, monkeypatch, capfd):
     error = capfd.readouterr().err
     assert "4 members take" in error and "1 would fit" in error and error.count("\n") == 1
     assert not folder.exists()
+
+
+def test_devices_with_memory_of_their_own():
+    class Device:
+        def memory_stats(self):
+            return {"bytes_limit": 3e9, "bytes_in_use": 1e9}
+
+    text = memory.check_sweep(4, 1_000_000, 3_000_000_000, [Device(), Device()])
+    assert "0.00 GB, of" in text and "3.00 GB on the devices, of 4.0 GB free" in text
+    with pytest.raises(UserError, match=r"3\.00 GB on the devices, of 2\.0 GB free: 2 would fit"):
+        memory.check_sweep(4, 1_000_000, 3_000_000_000, [Device()])
 
 
 def named(words):

@@ -25,9 +25,9 @@ RUNS = {  # words of the command line, by task and algorithm
     ("CartPole-v1", "impala"): "--env-steps 600000 --log-every 30000",
     ("CartPole-v1", "ppo"): "--env-steps 400000 --log-every 24000",
     ("CartPole-v1", "r2d2"): "--env-steps 100000 --log-every 8000",
-    ("MiniGrid-MemoryS7-v0", "impala"): "--env-steps 200000 --log-every 20000",
-    ("MiniGrid-MemoryS7-v0", "ppo"): "--env-steps 160000 --log-every 16000",
-    ("MiniGrid-MemoryS7-v0", "r2d2"): "--env-steps 50000 --log-every 4000",
+    ("MiniGrid-MemoryS7-v0", "impala"): "--env-steps 61440 --log-every 5120",
+    ("MiniGrid-MemoryS7-v0", "ppo"): "--num-envs 64 --env-steps 24576 --log-every 2048",
+    ("MiniGrid-MemoryS7-v0", "r2d2"): "--env-steps 16000 --log-every 1300",
     (PIXELS, "impala"): "--torso nature --hidden-size 512 --num-envs 32 --actors 2 "
     "--env-steps 10240 --log-every 1280",
     (PIXELS, "ppo"): "--num-envs 8 --unroll-length 128 --refresh-steps 128 "
@@ -60,7 +60,7 @@ def run(task: str, algorithm: str, words: str) -> dict[str, Any]:
 def figures(setting: Setting) -> Iterator[Figure]:
     runs = list(RUNS.items())[:1] if setting.quick else list(RUNS.items())
     for (task, algorithm), words in runs:
-        repeats = setting.samples(2 if task == PIXELS else 3)
+        repeats = setting.samples(3 if task == "CartPole-v1" else 2)
         words = QUICK if setting.quick else f"{words} {SHORT}"
         done = [run(task, algorithm, words) for _ in range(repeats)]
         lines = [line for one in done for line in one["lines"]]
