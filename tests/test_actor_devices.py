@@ -30,7 +30,7 @@ def play(name, folder, *words):
     return params_of(folder)
 
 
-@pytest.mark.parametrize("module", [impala, r2d2])
+@pytest.mark.parametrize("module", [impala, pytest.param(r2d2, marks=pytest.mark.slow)])
 def test_results_do_not_depend_on_who_acts(module, tmp_path, monkeypatch):
     """3 devices learn and one acts, or all 4 learn: the same but for rounding, by SGD."""
     monkeypatch.setattr(module, "optimizer", lambda config: optax.sgd(0.1))
@@ -42,6 +42,7 @@ def test_results_do_not_depend_on_who_acts(module, tmp_path, monkeypatch):
     assert np.abs(np.concatenate(biases)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_run_that_acts_elsewhere_resumes(tmp_path):
     words = "--actor-devices 2 --checkpoint-every 240 --learning-rate-decay 0".split()
     whole = play("ppo", tmp_path / "whole", *words)

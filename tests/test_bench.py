@@ -156,6 +156,7 @@ def bench(*words, cwd):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_quick_run_and_one_compared_with_it(tmp_path):
     bench("--only", "machine", "functions", "--json", "a.json", cwd=tmp_path)
     about, figures = read(tmp_path / "a.json")

@@ -116,6 +116,7 @@ def test_gradients_are_those_of_the_mean_over_devices():
     np.testing.assert_allclose(metrics["largest"], (1 + 9 + 25 + 49) / 4)
 
 
+@pytest.mark.slow
 def test_the_number_of_devices_does_not_change_the_result_up_to_8():
     """The algorithms' own tests of that, with 8 devices in a process of its own."""
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}

@@ -66,7 +66,7 @@ def compiled_when_warm(folder, algorithm, ahead, compiled, lines):
     return compiled[counts[0] : counts[-1]]
 
 
-@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("ahead", [pytest.param(0, marks=pytest.mark.slow), 1])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_nothing_is_compiled_when_it_is_warm(tmp_path, algorithm, ahead, compiled, lines):
     """Checkpoints and fresh environments included."""
@@ -110,7 +110,7 @@ def guarded(lines):
         jax.config.update("jax_transfer_guard_host_to_device", "allow")
 
 
-@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("ahead", [pytest.param(0, marks=pytest.mark.slow), 1])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_nothing_is_transferred_unasked_when_it_is_warm(tmp_path, algorithm, ahead, lines):
     with guarded(lines) as seen:

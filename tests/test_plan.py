@@ -179,6 +179,7 @@ def algorithm_state(name, config):
     return module.make_state(module.make_network(config, actor.make_envs(config)), config)
 
 
+@pytest.mark.slow
 def test_faster_machines_are_predicted_to_be_faster(quick):
     config = dataclasses.replace(
         CONFIGS["ppo"], core_size=256, hidden_size=2048, num_envs=64, bfloat16=True

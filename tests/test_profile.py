@@ -13,7 +13,8 @@ from tests.test_train import OTHERS, SMALL
 @pytest.mark.parametrize(
     ("algorithm", "spans"),
     [("impala", {"inference", "environment", "learner"}),
-     ("r2d2", {"inference", "environment", "learner", "replay"})],
+     pytest.param("r2d2", {"inference", "environment", "learner", "replay"},
+                  marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_the_log_s_activities_are_spans_on_their_threads(tmp_path, capfd, algorithm, spans):
     words = [algorithm, *OTHERS.get(algorithm, SMALL), "--env-steps", "10000000"]
@@ -33,6 +34,7 @@ def test_the_log_s_activities_are_spans_on_their_threads(tmp_path, capfd, algori
 
 
 def test_a_run_that_is_too_short_says_so(tmp_path):
-    words = ["impala", *OTHERS["impala"], "--env-steps", "400", "--run-dir", str(tmp_path)]
+    words = ["impala", *OTHERS["impala"], "--env-steps", "400", "--log-every", "400"]
+    words += ["--run-dir", str(tmp_path)]
     with pytest.raises(UserError, match="before it was warm"):
         profile.main(words)
