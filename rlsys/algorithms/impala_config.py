@@ -160,7 +160,7 @@ ATARI = Config(  # Espeholt et al. 2018, table G.1, shallow network, no LSTM
     eval_episodes=32,
 )
 PRESETS = {
-    "cartpole": Config(),
+    "cartpole": Config(learning_rate=6e-4, max_gradient_norm=0.3, entropy_cost=0.03),
     "small": Config(env_steps=5_000_000),
     "atari": ATARI,
     "atari-lstm": dataclasses.replace(ATARI, core_size=256),
