@@ -66,9 +66,9 @@ def placed_shapes(mesh, tree, spec):
     )
 
 
-def stacked(spec):
-    """Of a tree with one axis more before all others."""
-    return jax.tree.map(lambda s: jax.P(None, *s), spec, is_leaf=lambda s: isinstance(s, jax.P))
+def stacked(spec, over=None):
+    """Of a tree with one axis more before all others, split over that axis of the mesh if named."""
+    return jax.tree.map(lambda s: jax.P(over, *s), spec, is_leaf=lambda s: isinstance(s, jax.P))
 
 
 def local(x) -> np.ndarray:

@@ -16,6 +16,11 @@ def row_bytes(tree: Any) -> int:
     return sum(int(np.prod(x.shape[1:])) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
+def num_bytes(tree: Any) -> int:
+    """Of arrays, or of what has their shapes and dtypes."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
 def free_bytes() -> int:
     """What this process may still take of the machine, or of its cgroup."""
     free = psutil.virtual_memory().available

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from rlsys import actor, learner
 from rlsys.envs import family, tasks
 from rlsys.envs.tasks import CHEAP
+from rlsys.memory import num_bytes
 from rlsys.plan import cost, measure
 from rlsys.plan.expectation import Bytes, Plan, Times
 from rlsys.plan.machine import Machine
@@ -132,10 +133,6 @@ def expect(machine, config, work: Work, times: Times, memory: Bytes, busy: float
     env_steps = config.num_envs * config.unroll_length
     ahead = config.unrolls_ahead > 0
     return Plan(machine, ahead, env_steps, work.learner_steps, times, memory, busy)
-
-
-def num_bytes(tree: Any) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def split(avals: Any, spec: Any, num_devices: int):

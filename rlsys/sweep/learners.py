@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlsys import learner
+from rlsys import learner, memory
 from rlsys.actor import Unroll
 from rlsys.run import Run
 from rlsys.sweep import program
@@ -43,7 +43,7 @@ class FromUnrolls:
         batch = self._batch(trajectory)
         args = (self._numbers, states, batch)
         self._learn, on_devices = program.compile_program(self._learn, self._mesh, *args)
-        return 2 * _nbytes(batch), on_devices  # the unroll, and its members' parts
+        return 2 * memory.num_bytes(batch), on_devices  # the unroll, and its members' parts
 
     def learn(self, run: Run, states: Any, unroll: Unroll) -> tuple[Any, Metrics]:
         """States after all learner steps on an unroll, and their metrics."""
@@ -92,7 +92,9 @@ class FromReplays:
         args = (self._numbers, states, samples)
         self._update, on_devices = program.compile_program(self._update, self._mesh, *args)
         replays = sum(replay.nbytes for replay in self._replays)
-        return replays + 2 * _nbytes(samples), on_devices  # each member's sample, and their stack
+        return replays + 2 * memory.num_bytes(
+            samples
+        ), on_devices  # each member's sample, and their stack
 
     def _sample_shapes(self, played: Trajectory) -> Any:
         """Of all members' samples, [S, ...]."""
@@ -182,8 +184,3 @@ class FromReplays:
         """Goes on from them."""
         for name, replay, counters in zip(self.trees, self._replays, meta["replays"], strict=True):
             replay.restore(trees[name], counters)
-
-
-def _nbytes(tree: Any) -> int:
-    """Of arrays, or of what has their shapes and dtypes."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -56,7 +56,7 @@ def one(tree: Any, i: int) -> Any:
 
 def of_members(spec: Any) -> Any:
     """PartitionSpecs of one member's arrays -> of all members'."""
-    return jax.tree.map(lambda s: jax.P(MEMBER, *s), spec, is_leaf=lambda s: isinstance(s, jax.P))
+    return learner.stacked(spec, MEMBER)
 
 
 def make_program(update: Callable, mesh, batch_spec: Any, out_spec: Any = learner.REPLICATED):
