@@ -17,10 +17,11 @@ import jax
 import numpy as np
 import tyro
 
-from rlsys import actor, learner, networks, policy, run, train
+from rlsys import actor, learner, networks, run, train
 from rlsys.actor import Actors
 from rlsys.algorithms import impala, ppo, r2d2
 from rlsys.log import Silent
+from rlsys.minibatches import BATCH_SPEC
 from rlsys.types import SAMPLE_SPEC, TRAJECTORY_SPEC
 
 
@@ -36,49 +37,42 @@ class Config:
     """Where to write the table."""
 
 
-def played(module, config, make_policies, num_unrolls: int = 1):
-    """An algorithm's network, and its actors' first unrolls. make_policies: network -> policies."""
+def played(module, config, num_unrolls: int = 1):
+    """An algorithm's network, and its actors' first unrolls."""
     pools = actor.make_envs(config)
     network = module.make_network(config, pools)
-    actors = Actors(pools, make_policies(network), network.initial, config, Silent())
+    policies = module.make_policies(network, config)
+    actors = Actors(pools, policies, network.initial, config, Silent())
     params = networks.init(network, jax.random.key(0))
     unrolls = [actors.get(params, 0).trajectory for _ in range(num_unrolls)]
     actors.close()
     return network, unrolls
 
 
-def policies_of(module, config):
-    """network -> policies, of IMPALA and PPO."""
-    return lambda network: [policy.make_policy(module.act, network)] * config.actors
-
-
 def impala_update(config, mesh):
     """-> jitted update, LearnerState, batch, all of the whole mesh."""
-    network, (unroll,) = played(impala, config, policies_of(impala, config))
+    network, (unroll,) = played(impala, config)
     step = learner.data_parallel(functools.partial(impala.update, network), mesh, TRAJECTORY_SPEC)
-    batch = next(impala.batches(unroll, config.batch_size))
+    batch = jax.tree.map(lambda x: x[0], impala.batches(config, unroll))
     return step, impala.make_state(network, config), learner.place(mesh, batch, TRAJECTORY_SPEC)
 
 
 def ppo_update(config, mesh):
     """One of a minibatch; the batch holds all of them."""
-    network, (unroll,) = played(ppo, config, policies_of(ppo, config))
+    network, (unroll,) = played(ppo, config)
     begin = learner.data_parallel(
-        functools.partial(ppo.prepare, network), mesh, TRAJECTORY_SPEC, (ppo.BATCH_SPEC, jax.P())
+        functools.partial(ppo.prepare, network), mesh, TRAJECTORY_SPEC, (BATCH_SPEC, jax.P())
     )
     state = learner.place(mesh, ppo.make_state(network, config))
     state, (batch, _) = begin(config, state, learner.place(mesh, unroll, TRAJECTORY_SPEC))
-    step = learner.data_parallel(functools.partial(ppo.update, network), mesh, ppo.BATCH_SPEC)
+    step = learner.data_parallel(functools.partial(ppo.update, network), mesh, BATCH_SPEC)
     return step, state, batch
 
 
 def r2d2_update(config, mesh):
     """One of sequences from a replay with enough of them."""
-    epsilons = np.split(r2d2.ladder(config, config.num_envs), config.actors)
     num_unrolls = 2 + (config.burn_in + config.length) // config.unroll_length
-    network, unrolls = played(
-        r2d2, config, lambda network: r2d2.make_policies(network, epsilons), num_unrolls
-    )
+    network, unrolls = played(r2d2, config, num_unrolls)
     replay = r2d2.make_replay(config, network)
     for unroll in unrolls:
         numbers, _, _ = replay.add(unroll)

@@ -61,9 +61,11 @@ def test_encoding_by_space():
     [
         (spaces.Box(0, 255, (84, 84, 1), np.uint8), None, "Nature_0"),
         (spaces.Box(0, 255, (84, 84, 1), np.uint8), "impala", "Impala_0"),
-        (CELLS, None, "Grid_0"),
+        (CELLS, None, None),
+        (CELLS, "grid", "Grid_0"),
         (CELLS, "mlp", None),
-        (spaces.Box(0, 1, (10, 5)), None, "Grid_0"),
+        (spaces.Box(0, 1, (10, 9)), None, "Grid_0"),
+        (spaces.Box(0, 1, (10, 5)), None, None),
         (spaces.Box(0, 1, (20, 2)), None, None),
         (spaces.Discrete(16), None, None),
     ],

@@ -9,8 +9,9 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from experiments import scale
+from experiments import scale, scaling
 from experiments.stragglers import expected_maximum, neighbours, simulate
+from rlsys import train
 
 
 def ring_all_reduce(arrays):
@@ -155,3 +156,16 @@ def test_the_published_table_is_what_is_computed():
         assert published["limits"] == row["limits"]
         for name in row.keys() - {"algorithm", "batch", "between_hosts", "limits"}:
             assert float(published[name]) == pytest.approx(row[name], rel=1e-3)
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("ppo", "r2d2")]
+
+
+@pytest.mark.parametrize("algorithm", ["impala", *SLOW])
+def test_two_devices_do_half_the_work_each_and_average_their_gradients(algorithm):
+    _, configs = train.algorithm(algorithm)
+    config = configs.preset(None, None)
+    one, two = (scaling.row(algorithm, config, number) for number in (1, 2))
+    assert two["sequences_per_device"] == one["sequences_per_device"] / 2
+    assert 0.4 < two["flops"] / one["flops"] < 0.6
+    assert one["params_bytes"] < two["all_reduce_bytes"] < 1.01 * one["params_bytes"]

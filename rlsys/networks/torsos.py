@@ -15,6 +15,7 @@ from rlsys.networks.dense import Dense
 TORSOS = ("nature", "shallow", "impala", "grid", "mlp")
 STRIDED = ("nature", "shallow")
 SMALLEST_STRIDED = 36  # pixels: three VALID convolutions leave one
+SMALLEST_GRID = 8  # cells a side: a dense layer learns a smaller one as well, five times as fast
 LARGEST_GRID = 20  # cells a side; beyond it bytes are colours, not categories
 CATEGORIES = 16  # one-hot depth of a byte in a small grid: MiniGrid has 11 objects, 6 colours
 LARGEST_ONE_HOT = 512
@@ -54,8 +55,9 @@ def pick_torso(space: gymnasium.Space, name: str | None) -> str:
     if name is not None:
         return name
     shape = shape_of(space)
-    fits_nature = len(shape) == 3 and min(shape[:2]) >= SMALLEST_STRIDED
-    return "nature" if fits_nature else "grid"
+    if len(shape) == 3 and min(shape[:2]) >= SMALLEST_STRIDED:
+        return "nature"
+    return "grid" if min(shape[:2]) >= SMALLEST_GRID else "mlp"
 
 
 def symlog(x):
