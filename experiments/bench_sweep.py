@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from rlsys import log
+from rlsys import records
 from rlsys.sweep.members import members
 
 
@@ -56,7 +56,7 @@ def command(module: str, words: list[str], folder: Path, cache: Path | None) -> 
         env=env,
     )
     seconds = time.perf_counter() - begin
-    rates = [line["env_steps_per_second"] for line in log.read(folder)][2:]
+    rates = [line["env_steps_per_second"] for line in records.read(folder)][2:]
     return seconds, float(np.median(rates))
 
 

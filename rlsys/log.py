@@ -1,8 +1,6 @@
-"""What a run tells: metrics.jsonl, TensorBoard events, and a display of its progress."""
+"""What a run tells: lines of numbers for its records, and a display of its progress."""
 
 import collections
-import contextlib
-import json
 import math
 import os
 import sys
@@ -19,8 +17,8 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
-from tensorboardX.proto import event_pb2, summary_pb2
-from tensorboardX.record_writer import masked_crc32c
+
+from rlsys.records import Records
 
 PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
 TASK_RETURN = "episode_return/"
@@ -46,25 +44,13 @@ class Log:
         Args:
             run_dir: folder of metrics.jsonl and of the TensorBoard events.
             total_env_steps: environment steps of the whole run.
-            resume_at: env_steps of the checkpoint that the run goes on from: what was written
-                beyond is dropped, as it will be made again. None for a new run.
+            resume_at: as of Records.
             display: show the progress.
         Raises:
             ValueError: a new run would be mixed into the metrics of another.
         """
-        folder = Path(run_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
-        if resume_at is None and path.exists():
-            raise ValueError(f"{path} is there already, so {folder} belongs to another run.")
-        kept = [] if resume_at is None else _drop_beyond(path, resume_at)
-        self._metrics = _File(path)
-        self._events = _File(folder / f"events.out.tfevents.{time.time():.6f}.rlsys")
-        self._event(file_version="brain.Event:2", step=0)
-        if resume_at is not None:
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._event(session_log=start, step=resume_at + 1)  # TensorBoard purges from here on
-
+        self._records = Records(Path(run_dir), resume_at)
+        kept = self._records.before
         self._total = max(total_env_steps, 1)
         self._begin = time.perf_counter()
         self._seconds_before = kept[-1]["seconds"] if kept else 0.0
@@ -150,12 +136,8 @@ class Log:
         values |= _episode_statistics(episodes, tasks)
         values |= {f"time/{name}": spent / wall for name, spent in self._spent().items()}
         values |= {name: float(value) for name, value in scalars.items()}
-        finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        line = {name: finite.get(name) for name in values}
-
-        self._metrics.append((json.dumps(line, allow_nan=False) + "\n").encode())
-        summary = [summary_pb2.Summary.Value(tag=n, simple_value=v) for n, v in finite.items()]
-        self._event(summary=summary_pb2.Summary(value=summary), step=int(env_steps))
+        line = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._records.append(line)
         self._tell_of_full_disk()
         self._writes.append((now, env_steps, learner_steps))
         self._show(values)
@@ -183,22 +165,10 @@ class Log:
             self._live.stop()
         elif self._plain_due:
             self._print_plain()
-        self._metrics.close()
-        self._events.close()
-
-    def _event(self, **fields) -> None:
-        """One TensorBoard event, as a TFRecord: length, its CRC, data, its CRC.
-
-        Not tensorboardX's SummaryWriter: on a full disk its thread dies, and once its queue of
-        10 is full the run waits for it for ever.
-        """
-        data = event_pb2.Event(wall_time=time.time(), **fields).SerializeToString()
-        length = len(data).to_bytes(8, "little")
-        crcs = [masked_crc32c(part).to_bytes(4, "little") for part in (length, data)]
-        self._events.append(length + crcs[0] + data + crcs[1])
+        self._records.close()
 
     def _tell_of_full_disk(self) -> None:
-        error = self._metrics.error or self._events.error
+        error = self._records.error
         if error and not self._disk_full:
             self.say(f"Could not write the metrics, which are kept until it works: {error}.")
         self._disk_full = error is not None
@@ -294,52 +264,6 @@ class _Timer:
     def __exit__(self, *exception) -> None:
         self.busy[self.activity] += time.perf_counter() - self.begin
         self.span.__exit__(*exception)
-
-
-class _File:
-    """A file that records are appended to, whole or not at all.
-
-    What a full disk refuses is kept and written with the next record, and the run goes on.
-    """
-
-    def __init__(self, path: Path):
-        self._file = path.open("ab", buffering=0)
-        self._waiting = b""
-        self.error: OSError | None = None
-
-    def append(self, record: bytes) -> None:
-        self._waiting += record
-        whole = self._file.tell()
-        try:
-            rest = self._waiting
-            while rest:  # a disk that fills up takes a part, and then refuses
-                rest = rest[self._file.write(rest) :]
-            self._waiting, self.error = b"", None
-        except OSError as error:
-            self.error = error
-            self._file.truncate(whole)
-            self._file.seek(whole)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def read(folder: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl, but for one cut off when the run was killed."""
-    lines, path = [], folder / "metrics.jsonl"
-    for text in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(text))
-    return lines
-
-
-def _drop_beyond(path: Path, env_steps: int) -> list[dict]:
-    """Keeps those lines of metrics.jsonl that are not beyond env_steps; returns them."""
-    kept = [line for line in read(path.parent) if line["env_steps"] <= env_steps]
-    new = path.with_suffix(".new")
-    new.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    new.replace(path)
-    return kept
 
 
 def _episode_statistics(episodes: list[Any], tasks: list[str]) -> dict[str, float]:

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from rlsys import log, run, train
+from rlsys import records, run, train
 from rlsys.log import TASK_RETURN
 from rlsys.types import UserError
 
@@ -72,7 +72,7 @@ def collect(folder: Path) -> tuple[Rows, Rows]:
       rows of task, env_steps, seconds, greedy_return, min, max, interval_95;
       rows of task, env_steps, seconds, episode_return.
     """
-    lines = log.read(folder)
+    lines = records.read(folder)
     path = folder / "evaluation.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     played = {

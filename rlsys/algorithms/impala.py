@@ -215,5 +215,5 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 if not run.ended:
                     actors.restart(run.number)
         params = learner.snapshot(state.params)
-    run.conclude(make_player, network, params, PLAYERS[:1])
+    run.conclude(make_player, network, params, PLAYERS)
     return run.folder

@@ -104,7 +104,7 @@ class Config:
     log_every: int = 20_000
     """Environment steps from one line of the log to the next."""
     eval_episodes: int = 64
-    """Greedy episodes played at the end, of each task."""
+    """Episodes played at the end of each task: of the likeliest actions, and of drawn ones."""
 
     def __post_init__(self):
         check_at_least(

@@ -271,11 +271,11 @@ def train(config: Config, *, resume: bool = False) -> Path:
             actors.restart(run.number)
         state = learner.place(mesh, state)
         settings = learner.place(mesh, config)  # else its numbers would cross at every step
-        running: list = []  # an update whose priorities have not come back
+        running: Any = None  # (numbers, priorities) of an update that have not come back
         metrics: list = []  # of updates, on the device
 
         def learn_from(unroll: actor.Unroll):
-            nonlocal state
+            nonlocal state, running
             with run.log.time("replay"):
                 numbers, learned, mask = replay.add(unroll.trajectory)
                 priorities = first_priorities(*jax.device_put((learned, mask)))
@@ -287,22 +287,24 @@ def train(config: Config, *, resume: bool = False) -> Path:
             while run.learner_steps + 1 <= updates_allowed(config, run.env_steps):
                 with run.log.time("replay"):  # while the update before this one runs
                     numbers, sample = replay.sample(own.batch_size)
-                finish_updates()
+                finish_update()
                 with run.log.time("learner"):
                     sample = learner.place(mesh, sample, SAMPLE_SPEC)
                     state, (priorities, scalars) = learn(settings, state, sample)
                 run.learner_steps += 1
-                running.append((run.learner_steps, numbers, priorities))
+                running = numbers, priorities
                 metrics.append(scalars)
-            finish_updates()
+            finish_update()
 
-        def finish_updates():
-            for step, numbers, priorities in running:
+        def finish_update():
+            nonlocal running
+            if running:
+                numbers, priorities = running
                 with run.log.time("learner"):
                     priorities = learner.local(priorities)
-                learner.check_finite(priorities, step)
+                learner.check_finite(priorities, run.learner_steps)
                 replay.set_priorities(numbers, priorities)
-            running.clear()
+            running = None
 
         while not run.ended:
             unroll = actors.get(state.params, run.learner_steps)

@@ -62,8 +62,19 @@ def again(times: int, begin: float) -> bool:
     return times == 0 or (times < 200 and time.perf_counter() - begin < SECONDS)
 
 
-def play(config: Any, pools: list[Envs], policies: list[Callable], network, params) -> Round:
-    """Measures rounds in turn, after one in which programs are compiled, and closes the pools."""
+def play(
+    config: Any,
+    pools: list[Envs],
+    policies: list[Callable],
+    network,
+    params,
+    begin_learning: Callable = tuple,
+) -> Round:
+    """Measures rounds in turn, after one in which programs are compiled, and closes the pools.
+
+    Args:
+      begin_learning: called before each round, which lasts until what it returns is there, too.
+    """
     watch: Any = Stopwatch()
     inputs = {x: getattr(config, x) for x in ("seed", "unroll_length", "refresh_steps")}
     turn = SimpleNamespace(**inputs, actors=len(pools), unrolls_ahead=0, actor_devices=0)
@@ -74,7 +85,9 @@ def play(config: Any, pools: list[Envs], policies: list[Callable], network, para
     cpu, begin = time.process_time(), time.perf_counter()
     while again(len(walls), begin):
         start = time.perf_counter()
+        learned = begin_learning()
         trajectory = actors.get(params, 0).trajectory
+        jax.block_until_ready(learned)
         walls.append(time.perf_counter() - start)
     cpu = (time.process_time() - cpu) / len(walls)
     parts = {k: v / len(walls) / len(pools) for k, v in watch.spent.items()}
@@ -115,6 +128,18 @@ def learn(config: Any, mesh, program, state, batch, spec) -> Learning:
         times.append(time.perf_counter() - start - transfers[-1])
     cpu = (time.process_time() - cpu) / len(times)
     return Learning(float(np.median(transfers)), float(np.median(times)), cpu)
+
+
+def learning(config: Any, mesh, program, state, batch, spec, num_calls: int) -> Callable:
+    """A function that begins the learner's part of a round, and returns what it will give."""
+
+    def begin():
+        nonlocal state
+        for _ in range(num_calls):
+            state, out = program(config, state, learner.place(mesh, batch, spec))
+        return out
+
+    return begin
 
 
 def replay(work: Work, trajectory) -> tuple[float, float]:

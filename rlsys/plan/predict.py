@@ -48,7 +48,15 @@ def here(config: Any, pools: list, work: Work) -> Plan:
     compiled = program.lower(config, state, learner.place(mesh, batch, work.spec)).compile()
     learned = measure.learn(config, mesh, compiled, state, batch, work.spec)
     machine = measure.machine()
-    cpu = played.cpu + add + work.programs * (draw + learned.cpu)
+    shared = (played.cpu + add + work.programs * (draw + learned.cpu)) / machine.cores
+    if config.unrolls_ahead and work.add is None:  # threads that wait for each other cost more
+        state = learner.place(mesh, jax.tree.map(jnp.copy, work.state))
+        num_calls = max(round(work.programs), 1)
+        begin = measure.learning(config, mesh, compiled, state, batch, work.spec, num_calls)
+        pools = actor.make_envs(config)
+        shared = measure.play(
+            config, pools, work.policies, work.network, work.state.params, begin
+        ).wall
     times = Times(
         environment=played.environment,
         inference=played.inference,
@@ -57,7 +65,7 @@ def here(config: Any, pools: list, work: Work) -> Plan:
         replay=add + work.programs * draw,
         transfer=work.programs * learned.transfer,
         learner=work.programs * learned.learn,
-        shared=cpu / machine.cores,
+        shared=shared,
     )
     memory = memory_of(config, work, played.trajectory, batch, compiled, mesh.size)
     return expect(machine, config, work, times, memory, math.nan)
