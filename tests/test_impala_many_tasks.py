@@ -31,4 +31,5 @@ def test_one_agent_plays_the_57_games_of_atari(tmp_path):
     assert sum(shares) == pytest.approx(1) and sum(s > 0 for s in shares) > 50
     assert sum(lines[-1][f"popart_scale/{game}-v5"] > 0 for game in GAMES) == 57
     results = json.loads((tmp_path / "run/evaluation.json").read_text())
-    assert set(results) == {f"greedy {game}-v5" for game in GAMES}
+    kinds = ("greedy", "sampled")
+    assert set(results) == {f"{kind} {game}-v5" for kind in kinds for game in GAMES}
