@@ -296,7 +296,7 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path, algorithm):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
     body = "import sys; from rlsys.train import *; sys.exit(exit_code(lambda: main(sys.argv[1:])))"
     words = [algorithm, *OTHERS.get(algorithm, SMALL), "--env-steps", "2400", "--run-dir", "run",
-             "--hidden-size", "256", "--checkpoint-every", "1200"]  # fmt: skip
+             "--hidden-size", "1024", "--checkpoint-every", "1200"]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(Path(train.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", limit + body, *words], cwd=tmp_path, env=env,
                           capture_output=True, text=True)  # fmt: skip
