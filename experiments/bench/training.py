@@ -63,6 +63,11 @@ def run(task: str, algorithm: str, words: str) -> dict[str, Any]:
     return json.loads(marked[-1].removeprefix(MARK)) | {"lines": learning}
 
 
+def rate(done: dict[str, Any]) -> float:
+    """Environment steps per second of what run returned: the median over its lines."""
+    return float(np.median([line["env_steps_per_second"] for line in done["lines"]]))
+
+
 def figures(setting: Setting) -> Iterator[Figure]:
     runs = list(RUNS.items())[:1] if setting.quick else list(RUNS.items())
     for (task, algorithm), words in runs:
@@ -70,7 +75,7 @@ def figures(setting: Setting) -> Iterator[Figure]:
         words = QUICK if setting.quick else f"{words} {SHORT}"
         done = [run(task.split(",")[0], algorithm, words) for _ in range(repeats)]
         lines = [line for one in done for line in one["lines"]]
-        rate = [float(np.median([x["env_steps_per_second"] for x in d["lines"]])) for d in done]
+        rates = [rate(one) for one in done]
         ceiling = [d["sum" if task == PIXELS else "alone"] for d in done]
         what = "sum of parts" if task == PIXELS else "EnvPool"
         shares = {
@@ -80,5 +85,5 @@ def figures(setting: Setting) -> Iterator[Figure]:
         }
         name = algorithm
         bar = BARS.get((task, algorithm))
-        yield Figure("training", name, task, "steps/s", rate, ceiling, what, bar, where=shares)
+        yield Figure("training", name, task, "steps/s", rates, ceiling, what, bar, where=shares)
         yield Figure("training", f"{name} memory", task, "MB", [d["memory"] for d in done])

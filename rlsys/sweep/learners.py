@@ -92,9 +92,8 @@ class FromReplays:
         args = (self._numbers, states, samples)
         self._update, on_devices = program.compile_program(self._update, self._mesh, *args)
         replays = sum(replay.nbytes for replay in self._replays)
-        return replays + 2 * memory.num_bytes(
-            samples
-        ), on_devices  # each member's sample, and their stack
+        on_host = replays + 2 * memory.num_bytes(samples)  # each member's sample, and their stack
+        return on_host, on_devices
 
     def _sample_shapes(self, played: Trajectory) -> Any:
         """Of all members' samples, [S, ...]."""
