@@ -38,8 +38,8 @@ def predicted(algorithm: str) -> float:
 
 def measured(algorithm: str) -> float:
     """Steps per second of a run, as make bench has it."""
-    words = f"{training.RUNS[TASK, algorithm]} {training.SHORT}"
-    return training.rate(training.run(TASK, algorithm, words))
+    run = next(run for run in training.RUNS if (run.task, run.algorithm) == (TASK, algorithm))
+    return training.rate(training.measure(run, f"{run.words} {training.SHORT}"))
 
 
 def main(config: Config) -> None:

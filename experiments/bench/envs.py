@@ -1,5 +1,6 @@
 """Playing: EnvPool alone with random actions, and actors beside it."""
 
+import dataclasses
 from collections.abc import Iterator
 
 from experiments.bench import play
@@ -7,18 +8,20 @@ from experiments.bench.figures import Figure, Setting
 from rlsys import train
 
 CASES = (
-    ("CartPole-v1", "impala"),
-    ("MiniGrid-MemoryS7-v0", "impala"),
-    ("MiniGrid-MemoryS7-v0", "r2d2"),
-    ("Pong-v5", "impala"),
-)
+    ("CartPole-v1", "impala", None),
+    ("MiniGrid-MemoryS7-v0", "impala", None),
+    ("MiniGrid-MemoryS7-v0", "r2d2", None),
+    ("MiniGrid-MemoryS7-v0", "r2d2", 256),  # as many actors as the paper's
+    ("Pong-v5", "impala", None),
+)  # task, algorithm, environments if not the preset's
 BARS = {"MiniGrid-MemoryS7-v0": 0.4}  # of EnvPool's rate, for unrolls
 
 
 def figures(setting: Setting) -> Iterator[Figure]:
-    for task, algorithm in CASES[:1] if setting.quick else CASES:
+    for task, algorithm, num_envs in CASES[:1] if setting.quick else CASES:
         module, configs = train.algorithm(algorithm)
         config = configs.preset(None, task)
+        config = dataclasses.replace(config, num_envs=num_envs or config.num_envs)
         seconds = 0.0 if setting.quick else 0.3
         rates = play.rates(module, config, setting.samples(7), seconds)
         what = f"{task} x {config.num_envs}"

@@ -206,6 +206,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 for unroll in actors.drain(state.params, run.learner_steps):
                     learn_from(unroll)
             if write:
+                with run.log.time("learner"):
+                    jax.block_until_ready(metrics)
                 more = policy.popart_metrics(config, state.popart)
                 run.write(metrics, more | policy.task_shares(config, played))
                 metrics.clear()

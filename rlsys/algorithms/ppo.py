@@ -258,6 +258,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 for unroll in actors.drain(state.params, run.learner_steps):
                     learn_from(unroll)
             if write:
+                with run.log.time("learner"):
+                    jax.block_until_ready(metrics)
                 reuse = run.learner_steps * config.num_sequences * config.sequence_length
                 more = {"sample_reuse": reuse / config.minibatches / run.env_steps}
                 for warning in dangers(more["sample_reuse"], metrics[-1]["staleness"][-1]):

@@ -8,9 +8,7 @@ import re
 import warnings
 from typing import Any, NamedTuple
 
-import envpool
 import numpy as np
-from envpool.registration import registry
 
 from rlsys.types import UserError
 
@@ -145,18 +143,26 @@ def _value(name: str, kind: Any, text: str) -> Any:
         raise UserError(f"{name} must be {expected}, not {text!r}") from None
 
 
+def _envpool() -> Any:
+    """EnvPool, imported when it is first asked for: to register its families takes it 2 s."""
+    import envpool
+
+    return envpool
+
+
 def family(task: str) -> str:
     """The family a task belongs to: "atari", "minigrid", "classic_control", "mujoco" ...
 
     Raises:
       UserError: there is no such task.
     """
-    if task not in registry.specs:
-        ids = {name.lower(): name for name in registry.specs}
+    specs = _envpool().registration.registry.specs
+    if task not in specs:
+        ids = {name.lower(): name for name in specs}
         nearest = [repr(ids[n]) for n in difflib.get_close_matches(task.lower(), ids, cutoff=0.7)]
         hint = f"did you mean {', '.join(nearest)}?" if nearest else "none has a name like it"
         raise UserError(f"unknown task {task!r}; {hint}")
-    return registry.specs[task][0].split(".")[1]
+    return specs[task][0].split(".")[1]
 
 
 @functools.cache
@@ -194,7 +200,7 @@ def make_pool(
     if render:
         settings["render_mode"] = "rgb_array"
     try:
-        pool = envpool.make(
+        pool = _envpool().make(
             task,
             env_type="gymnasium",
             num_envs=num_envs,
@@ -238,7 +244,7 @@ def _settings(task: str, options: Options) -> dict[str, Any]:
 def _spec(task: str, settings: dict[str, Any]) -> Any:
     """EnvPool's specification of a single-player task; no environment is made."""
     try:
-        spec = envpool.make_spec(task, **settings)
+        spec = _envpool().make_spec(task, **settings)
     except Exception as error:
         raise _cannot_make(task, error) from error
     players = spec.config.max_num_players
