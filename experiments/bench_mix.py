@@ -16,9 +16,11 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
+from gymnasium import spaces
 
 from rlsys import envs, run, train
 
@@ -44,6 +46,7 @@ def alone(task: envs.Task) -> float:
     """Steps per second of 16 environments with random actions."""
     pool = envs.Envs(task.env, 16, 0, task.options)
     pool.reset()
+    assert isinstance(pool.action_space, spaces.Discrete)
     random, begin, num_steps = np.random.default_rng(0), time.perf_counter(), 0
     while time.perf_counter() - begin < 2.0:
         pool.step(random.integers(pool.action_space.n, size=16))
@@ -51,7 +54,7 @@ def alone(task: envs.Task) -> float:
     return num_steps / (time.perf_counter() - begin)
 
 
-def rates(config: Config, words: list[str]) -> dict[str, float]:
+def rates(config: Config, words: list[str]) -> dict[str, Any]:
     """Steps per second of a run and of each task in it."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         words = ["impala", "--env", config.env, *NETWORK.split(), *words]
@@ -68,7 +71,8 @@ def rates(config: Config, words: list[str]) -> dict[str, float]:
 
 def main(config: Config) -> None:
     tasks = envs.tasks(config.env, envs.Options())
-    rows = [{"way": "EnvPool alone", "all": float("nan")} | {t.name: alone(t) for t in tasks}]
+    rows: list[dict[str, Any]] = [{"way": "EnvPool alone", "all": float("nan")}]
+    rows[0] |= {t.name: alone(t) for t in tasks}
     for _ in range(config.repeats):
         rows += [{"way": way} | rates(config, words) for way, words in WAYS.items()]
     for row in rows:

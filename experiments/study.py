@@ -43,7 +43,8 @@ def study(name: str, agents: dict[str, list[str]], options: Options) -> None:
         runs = [pool.submit(play, agents[a], s, folders[a, s], cores) for a, s in jobs]
         for run in runs:
             run.result()
-    ends, curves = [], []
+    ends: report.Rows = []
+    curves: report.Rows = []
     for (agent, seed), folder in folders.items():
         mine = report.collect(folder)
         ends += [{"agent": agent, "seed": seed} | row for row in mine[0]]

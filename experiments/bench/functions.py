@@ -4,6 +4,7 @@ writes.
 A peer's results are those of ours (tests/test_bench.py), where the two mean the same.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -173,9 +174,9 @@ def figures(setting: Setting) -> Iterator[Figure]:
             call = jax.jit(ours)
             # A copy reads each byte and writes it.
             other = jax.jit(theirs) if theirs else clock.copy(moved_bytes(ours, arguments) / 2)
-            calls = {
-                "ours": lambda f=call, x=arguments: f(*x),
-                "ceiling": lambda f=other, x=arguments if theirs else (): f(*x),
+            calls: dict[str, Callable[[], object]] = {
+                "ours": functools.partial(call, *arguments),
+                "ceiling": functools.partial(other, *(arguments if theirs else ())),
             }
             times = clock.alternate(calls, repeats, seconds)
             bar = VTRACE_BAR.get((length, batch), BAR) if name == "vtrace" else BAR

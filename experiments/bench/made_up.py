@@ -123,7 +123,7 @@ def from_sample(r2d2: ModuleType, config: Any, network: networks.Agent) -> Step:
     return Step(call, length * config.batch_size, learned / config.replay_ratio, flops)
 
 
-def _repeat(learn: Callable, config: Any, state: Any, batch: Any) -> tuple[Callable, Callable]:
+def _repeat(learn: Any, config: Any, state: Any, batch: Any) -> tuple[Callable, Callable]:
     """Calls learn with the state that it gave before; and its operations."""
     config, box = learner.place(learner.make_mesh(), config), [state]
 

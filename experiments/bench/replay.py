@@ -76,11 +76,11 @@ def figures(setting: Setting) -> Iterator[Figure]:
         "tree": lambda: tree.set(chosen, random.random(batch)),
     }
     times = clock.alternate(calls, setting.samples(15), 0.0 if setting.quick else 0.02)
-    rates = [clock.rates(times[name], sampled / 1e9) for name in ("sample", "copy of sample")]
-    yield Figure("replay", f"sample {batch} x {frames}", held, "GB/s", *rates, "copy", BAR)
-    rates = [clock.rates(times[name], added / 1e9) for name in ("add", "copy of add")]
+    ours, copy = (clock.rates(times[name], sampled / 1e9) for name in ("sample", "copy of sample"))
+    yield Figure("replay", f"sample {batch} x {frames}", held, "GB/s", ours, copy, "copy", BAR)
+    ours, copy = (clock.rates(times[name], added / 1e9) for name in ("add", "copy of add"))
     what = f"add {config.unroll_length} x {config.num_envs}, with priorities"
-    yield Figure("replay", what, held, "GB/s", *rates, "copy")
+    yield Figure("replay", what, held, "GB/s", ours, copy, "copy")
     milliseconds = [[1e3 * t for t in times[name]] for name in ("set", "tree")]
     yield Figure("replay", f"set {batch} priorities", held, "ms", milliseconds[0])
     yield Figure("replay", f"sum tree, set {batch}", f"of {SEQUENCES:,}", "ms", milliseconds[1])

@@ -7,6 +7,8 @@ with them.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
 
 from rlsys.networks import Agent
 from rlsys.types import CoreState
@@ -80,10 +82,8 @@ class StockAgent(Agent):
 def stock(network: Agent) -> StockAgent:
     """The same agent in stock flax, to be given stacked frames."""
     fields = ("action_space", "head", "torso", "hidden_size", "core_size", "conv", "reward_bound")
-    space = network.observation_space
-    stacked = type(space)(
-        0, 255, (*space.shape[:2], space.shape[2] * network.frame_stack), space.dtype
-    )
+    height, width, channels = network.observation_space.shape or ()
+    stacked = spaces.Box(0, 255, (height, width, channels * network.frame_stack), np.uint8)
     return StockAgent(
         observation_space=stacked, frame_stack=1, **{f: getattr(network, f) for f in fields}
     )
