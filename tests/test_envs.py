@@ -324,3 +324,10 @@ def test_nothing_is_printed():
     code = "from rlsys import envs; envs.Envs('Hopper-v5', 1, 0).reset()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_envpool_is_imported_with_the_first_task():
+    """To register its families takes it longer than all other imports."""
+    code = "import sys, rlsys.train; assert 'envpool' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

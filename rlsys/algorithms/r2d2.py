@@ -9,66 +9,30 @@ Departures, and why:
   and priorities do not leak from one to the next (tests/test_r2d2.py). Off in "atari".
 - The first window of an episode learns its opening: the paper does not say what is burnt in there.
 - Replay ratio is held: updates wait for data and data for updates. The paper's ran free, at 0.8.
-- Continuous actions are discretised, and Q of an action is the mean of its dimensions' Q (Seyde et
-  al. 2023, "Solving Continuous Control via Q-Learning", https://arxiv.org/abs/2210.12566).
+- Continuous actions are discretised (rlsys/q_policy.py).
 """
 
 import contextlib
 import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlsys import actor, envs, evaluate, hosts, learner, networks
+from rlsys import actor, envs, hosts, learner, networks, q_policy
 from rlsys.actor import Actors
 from rlsys.algorithms.r2d2_config import Config
 from rlsys.losses.q_learning import identity, n_step_double_q
 from rlsys.losses.r2d2 import sequence_loss, sequence_priority
 from rlsys.losses.value_rescaling import h, h_inv
 from rlsys.optimizer import linear_decay
+from rlsys.q_policy import Aux, greedy, q_of
 from rlsys.replay import Replay
 from rlsys.run import Run
 from rlsys.types import SAMPLE_SPEC, LearnerState, Sample, Timestep, Trajectory
-
-
-class Aux(NamedTuple):
-    """What act keeps of each step: enough for the priority of sequences and their first state."""
-
-    q_a: Any  # [B] Q(x_t, a_t)
-    q_max: Any  # [B] max_a Q(x_t, a)
-    lstm: Any  # [B, ...] recurrent state before x_t
-
-
-def q_of(q: jax.Array, action: jax.Array) -> jax.Array:
-    """Q of actions: [T, B, A], [T, B] or [T, B, D, K], [T, B, D] -> [T, B]."""
-    taken = jnp.take_along_axis(q, action[..., None], axis=-1)
-    return taken.reshape(*q.shape[:2], -1).mean(axis=-1)
-
-
-def greedy(q: jax.Array, obs: Any) -> jax.Array:
-    """The legal action of the largest Q: [..., A] -> [...]."""
-    legal = networks.legal(obs)
-    return jnp.argmax(q if legal is None else jnp.where(legal, q, -jnp.inf), axis=-1)
-
-
-def act(network, params, timestep: Timestep, core_state, key, epsilon):
-    """a_t for [B] environments: a random legal action with probability epsilon [B], else greedy."""
-    steps = jax.tree.map(lambda x: x[None], timestep)
-    q, state = network.apply(params, steps, core_state.a_tm1[None][:0], core_state)
-    explore_key, action_key = jax.random.split(key)
-    best = greedy(q, steps.obs)
-    legal = networks.legal(steps.obs)
-    logits = jnp.zeros_like(q) if legal is None else jnp.where(legal, 0.0, -jnp.inf)
-    explore = jax.random.uniform(explore_key, epsilon.shape) < epsilon
-    explore = explore.reshape(1, -1, *(1 for _ in best.shape[2:]))
-    action = jnp.where(explore, jax.random.categorical(action_key, logits), best)
-    aux = Aux(q_of(q, action)[0], q_of(q, best)[0], core_state.lstm)
-    return action[0], aux, state._replace(a_tm1=action[0])
 
 
 def td_errors(config: Config, q_a, q_star_t, steps: Timestep):
@@ -191,31 +155,6 @@ def make_state(network, config: Config) -> LearnerState:
     return LearnerState(params, optimizer(config).init(params), key, step, target_params)
 
 
-@functools.cache
-def make_policy(network):
-    """act as actors call it, but for its first argument, epsilon [B]; compiled once."""
-
-    @jax.jit
-    def policy(epsilon, params, timestep, core_state, key):
-        key, act_key = jax.random.split(key)
-        return *act(network, params, timestep, core_state, act_key, epsilon), key
-
-    return policy
-
-
-def make_policies(network, config: Config) -> list[Callable]:
-    """Of each of this process's actors: its rungs of the ladder."""
-    epsilons = np.split(ladder(config, config.num_envs), config.actors * hosts.count())
-    mine = epsilons[hosts.own(config.actors)]
-    return [functools.partial(make_policy(network), epsilon) for epsilon in mine]
-
-
-def ladder(config: Config, num_envs: int) -> np.ndarray:
-    """epsilon [num_envs], from the largest down."""
-    i = np.arange(num_envs) / max(num_envs - 1, 1)
-    return (config.epsilon_base ** (1 + config.epsilon_exponent * i)).astype(np.float32)
-
-
 def make_replay(config: Config, network) -> Replay:
     """A Replay for what act and the environments bring."""
     flag, number = np.zeros(1, bool), np.zeros(1, np.float32)
@@ -241,6 +180,10 @@ def initial_priorities(config: Config, trajectory: Trajectory, mask):
     q_a, q_max = trajectory.aux.q_a[:-1], trajectory.aux.q_max[1:]
     td_error = td_errors(config, q_a, q_max, trajectory.steps)
     return sequence_priority(td_error, mask, eta=config.priority_eta)
+
+
+act, make_policies = q_policy.act, q_policy.make_policies
+make_player, PLAYERS = q_policy.make_player, q_policy.PLAYERS
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
@@ -328,16 +271,3 @@ def train(config: Config, *, resume: bool = False) -> Path:
         params = learner.snapshot(state.params)
     run.conclude(make_player, network, params, PLAYERS[:1])
     return run.folder
-
-
-PLAYERS = ("greedy", "ladder")
-
-
-def make_player(
-    config: Config, network, task, num_envs: int, seed: int, kind: str, *, render=False
-):
-    """What evaluate.play needs. kind: "greedy", or "ladder" to explore as in training."""
-    pool = envs.Envs(task.env, num_envs, seed, task.options, render=render, name=task.name)
-    epsilon = np.zeros(num_envs, np.float32) if kind == "greedy" else ladder(config, num_envs)
-    policy = functools.partial(make_policy(network), epsilon)
-    return evaluate.Player(pool, policy, network.initial(num_envs), seed)

@@ -1,0 +1,91 @@
+"""Acting by Q-values: greedily, or with a random action now and then, each environment at a rate
+of its own.
+
+Horgan et al. 2018, "Distributed Prioritized Experience Replay", https://arxiv.org/abs/1803.00933,
+section 4.1: the ladder of epsilons. Continuous actions are discretised, and Q of an action is the
+mean of its dimensions' Q (Seyde et al. 2023, "Solving Continuous Control via Q-Learning",
+https://arxiv.org/abs/2210.12566).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlsys import envs, evaluate, hosts, networks
+from rlsys.types import Timestep
+
+PLAYERS = ("greedy", "ladder")
+
+
+class Aux(NamedTuple):
+    """What act keeps of each step: enough for the priority of sequences and their first state."""
+
+    q_a: Any  # [B] Q(x_t, a_t)
+    q_max: Any  # [B] max_a Q(x_t, a)
+    lstm: Any  # [B, ...] recurrent state before x_t
+
+
+def q_of(q: jax.Array, action: jax.Array) -> jax.Array:
+    """Q of actions: [T, B, A], [T, B] or [T, B, D, K], [T, B, D] -> [T, B]."""
+    taken = jnp.take_along_axis(q, action[..., None], axis=-1)
+    return taken.reshape(*q.shape[:2], -1).mean(axis=-1)
+
+
+def greedy(q: jax.Array, obs: Any) -> jax.Array:
+    """The legal action of the largest Q: [..., A] -> [...]."""
+    legal = networks.legal(obs)
+    return jnp.argmax(q if legal is None else jnp.where(legal, q, -jnp.inf), axis=-1)
+
+
+def act(network, params, timestep: Timestep, core_state, key, epsilon):
+    """a_t for [B] environments: a random legal action with probability epsilon [B], else greedy."""
+    steps = jax.tree.map(lambda x: x[None], timestep)
+    q, state = network.apply(params, steps, core_state.a_tm1[None][:0], core_state)
+    explore_key, action_key = jax.random.split(key)
+    best = greedy(q, steps.obs)
+    legal = networks.legal(steps.obs)
+    logits = jnp.zeros_like(q) if legal is None else jnp.where(legal, 0.0, -jnp.inf)
+    explore = jax.random.uniform(explore_key, epsilon.shape) < epsilon
+    explore = explore.reshape(1, -1, *(1 for _ in best.shape[2:]))
+    action = jnp.where(explore, jax.random.categorical(action_key, logits), best)
+    aux = Aux(q_of(q, action)[0], q_of(q, best)[0], core_state.lstm)
+    return action[0], aux, state._replace(a_tm1=action[0])
+
+
+def ladder(config: Any, num_envs: int) -> np.ndarray:
+    """epsilon [num_envs], from the largest down."""
+    i = np.arange(num_envs) / max(num_envs - 1, 1)
+    return (config.epsilon_base ** (1 + config.epsilon_exponent * i)).astype(np.float32)
+
+
+@functools.cache
+def make_policy(network) -> Callable:
+    """act as actors call it, but for its first argument, epsilon [B]; compiled once."""
+
+    @jax.jit
+    def policy(epsilon, params, timestep, core_state, key):
+        key, act_key = jax.random.split(key)
+        return *act(network, params, timestep, core_state, act_key, epsilon), key
+
+    return policy
+
+
+def make_policies(network, config: Any) -> list[Callable]:
+    """Of each of this process's actors: its rungs of the ladder."""
+    epsilons = np.split(ladder(config, config.num_envs), config.actors * hosts.count())
+    mine = epsilons[hosts.own(config.actors)]
+    return [functools.partial(make_policy(network), epsilon) for epsilon in mine]
+
+
+def make_player(
+    config: Any, network, task: envs.Task, num_envs: int, seed: int, kind: str, *, render=False
+) -> evaluate.Player:
+    """As evaluate.play_tasks takes it. kind: "greedy", or "ladder" to explore as in training."""
+    pool = envs.Envs(task.env, num_envs, seed, task.options, render=render, name=task.name)
+    epsilon = np.zeros(num_envs, np.float32) if kind == "greedy" else ladder(config, num_envs)
+    policy = functools.partial(make_policy(network), epsilon)
+    return evaluate.Player(pool, policy, network.initial(num_envs), seed)
