@@ -42,7 +42,7 @@ eval: .venv  ## play a run's newest checkpoint: RUN=<dir> [ARGS="--episodes 100"
 report: .venv  ## a table and learning curves of runs and sweeps: RUNS="<dir> <dir> ..." [ARGS="--out DIR"]
 	@$(BIN)/python -m rlsys.report $(RUNS) $(ARGS)
 
-bench: .venv  ## measure everything, in minutes: [BASE=<earlier.json>] [ARGS="--only learner replay"]
+bench: .venv  ## measure everything, in half an hour: [BASE=<earlier.json>] [ARGS="--only learner replay"]
 	@$(BIN)/python -m experiments.bench $(if $(BASE),--base "$(BASE)") $(ARGS)
 
 profile: .venv  ## trace a short run: ALGO=<r2d2|impala|ppo> [ENV=<EnvPool id>] [ARGS="--field value ..."]
@@ -52,7 +52,7 @@ test: .venv  ## run the tests
 	@$(BIN)/python -m pytest -n 2 -m 'not slow' tests
 
 test-slow: .venv  ## run every test, the long ones too
-	@$(BIN)/python -m pytest -n 2 tests
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup tests
 
 lint: .venv  ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -60,5 +60,5 @@ lint: .venv  ## check style and types
 format: .venv  ## rewrite the code in the project's style
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-clean:  ## remove .venv and caches; runs stay
+clean:  ## remove .venv and the tools' caches; runs and compiled programs stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

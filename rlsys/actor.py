@@ -99,9 +99,10 @@ class Actors:
     With config.unrolls_ahead 0 they play in turn with the learner, and a run repeats itself to the
     bit: a round is one unroll of every actor with the same parameters, and begins when the learner
     asks for more than is left of the last. With more, every actor plays on by itself, so many
-    unrolls ahead of the learner. If he takes one of each actor at a time, a run repeats itself too:
-    which parameters an unroll is played with is settled when it is asked for. If he takes fewer, he
-    takes first what was finished first: a fast task never waits for a slow one.
+    unrolls ahead of the learner, and a run repeats itself too: which parameters an unroll is played
+    with is settled when it is asked for. But if there are several tasks and he does not take one
+    unroll of each actor at a time, he takes first what was finished first: a fast task never waits
+    for a slow one.
     """
 
     def __init__(
@@ -236,7 +237,8 @@ class Actors:
 
     def _take(self) -> Unroll:
         """Waits for the unrolls that are next, and joins them."""
-        in_order = self._config.unrolls_ahead == 0 or self._join_size == len(self.envs)
+        one_task = len({e.name for e in self.envs}) == 1
+        in_order = one_task or not self._config.unrolls_ahead or self._join_size == len(self.envs)
         while True:
             done = [x for x in self._unrolls if x[1].done()]
             played = {x: x[1].result() for x in done}  # raises what an actor raised

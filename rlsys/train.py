@@ -4,7 +4,7 @@ python -m rlsys.train ALGORITHM [--env TASK] [--preset NAME] [--field value ...]
 python -m rlsys.train resume RUN [--field value ...]
 python -m rlsys.train eval RUN [--episodes N]
 
-Several processes train together if each is started by the same words and, before or after them,
+Several processes train together if each is started by the same words and, after ALGORITHM or RUN,
 --coordinator HOST:PORT --num-processes N --process-id I (HOST is that of process 0), or by
 --coordinator auto where SLURM, Kubernetes, MPI or a TPU pod says the rest.
 """

@@ -156,9 +156,10 @@ def test_in_turn_a_round_has_the_same_parameters(make):
     assert [e.steps for e in envs] == [3 * T] * 4
 
 
-@pytest.mark.parametrize("ahead, join", [(0, 2), (1, 4), (2, 4)])
-def test_repeats_itself_to_the_bit(tmp_path, ahead, join):
-    """With several actors, joined in turn or all of them, whatever their threads do."""
+@pytest.mark.parametrize("ahead, join, tasks", [(0, 2, 2), (1, 4, 2), (2, 4, 2), (1, 2, 1)])
+def test_repeats_itself_to_the_bit(tmp_path, ahead, join, tasks):
+    """With several actors, joined in turn, all of them, or of one task; whatever their threads
+    do."""
 
     @jax.jit
     def draw(params, obs, core_state, key):
@@ -171,7 +172,7 @@ def test_repeats_itself_to_the_bit(tmp_path, ahead, join):
             time.sleep(next(pauses))
             return draw(params, timestep.obs, core_state, key)
 
-        envs = [Envs("CartPole-v1", B, seed, name=f"task {seed % 2}") for seed in range(4)]
+        envs = [Envs("CartPole-v1", B, seed, name=f"task {seed % tasks}") for seed in range(4)]
         actors = make_actors(envs, tmp_path, join, [draws] * 4, refresh_steps=2 * T, ahead=ahead)
         unrolls = [actors.get(params(n), n) for n in range(12)]
         episodes = actors.pop_episodes()
@@ -180,7 +181,7 @@ def test_repeats_itself_to_the_bit(tmp_path, ahead, join):
         return jax.tree.map(np.asarray, unrolls), episodes
 
     a, b = (play(iter(np.random.default_rng(n).random(1000) * 2e-3)) for n in (0, 1))
-    assert a[1] == b[1] and {e.task for e in a[1]} == {"task 0", "task 1"}
+    assert a[1] == b[1] and {e.task for e in a[1]} == {f"task {i}" for i in range(tasks)}
     jax.tree.map(np.testing.assert_array_equal, a[0], b[0])
     if ahead == 0:
         assert [x.learner_step for x in a[0]] == [0] * 4 + [4] * 4 + [8] * 4
@@ -188,7 +189,7 @@ def test_repeats_itself_to_the_bit(tmp_path, ahead, join):
 
 
 def test_a_fast_actor_never_waits_for_a_slow_one(make):
-    fast, slow = envs = [Counter(0), Counter(1)]
+    fast, slow = envs = [Counter(0, "a"), Counter(1, "b")]
     slow.gate = threading.Semaphore(0)
     actors = make(envs, 1, ahead=2)
     for step in range(40):
@@ -205,7 +206,7 @@ def test_a_fast_actor_never_waits_for_a_slow_one(make):
 
 
 def test_finished_longest_is_taken_first(make):
-    envs = [Counter(i) for i in range(4)]
+    envs = [Counter(i, "ab"[i % 2]) for i in range(4)]
     for e in envs:
         e.gate = threading.Semaphore(0)
     actors = make(envs, 2, ahead=1)
@@ -218,7 +219,7 @@ def test_finished_longest_is_taken_first(make):
 
 
 def test_slow_actors_play_with_the_parameters_at_which_they_were_asked(make, monkeypatch):
-    envs = [Counter(0), slow := Counter(1)]
+    envs = [Counter(0, "a"), slow := Counter(1, "b")]
     slow.gate = threading.Semaphore(0)
     copies = []
     monkeypatch.setattr(learner, "snapshot", lambda x, device: copies.append(int(x["w"])) or x)
@@ -258,9 +259,9 @@ def test_an_exception_surfaces_though_others_are_slow(make, ahead, join):
     def breaking(params, timestep, core_state, key):
         raise Broken
 
-    slow = Counter(0)
+    slow = Counter(0, "a")
     slow.gate = threading.Semaphore(0)
-    actors = make([slow, Counter(1)], join, [policy, breaking], ahead=ahead)
+    actors = make([slow, Counter(1, "b")], join, [policy, breaking], ahead=ahead)
     for _ in range(2):  # and stays
         with pytest.raises(Broken):
             actors.get(params(0), 0)
@@ -270,7 +271,7 @@ def test_an_exception_surfaces_though_others_are_slow(make, ahead, join):
 
 @pytest.mark.parametrize("ahead, join", [(0, 4), (0, 2), (1, 4), (1, 2), (2, 1)])
 def test_drain_hands_over_all_that_was_played(make, ahead, join):
-    envs = [Counter(i) for i in range(4)]
+    envs = [Counter(i, "ab"[i % 2]) for i in range(4)]
     envs[3].gate = threading.Semaphore(1 if join < 4 and ahead else PLENTY)
     actors = make(envs, join, ahead=ahead)
     unrolls = [actors.get(params(n), n) for n in range(5)]

@@ -31,7 +31,10 @@ SLOW = {
     "procgen": ["BigfishEasy-v0"],  # needs Qt
 }
 PAIRS = [(f, t) for f, tasks in FAST.items() for t in tasks] + [
-    pytest.param(f, t, marks=pytest.mark.slow) for f, tasks in SLOW.items() for t in tasks
+    # VizDoom's engines of two processes, started at once, may wait for ever.
+    pytest.param(f, t, marks=[pytest.mark.slow, pytest.mark.xdist_group(f)])
+    for f, tasks in SLOW.items()
+    for t in tasks
 ]
 
 

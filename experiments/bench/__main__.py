@@ -1,4 +1,4 @@
-"""Measures everything in some minutes: make bench [ARGS="..."] [BASE=earlier.json].
+"""Measures everything, in half an hour: make bench [ARGS="..."] [BASE=earlier.json].
 
 Sections: machine (its limits), envs (EnvPool alone, act, unroll), functions (rlsys/losses beside
 rlax), learner (steps beside stock flax), replay, training (whole runs), start. Each runs in a

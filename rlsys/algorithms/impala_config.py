@@ -30,7 +30,7 @@ class Config:
     seed: int = 0
     """Of environments, parameters and exploration."""
     run_dir: str = ""
-    """Folder of the run; runs/<algorithm>-<task>-<time> if empty."""
+    """Folder of the run; runs/<algorithm>-<task>-<time>-s<seed> if empty."""
 
     discount: float = 0.99
     """gamma."""

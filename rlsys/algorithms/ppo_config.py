@@ -30,7 +30,7 @@ class Config:
     seed: int = 0
     """Of environments, parameters, exploration and minibatches."""
     run_dir: str = ""
-    """Folder of the run; runs/<algorithm>-<task>-<time> if empty."""
+    """Folder of the run; runs/<algorithm>-<task>-<time>-s<seed> if empty."""
 
     discount: float = 0.99
     """gamma, unless horizon_seconds is given."""
@@ -88,8 +88,8 @@ class Config:
     actors: int = 1
     """Threads with equal shares of the environments; with several tasks, a multiple of them."""
     unrolls_ahead: int = 1
-    """Unrolls that actors may be ahead of the learner; 0 to play in turn. A run repeats itself,
-    unless several tasks come as they are finished."""
+    """Unrolls that actors may be ahead of the learner; 0 to play in turn. A run repeats itself
+    either way."""
     unroll_length: int = 32
     """Steps of each environment that a batch holds."""
     refresh_steps: int = 32

@@ -22,7 +22,7 @@ class Config:
     seed: int = 0
     """Of environments, parameters, exploration and sampling."""
     run_dir: str = ""
-    """Folder of the run; runs/<algorithm>-<task>-<time> if empty."""
+    """Folder of the run; runs/<algorithm>-<task>-<time>-s<seed> if empty."""
 
     discount: float = 0.997
     """gamma."""
@@ -72,7 +72,7 @@ class Config:
     """Updates from one copy of the target network to the next."""
 
     torso: str | None = None
-    """nature, impala, grid or mlp; by the observation's shape if None."""
+    """nature, shallow, impala, grid or mlp; by the observation's shape if None."""
     hidden_size: int = 64
     """Of the torso's dense layer."""
     core_size: int = 64
@@ -87,7 +87,8 @@ class Config:
     actors: int = 1
     """Threads with equal shares of the environments."""
     unrolls_ahead: int = 0
-    """Unrolls that actors may be ahead of the learner; 0 to play in turn, reproducibly."""
+    """Unrolls that actors may be ahead of the learner; 0 to play in turn. A run repeats itself
+    either way."""
     unroll_length: int = 20
     """Steps that an actor plays at a time."""
     refresh_steps: int = 20

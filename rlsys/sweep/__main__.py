@@ -50,7 +50,7 @@ def load(folder: str, args: list[str]) -> tuple[str, list[Member]]:
     """
     content = run.load(folder)
     if "config" in content:
-        raise UserError(f"{folder} is a single run: make resume RUN={folder}")
+        raise UserError(f"{folder} is a single run, not a sweep")
     algorithm = content["algorithm"]
     found = [of_json(algorithm, member) for member in content["members"]]
     for word in args:

@@ -25,7 +25,7 @@ def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bo
     Args:
       algorithm: its name.
       members: who differ in numbers and seeds only.
-      folder: of the sweep; runs/<algorithm>-<task>-<time> if empty.
+      folder: of the sweep; one in runs/, as of a single run, if empty.
       resume: go on with the sweep in folder.
 
     Raises:
