@@ -1,4 +1,5 @@
-"""IMPALA and PPO reach 500, the most there is, on their default task; PPO also without velocities.
+"""IMPALA and PPO reach 500, the most there is, on their default task; PPO also without velocities;
+both with so many environments as make bench has.
 
 python -m experiments.default_tasks [--seeds 5] [--jobs 2]
 """
@@ -12,8 +13,13 @@ RECURRENT = {
     "recurrent": ["ppo", "--preset", "recurrent"],
     "feed-forward": ["ppo", "--preset", "recurrent", "--core-size", "0"],
 }
+MANY = {
+    "impala": "impala --num-envs 1024 --batch-size 128 --learning-rate 1e-3".split(),
+    "ppo": "ppo --num-envs 2048 --unroll-length 16 --refresh-steps 16 --env-steps 2000000".split(),
+}
 
 if __name__ == "__main__":
     options = tyro.cli(Options)
     study("cartpole", AGENTS, options)
     study("cartpole-without-velocities-ppo", RECURRENT, options)
+    study("cartpole-many", MANY, options)
