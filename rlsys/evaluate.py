@@ -39,7 +39,8 @@ def play(player: Player, params: Any, num_episodes: int) -> list[Episode]:
     quota = np.full(envs.num_envs, num_episodes // envs.num_envs)
     quota[: num_episodes % envs.num_envs] += 1
     timestep, key, episodes = envs.reset(), jax.random.key(seed), []
-    for _ in range(MAX_STEPS * int(quota.max())):  # a policy may never end its episode
+    # A policy may never end its episode; to start the next takes a step.
+    for _ in range((MAX_STEPS + 1) * int(quota.max())):
         if not quota.any():
             break
         action, _, core_state, key = policy(params, timestep, core_state, key)

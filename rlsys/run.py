@@ -23,6 +23,20 @@ from rlsys.log import Log, Silent
 from rlsys.types import UserError
 
 
+def first_not_finite(metrics: dict[str, np.ndarray]) -> tuple[str, int] | None:
+    """Of metrics [N] of N updates the first that is no finite number, and how many updates came
+    after it; None if all are."""
+    wrong = {
+        name: int(np.argmin(finite))
+        for name, x in metrics.items()
+        if not (finite := np.isfinite(x)).all()
+    }
+    if not wrong:
+        return None
+    name = min(wrong, key=lambda name: wrong[name])
+    return name, len(metrics[name]) - 1 - wrong[name]
+
+
 class Run:
     """One run's folder, held open: config.json, metrics.jsonl, TensorBoard events, checkpoints/.
 
@@ -173,7 +187,11 @@ class Run:
         return write, save
 
     def save(self, trees: dict[str, Any], meta: dict[str, Any] | None = None) -> None:
-        """Saves the next checkpoint. If the disk is full the run says so and goes on."""
+        """Saves the next checkpoint. If the disk is full the run says so and goes on.
+
+        Steps that came in after due() may have been the last: a resumed run would end here too.
+        """
+        self.ended = self.ended or self.env_steps >= self._config.env_steps
         self.number += 1
         self._saved = self._logged = self.env_steps  # where a resumed run counts from
         counters = {
@@ -211,14 +229,14 @@ class Run:
           FloatingPointError: a metric is no finite number.
         """
         metrics = jax.device_get(metrics)
-        means = {}
-        for name in (metrics or [{}])[0]:
-            values = np.concatenate([np.ravel(m[name]) for m in metrics])
-            finite = np.isfinite(values)
-            if not finite.all():
-                step = self.learner_steps - len(values) + 1 + int(np.argmin(finite))
-                raise FloatingPointError(f"{name} is no finite number at learner step {step}")
-            means[name] = np.mean(values)
+        flat = {
+            name: np.concatenate([np.ravel(m[name]) for m in metrics])
+            for name in (metrics or [{}])[0]
+        }
+        if wrong := first_not_finite(flat):
+            name, step = wrong[0], self.learner_steps - wrong[1]
+            raise FloatingPointError(f"{name} is no finite number at learner step {step}")
+        means = {name: np.mean(values) for name, values in flat.items()}
         if hosts.count() > 1:
             others = hosts.gather([] if hosts.first() else self.log.pop_episodes())
             self.log.episodes(itertools.chain(*others) if hosts.first() else [])

@@ -61,7 +61,7 @@ def take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
     value, rest, words = None, [], iter(args)
     for word in words:
         name, _, given = word.partition("=")
-        if name != flag:
+        if name.replace("_", "-") != flag:
             rest.append(word)
             continue
         value = given or next(words, None)

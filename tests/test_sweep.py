@@ -426,7 +426,7 @@ def test_printed_commands_are_the_members(tmp_path, monkeypatch, capfd):
         folders.add(folder)
         assert train.config_of("impala", rest) == member.config
     assert len(folders) == 8
-    assert sweep("impala", "--seeds", 2, "--run-dir", "my runs", "--print-commands") == 0
+    assert sweep("impala", "--seeds", 2, "--run_dir", "my runs", "--print-commands") == 0
     assert capfd.readouterr().out.splitlines()[1].endswith("--run-dir 'my runs/1'")
 
 

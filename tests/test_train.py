@@ -12,12 +12,13 @@ import jax
 import numpy as np
 import pytest
 
-from rlsys import actor, train
+from rlsys import actor, evaluate, train
 from rlsys.algorithms import r2d2
 from rlsys.algorithms.r2d2_config import Config, preset
 from rlsys.checkpoint import Checkpoints
 from rlsys.envs import Envs, Options
 from rlsys.log import Log
+from rlsys.run import first_not_finite
 
 SMALL = (
     "--env Catch-v0 --num-envs 8 --batch-size 8 --replay-capacity 4000 --learning-starts 400 "
@@ -274,6 +275,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["learner"]["params"]))
 
 
+def test_the_first_number_that_is_not_finite_is_named():
+    bad, good = np.array([1.0, 2.0, np.nan, np.inf]), np.ones(4)
+    metrics = {"a": bad, "b": np.array([1.0, np.inf, 1.0, 1.0]), "c": good}
+    assert first_not_finite(metrics) == ("b", 2)
+    assert first_not_finite({"c": good}) is None and first_not_finite({}) is None
+
+
+def test_a_run_ends_with_the_unrolls_that_a_checkpoint_takes_in(tmp_path):
+    """Or one that is resumed from there would end before it."""
+    words = "--num-envs 32 --hidden-size 8 --env-steps 1900 --checkpoint-every 1280".split()
+    assert play("impala", *words, "--eval-episodes", 2, "--run-dir", tmp_path / "run") == 0
+    number, _, meta = checkpoint(tmp_path / "run")
+    assert number == 1 and meta["counters"]["env_steps"] == 1920
+    assert metrics(tmp_path / "run")[-1]["env_steps"] == 1920
+
+
 @pytest.mark.parametrize("algorithm", OTHERS)
 def test_a_loss_that_is_not_finite_stops_the_others(tmp_path, capfd, algorithm):
     """And is never saved: a first run's checkpoint is kept."""
@@ -328,6 +345,7 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path, algorithm):
         ("r2d2 --preset atari --replay-capacity 4000000000", "--replay-capacity"),
         ("impala --batch-size 24", "batch_size 24 must divide the 256 environments of an actor"),
         ("impala --num-envs 2 --batch-size 2", "a batch of 2 cannot be split evenly over 4 devic"),
+        ("impala --num-envs 16", "batch_size 32 is more than the 16 environments"),
         ("impala --optimizer sgd", "optimizer must be rmsprop or adam, not 'sgd'"),
         ("impala --env CartPole-v1,Catch-v0", "one agent cannot play both 'CartPole-v1' and 'Catc"),
         ("impala --env Catch-v0,Catch-v0", "task 'Catch-v0' is named twice"),
@@ -336,6 +354,7 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path, algorithm):
         ("ppo --env Catch-v0:permut=1", "there is no option 'permut'; the nearest: permute"),
         ("ppo --sequence-length 5", "unroll_length 32 is no multiple of sequence_length 5"),
         ("ppo --num-envs 6", "a batch of 6 cannot be split evenly over 4 devices"),
+        ("ppo --core-size 8", "set sequence_length, to 16 for instance"),
         ("ppo --minibatches 3", "cannot be split evenly into 3 minibatches"),
         ("ppo --horizon-seconds 0.1", "must not be shorter than step_seconds 0.1333"),
         ("ppo --preset recurent", "there is no preset 'recurent'"),
@@ -391,6 +410,15 @@ def test_evaluation_plays_whole_episodes_and_records_one(tmp_path, capfd):
     assert set(results) == {"greedy", "ladder"}
     assert all(r["episodes"] == 11 and r["length"] == 9 for r in results.values())
     assert (folder / "episode.gif").read_bytes().startswith(b"GIF")
+
+
+def test_the_longest_episodes_are_evaluated_too(monkeypatch):
+    """All last as long as an episode may; each environment plays two, with a reset between."""
+    monkeypatch.setattr(evaluate, "MAX_STEPS", 5)
+    envs = Envs("Pendulum-v1", 2, 0, Options(max_episode_steps=5))
+    key = jax.random.key(0)
+    player = evaluate.Player(envs, lambda *_: (np.zeros((2, 1), int), (), (), key), (), 0)
+    assert [e.length for e in evaluate.play(player, None, 4)] == [5] * 4
 
 
 def test_actors_take_new_parameters_every_refresh_steps(tmp_path):

@@ -10,7 +10,7 @@ deviation for each task.
 
 Departures, and why:
 - An actor is a thread with many environments, so that inference is batched; it is at most
-  unrolls_ahead unrolls ahead, and the learner takes first what was finished first.
+  unrolls_ahead unrolls ahead, and of several tasks the learner takes first what was finished first.
 - Time-outs bootstrap from the true last observation; the paper's code took them for ends.
 - PopArt's statistics begin with larger steps, so that they do not remember their arbitrary start.
 - The small presets average the losses and use Adam.
@@ -209,7 +209,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 with run.log.time("learner"):
                     jax.block_until_ready(metrics)
                 more = policy.popart_metrics(config, state.popart)
-                run.write(metrics, more | policy.task_shares(config, played))
+                everyones = sum(hosts.gather(played))
+                run.write(metrics, more | policy.task_shares(config, everyones))
                 metrics.clear()
                 played[:] = 0
             if save:

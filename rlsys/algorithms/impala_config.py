@@ -125,6 +125,10 @@ class Config:
                 f"batch_size {self.batch_size} must divide the {share} environments of an actor or "
                 f"be a multiple of them"
             )
+        if self.batch_size > self.num_envs:
+            raise UserError(
+                f"batch_size {self.batch_size} is more than the {self.num_envs} environments"
+            )
         if self.unrolls_ahead == 0 and self.actors % self.join:
             raise UserError(
                 f"batches of {self.batch_size} unrolls take {self.join} actors of {share} "
@@ -183,7 +187,8 @@ def preset(name: str | None, env: str | None) -> Config:
     num_tasks = len(envs.tasks(changes["env"], changes["task"]))
     if num_tasks == 1:
         return dataclasses.replace(config, **changes)
-    share = power_of_two(min(config.num_envs // num_tasks, config.batch_size // 2))
+    most = config.batch_size // min(2, num_tasks - 1)
+    share = power_of_two(min(config.num_envs // num_tasks, most))
     together = max(config.batch_size // share, (num_tasks + 1) // 2)  # tasks in a batch
     join = min(together, num_tasks - 1)  # all would wait for the slowest
     return dataclasses.replace(

@@ -219,7 +219,7 @@ def _check_fit(path: Path, saved: dict[str, dict], wanted: dict[str, tuple]) -> 
         here = text(describe(*wanted[key])) if key in wanted else "not there"
         if here != there:
             raise CheckpointError(
-                f"{path} was saved by another algorithm or network: "
+                f"{path} does not fit this run's algorithm, network or environments: "
                 f"{key} is {there} in it, but {here} in this run."
             )
 

@@ -2,13 +2,14 @@
 
 import math
 from collections import deque
+from typing import Any
 
 import jax
 import numpy as np
 from rich.table import Table
 
 from rlsys.log import Log
-from rlsys.run import Run
+from rlsys.run import Run, first_not_finite
 from rlsys.sweep.learners import Metrics
 from rlsys.sweep.members import Member
 
@@ -31,6 +32,16 @@ class Board:
     def returns(self) -> list[float]:
         """Mean of each member's last 100 episodes; nan without any."""
         return [sum(x) / len(x) if x else math.nan for x in self._returns]
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint's meta holds of it."""
+        return {"died": self.died, "returns": [list(x) for x in self._returns]}
+
+    def restore(self, meta: dict[str, Any]) -> None:
+        """Goes on from a checkpoint's meta."""
+        self.died = {int(i): step for i, step in meta["died"].items()}
+        for mine, saved in zip(self._returns, meta["returns"], strict=True):
+            mine.extend(saved)
 
     def episodes(self, episodes, share: int) -> list:
         """Takes episodes of environments that belong to the members, `share` each, in order; gives
@@ -55,10 +66,8 @@ class Board:
             for name in (fetched or [{}])[0]
         }  # [S, updates]
         for i in self.alive:
-            wrong = [name for name, x in flat.items() if not np.isfinite(x[i]).all()]
-            if wrong:
-                at = int(np.argmin(np.isfinite(flat[wrong[0]][i])))
-                self.died[i] = run.learner_steps - flat[wrong[0]].shape[1] + 1 + at
+            if wrong := first_not_finite({name: x[i] for name, x in flat.items()}):
+                self.died[i] = run.learner_steps - wrong[1]
                 run.log.say(
                     f"{self.members[i].name}: {wrong[0]} is no finite number at learner step "
                     f"{self.died[i]}; it is set aside, the others go on"

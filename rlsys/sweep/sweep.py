@@ -69,7 +69,7 @@ def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bo
             states = learner.place(mesh, trees["learner"], program.SHARDED)
             actors.states = trees["actors"]
             learners.restore(trees, meta)
-            board.died = {int(i): step for i, step in meta["died"].items()}
+            board.restore(meta)
             actors.restart(run.number)
         metrics: Metrics = []
         share = config.num_envs // config.actors
@@ -93,7 +93,7 @@ def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bo
             if save:
                 arrays, meta = learners.state()
                 trees = {"learner": states, "actors": actors.states, **arrays}
-                run.save(trees, {**meta, "died": board.died})
+                run.save(trees, {**meta, **board.state()})
                 if not run.ended:
                     actors.restart(run.number)
         states = jax.device_get(states)
