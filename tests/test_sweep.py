@@ -172,7 +172,8 @@ def test_a_member_is_the_run_alone_with_actors_ahead(swept, tmp_path):
 
 @pytest.mark.parametrize("flicker", [0.0, 0.5])
 def test_environments_of_a_member_are_those_of_the_run_alone(flicker):
-    words = f"--env CartPole-v1 --num-envs 8 --batch-size 8 --actors 2 --flicker {flicker} --seed 3 7"
+    words = "--env CartPole-v1 --num-envs 8 --batch-size 8 --actors 2 --seed 3 7"
+    words += f" --flicker {flicker}"
     configs = [member.config for member in members("impala", words.split())]
     together = actor.make_envs(*configs)
     apart = [actor.make_envs(config) for config in configs]
