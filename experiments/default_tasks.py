@@ -14,7 +14,7 @@ RECURRENT = {
     "feed-forward": ["ppo", "--preset", "recurrent", "--core-size", "0"],
 }
 MANY = {
-    "impala": "impala --num-envs 1024 --batch-size 128 --learning-rate 1e-3".split(),
+    "impala": "impala --num-envs 1024 --batch-size 128 --learning-rate 1e-3 --env-steps 4000000".split(),
     "ppo": "ppo --num-envs 2048 --unroll-length 16 --refresh-steps 16 --env-steps 2000000".split(),
 }
 
