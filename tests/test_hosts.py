@@ -232,7 +232,11 @@ def test_who_is_killed_ends_the_others_and_all_resume(tmp_path, algorithm, victi
         assert before < whole[0] == again[0] == 5 and whole[2] == again[2]
         jax.tree.map(np.testing.assert_array_equal, numbers(whole[1]), numbers(again[1]))
     steps = [[line["env_steps"] for line in lines(tmp_path / x)] for x in ("whole", "killed")]
-    assert steps[0] == steps[1] and len(steps[0]) >= 9 and steps[0][-1] >= 8000
+    expected = {  # of IMPALA a checkpoint takes in the unroll that its actors are ahead
+        "impala": [800, 1760, 2560, 3520, 4320, 5280, 6080, 7040, 7840, 8160],
+        "r2d2": [*range(800, 8001, 800)],
+    }
+    assert steps[0] == steps[1] == expected[algorithm]
 
 
 @pytest.mark.slow

@@ -103,9 +103,8 @@ def test_r2d2s_network_and_step_are_those_of_the_paper():
     lstm = (512 + 18 + 1 + 512 + 1) * 4 * 512
     heads = 2 * 513 * 512 + 513 * 18 + 513
     assert scale.atari_parameters() == convolutions + 3137 * 512 + lstm + heads
-    assert scale.works()[2].step_bytes == pytest.approx(
-        7183, rel=1e-2
-    )  # measured by experiments/bench/replay.py
+    measured = 7183  # bytes of a step, by experiments/bench/replay.py
+    assert scale.works()[2].step_bytes == pytest.approx(measured, rel=1e-2)
 
 
 def test_a_fixed_batch_of_sequences_stops_at_as_many_devices():

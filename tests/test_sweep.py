@@ -329,7 +329,7 @@ def test_a_sweep_is_no_run_and_a_run_no_sweep(swept, tmp_path, monkeypatch, capf
         assert train.exit_code(lambda words=words: train.main(list(map(str, words)))) == 2
         assert f"make sweep RESUME={folder}" in capfd.readouterr().err
     assert sweep("resume", folder / "members/0") == 2
-    assert "is a single run, not a sweep" in capfd.readouterr().err
+    assert f"{folder}/members/0 is a single run, not a sweep" in capfd.readouterr().err
     assert sweep("resume", tmp_path) == 2
     assert "is missing" in capfd.readouterr().err
     assert sweep("resume") == 2

@@ -30,12 +30,14 @@ def hand_over(cores: set[int]) -> Iterator[Callable[[], object]]:
         os.write(to_other, b"x")
         os.read(back, 1)
 
-    yield call
-    os.close(to_other)
-    other.join()
-    for end in (there, back, to_us):
-        os.close(end)
-    os.sched_setaffinity(0, before)
+    try:
+        yield call
+    finally:  # or the thread would keep the process alive
+        os.close(to_other)
+        other.join()
+        for end in (there, back, to_us):
+            os.close(end)
+        os.sched_setaffinity(0, before)
 
 
 def figures(setting: Setting) -> Iterator[Figure]:
