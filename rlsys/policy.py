@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from rlsys import envs, learner, networks
 from rlsys.evaluate import Player
@@ -65,6 +66,11 @@ def preserve_outputs(old: popart.PopArtState, new: popart.PopArtState, params):
     return networks.with_value_layer(params, {"kernel": kernel, "bias": bias})
 
 
+def statistics_of(config: Any, state: popart.PopArtState) -> popart.PopArtState:
+    """PopArt's statistics as the loss sees them."""
+    return popart.with_floor(state, config.popart_floor) if config.popart else state
+
+
 def update_statistics(config: Any, old: popart.PopArtState, targets, task, mask):
     """PopArt's statistics after value targets [T, B] of all devices; as they were, without PopArt.
 
@@ -76,6 +82,50 @@ def update_statistics(config: Any, old: popart.PopArtState, targets, task, mask)
     return popart.update(
         old, targets, task, step_size=step_size, mask=mask, axis_name=learner.BATCH
     )
+
+
+def moments(v, target, mask) -> dict[str, jax.Array]:
+    """Sums that explained_variance needs, as means over a shard of a batch, which may be averaged.
+
+    Args:
+      v, target: [T, B] values and their targets, on one scale for all tasks.
+      mask: [T, B] bool, True where the step counts.
+    """
+    error, weight = target - v, mask.astype(jnp.float32)
+    terms = {
+        "share": weight,
+        "error": weight * error,
+        "error_square": weight * error**2,
+        "target": weight * target,
+        "target_square": weight * target**2,
+    }
+    return {name: jnp.mean(x) for name, x in terms.items()}
+
+
+def explained_variance(moments: dict[str, jax.Array]):
+    """1 - var(target - v) / var(target): 1 for perfect values, 0 for a constant, less for worse.
+
+    It is held above -1, so that a mean over many updates still says something.
+    """
+    share = jnp.maximum(moments["share"], 1e-9)
+
+    def variance(name):
+        return moments[f"{name}_square"] / share - (moments[name] / share) ** 2
+
+    ratio = variance("error") / jnp.maximum(variance("target"), 1e-12)
+    return jnp.maximum(1.0 - ratio, -1.0)
+
+
+def step_metrics(config: Any, grads, updates, params) -> dict[str, jax.Array]:
+    """How large a learner step is: norms of the gradient and of the parameters after the step,
+    whether the gradient was scaled down, and the step's norm over the parameters'."""
+    norm, params_norm = optax.global_norm(grads), optax.global_norm(params)
+    return {
+        "gradient_norm": norm,
+        "gradient_clipped": (norm > config.max_gradient_norm).astype(jnp.float32),
+        "params_norm": params_norm,
+        "update_ratio": optax.global_norm(updates) / jnp.maximum(params_norm, 1e-9),
+    }
 
 
 def make_state(network, config: Any, optimizer) -> LearnerState:

@@ -48,7 +48,8 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
     steps, a_tm1, task = trajectory.steps, trajectory.action, trajectory.task
     (logits, values), _ = network.apply(params, steps, a_tm1, trajectory.core_state)
     logits = policy.legal_logits(logits, steps.obs)[:-1]
-    v = popart.unnormalize(statistics, policy.value_of(values, task), task)  # [T + 1, B]
+    old = policy.statistics_of(config, statistics)
+    v = popart.unnormalize(old, policy.value_of(values, task), task)  # [T + 1, B]
 
     mask_tm1 = ~steps.first[1:]  # rule 1
     log_pi_a_tm1 = policy.log_prob(logits, a_tm1)
@@ -65,12 +66,12 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
         clip_pg_rho=config.clip_pg_rho,
     )
 
-    new = policy.update_statistics(config, statistics, targets.vs_tm1, task, mask_tm1)
+    exact = policy.update_statistics(config, statistics, targets.vs_tm1, task, mask_tm1)
+    new = policy.statistics_of(config, exact)
     advantage_tm1 = targets.pg_advantage_tm1 / popart.scale(new)[task][None]
     pg_loss = policy_gradient_loss(log_pi_a_tm1, advantage_tm1)
-    v_loss = mask_tm1 * baseline_loss(
-        popart.normalize(new, v[:-1], task), popart.normalize(new, targets.vs_tm1, task)
-    )
+    v_tm1, vs_tm1 = (popart.normalize(new, x, task) for x in (v[:-1], targets.vs_tm1))
+    v_loss = mask_tm1 * baseline_loss(v_tm1, vs_tm1)
     entropy = mask_tm1 * policy.entropy(logits)
     total = jnp.mean(pg_loss + config.baseline_cost * v_loss - config.entropy_cost * entropy)
     if config.sum_losses:
@@ -83,8 +84,10 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
         "v_mean": jnp.mean(v),
         "rho_mean": jnp.mean(rho_tm1),
         "rho_clipped": jnp.mean(rho_tm1 > config.clip_rho),  # share
+        "kl": jnp.mean(jnp.where(mask_tm1, jnp.expm1(log_rho_tm1) - log_rho_tm1, 0.0)),
+        "moments": policy.moments(v_tm1, vs_tm1, mask_tm1),
     }
-    return total, (new, metrics)
+    return total, (exact, metrics)
 
 
 def preserve_outputs(old: popart.PopArtState, new: popart.PopArtState, params, grads):
@@ -120,11 +123,12 @@ def update(network, config: Config, state: LearnerState, trajectory: Trajectory)
     """One learner step -> LearnerState, metrics."""
     grad = learner.value_and_grad(functools.partial(loss, network, config))
     (_, (statistics, metrics)), grads = grad(state.params, state.popart, trajectory)
-    params, grads = preserve_outputs(state.popart, statistics, state.params, grads)
+    seen = [policy.statistics_of(config, s) for s in (state.popart, statistics)]
+    params, grads = preserve_outputs(*seen, state.params, grads)
     updates, opt_state = optimizer(config).update(grads, state.opt_state, params)
     params = optax.apply_updates(params, updates)
-    metrics["gradient_norm"] = optax.global_norm(grads)
-    metrics["params_norm"] = optax.global_norm(params)
+    metrics["explained_variance"] = policy.explained_variance(metrics.pop("moments"))
+    metrics |= policy.step_metrics(config, grads, updates, params)
     state = state._replace(
         params=params, opt_state=opt_state, step=state.step + 1, popart=statistics
     )
@@ -190,7 +194,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 jax.block_until_ready(metrics[-1:])  # one unroll's updates wait at most
                 state, scalars = learn_all(settings, state, trajectories)
             lag = run.learner_steps + np.arange(num_steps) - unroll.learner_step
-            metrics.append(scalars | {"params_lag": lag})
+            metrics.append(scalars | {"params_lag": lag, "staleness": lag / num_steps})
             run.learner_steps += num_steps
             if not config.unrolls_ahead:
                 with run.log.time("learner"):

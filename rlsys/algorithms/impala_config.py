@@ -48,6 +48,8 @@ class Config:
     """Normalise values by each task's own mean and deviation (PopArt)."""
     popart_step_size: float = 3e-4
     """beta: how far one sample moves them."""
+    popart_floor: float = 0.1
+    """Least deviation that values are normalised by, as a share of their mean's size."""
 
     batch_size: int = 32
     """Unrolls of an update, over all devices."""
@@ -115,7 +117,7 @@ class Config:
             1.0,
             "discount vtrace_lambda popart_step_size learning_rate_decay rmsprop_decay",
         )
-        check_within(self, 0.0, float("inf"), "entropy_cost optimizer_eps")
+        check_within(self, 0.0, float("inf"), "popart_floor entropy_cost optimizer_eps")
         check_shares(self, len(envs.tasks(self.env, self.task)))
         if self.optimizer not in ("rmsprop", "adam"):
             raise UserError(f"optimizer must be rmsprop or adam, not {self.optimizer!r}")
@@ -164,7 +166,7 @@ ATARI = Config(  # Espeholt et al. 2018, table G.1, shallow network, no LSTM
     eval_episodes=32,
 )
 PRESETS = {
-    "cartpole": Config(learning_rate=6e-4, max_gradient_norm=0.3, entropy_cost=0.03),
+    "cartpole": Config(num_envs=64, learning_rate=5e-4, vtrace_lambda=0.95),
     "small": Config(env_steps=5_000_000),
     "atari": ATARI,
     "atari-lstm": dataclasses.replace(ATARI, core_size=256),

@@ -67,7 +67,8 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     """Advantages and targets of an unroll -> LearnerState, (Batch, metrics)."""
     steps, task = trajectory.steps, trajectory.task
     (_, values), _ = network.apply(state.params, steps, trajectory.action, trajectory.core_state)
-    v = popart.unnormalize(state.popart, policy.value_of(values, task), task)  # [T + 1, B]
+    old = policy.statistics_of(config, state.popart)
+    v = popart.unnormalize(old, policy.value_of(values, task), task)  # [T + 1, B]
     advantage = gae(
         v[:-1],
         v[1:],
@@ -77,8 +78,9 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     )
     target = v[:-1] + advantage
     mask = ~steps.first[1:]  # rule 1
-    statistics = policy.update_statistics(config, state.popart, target, task, mask)
-    params = policy.preserve_outputs(state.popart, statistics, state.params)
+    exact = policy.update_statistics(config, state.popart, target, task, mask)
+    statistics = policy.statistics_of(config, exact)
+    params = policy.preserve_outputs(old, statistics, state.params)
 
     advantage = advantage / popart.scale(statistics)[task][None]
     share, mean, square = learner.mean(
@@ -89,20 +91,27 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0.0))
     advantage = mask * (advantage - mean) / (deviation + 1e-8)
 
+    v_old, target = (popart.normalize(statistics, x, task) for x in (v[:-1], target))
+    v_mean, moments = learner.mean((jnp.mean(v), policy.moments(v_old, target, mask)))
+    metrics = {
+        "v_mean": v_mean,
+        "advantage_deviation": deviation,
+        "explained_variance": policy.explained_variance(moments),
+    }
+
     cut, core_state = sequences(network, trajectory, config.sequence_length)
     batch = Batch(
         jax.tree.map(lambda x: cut(x[:-1]), steps),
         cut(trajectory.action),
         cut(trajectory.aux.log_mu_a),
         cut(advantage),
-        cut(popart.normalize(statistics, v[:-1], task)),
-        cut(popart.normalize(statistics, target, task)),
+        cut(v_old),
+        cut(target),
         cut(mask),
         jnp.repeat(task, config.unroll_length // config.sequence_length),
         core_state,
     )
-    metrics = {"v_mean": learner.mean(jnp.mean(v)), "advantage_deviation": deviation}
-    return state._replace(params=params, popart=statistics), (batch, metrics)
+    return state._replace(params=params, popart=exact), (batch, metrics)
 
 
 def loss(network, config: Config, params, batch: Batch):
@@ -155,8 +164,7 @@ def update(network, config: Config, state: LearnerState, batch: Batch):
     (_, (_, metrics)), grads = grad(state.params, minibatch(config, state, batch))
     updates, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics["gradient_norm"] = optax.global_norm(grads)
-    metrics["params_norm"] = optax.global_norm(params)
+    metrics |= policy.step_metrics(config, grads, updates, params)
     return state._replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
 
 

@@ -52,6 +52,8 @@ class Config:
     """Normalise values by each task's own mean and deviation (PopArt)."""
     popart_step_size: float = 3e-4
     """beta: how far one sample moves them."""
+    popart_floor: float = 0.1
+    """Least deviation that values are normalised by, as a share of their mean's size."""
 
     epochs: int = 4
     """Times that each sample is learned from."""
@@ -59,7 +61,7 @@ class Config:
     """Updates of an epoch."""
     sequence_length: int = 1
     """Steps that stay together in a minibatch, played on from the stored recurrent state."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     """Of Adam."""
     learning_rate_decay: float = 1.0
     """Share of the learning rate that is gone, linearly, at the end; 0 keeps it constant."""
@@ -116,7 +118,7 @@ class Config:
         check_at_least(self, 0, "seed core_size head_size unrolls_ahead actor_devices")
         check_positive(self, "learning_rate max_gradient_norm clip_eps step_seconds")
         check_within(self, 0.0, 1.0, "discount gae_lambda popart_step_size learning_rate_decay")
-        check_within(self, 0.0, float("inf"), "horizon_seconds clip_sigmas entropy_cost adam_eps")
+        check_within(self, 0.0, float("inf"), "horizon_seconds popart_floor clip_sigmas entropy_cost adam_eps")
         check_shares(self, len(envs.tasks(self.env, self.task)))
         if self.unroll_length % self.sequence_length:
             raise UserError(

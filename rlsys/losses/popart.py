@@ -17,26 +17,49 @@ import jax.numpy as jnp
 
 
 class PopArtState(NamedTuple):
-    """Statistics of each of N tasks' targets, in units of return."""
+    """Statistics of each of N tasks' targets, in units of return.
+
+    The variance is kept, not the second moment: nu - mu^2 has no digit left in float32 once the
+    mean is some 1,000 deviations.
+    """
 
     mean: jax.Array  # [N] mu
-    second_moment: jax.Array  # [N] nu, of y^2
+    variance: jax.Array  # [N] sigma^2
     count: jax.Array  # type: ignore[assignment]  # [N] float32, samples that each task gave
+    rest: jax.Array | float = 0.0  # [N] what float32 cannot hold of the mean beside mean itself
 
 
 def init(num_tasks: int) -> PopArtState:
     """Statistics that change nothing: mean 0, scale 1."""
     zeros, ones = jnp.zeros(num_tasks, jnp.float32), jnp.ones(num_tasks, jnp.float32)
-    return PopArtState(mean=zeros, second_moment=ones, count=jnp.copy(zeros))  # may be donated
+    # Copies, since a state may be donated, and no buffer twice.
+    return PopArtState(zeros, ones, count=jnp.copy(zeros), rest=jnp.copy(zeros))
 
 
-def scale(state: PopArtState, *, min_scale: float = 1e-4, max_scale: float = 1e6) -> jax.Array:
-    """sigma = sqrt(nu - mu^2) of each task, [N], kept within bounds.
+def scale(
+    state: PopArtState, *, min_scale: float | jax.Array = 1e-4, max_scale: float = 1e6
+) -> jax.Array:
+    """sigma of each task, [N], kept within the bounds that Hessel et al. 2019 use.
 
-    float32 tells a sigma from 0 where it is above about |mu| / 1000.
+    min_scale may be a number or [N], for a loss that wants a larger floor.
     """
-    variance = state.second_moment - state.mean**2
-    return jnp.sqrt(jnp.clip(variance, min_scale**2, max_scale**2))
+    return jnp.clip(jnp.sqrt(state.variance), min_scale, max_scale)
+
+
+def with_floor(state: PopArtState, relative: float | jax.Array) -> PopArtState:
+    """The statistics as a loss may want to see them: sigma at least relative |mu|.
+
+    Where a policy is all but perfect its returns hardly differ, and in units of their deviation
+    the smallest error of the values is a large one. Values that must not take over a shared
+    network are measured by a share of their size instead. Keep the exact statistics, and give
+    what this returns to scale, normalize, unnormalize and preserve_outputs.
+
+    Args:
+      state: PopArtState.
+      relative: share of |mu| that sigma is not to fall below, at least 0; a number or [N].
+    """
+    floor = relative * jnp.abs(state.mean)
+    return state._replace(variance=jnp.maximum(state.variance, floor**2))
 
 
 def update(
@@ -56,6 +79,11 @@ def update(
     step size beta, one sample each, give to the samples together. Hence neither batch size nor
     number of devices matters. (n steps of size beta added up, as often seen, diverge for n beta
     > 2.) A task without samples keeps its statistics.
+
+    It is computed about the batch's own mean, which says the same of sigma^2 = nu - mu^2 and loses
+    no digits where the mean is large:
+
+      sigma^2 <- (1 - w) sigma^2 + w var(y) + w (1 - w) (mean(y) - mu)^2
 
     Args:
       state: PopArtState.
@@ -77,28 +105,45 @@ def update(
     y = jnp.asarray(targets, jnp.float32)
     counts = jnp.ones_like(y, bool) if mask is None else _broadcast("mask", mask, y).astype(bool)
     each = y[0] if jnp.ndim(task) < y.ndim else y  # task says nothing of time: sum over it first
-    belongs = jax.nn.one_hot(_broadcast("task", task, each), num_tasks, dtype=bool)  # [..., N]
+    task = _broadcast("task", task, each)
+    belongs = jax.nn.one_hot(task, num_tasks, dtype=bool)  # [..., N]
 
-    def total(x):
-        """[T, ...] -> [N]. No scatter, whose order of summation varies on GPU."""
-        x = jnp.where(counts, x, 0.0)
-        x = jnp.sum(x, 0) if each.ndim < x.ndim else x
-        return jnp.sum(jnp.where(belongs, x[..., None], 0.0), range(x.ndim))
+    def totals(*xs):
+        """[T, ...] each -> [N] each. No scatter, whose order of summation varies on GPU."""
 
-    totals = total(jnp.ones_like(y)), total(y), total(y**2)
-    n, sum_y, sum_y2 = totals if axis_name is None else jax.lax.psum(totals, axis_name)
+        def total(x):
+            x = jnp.where(counts, x, 0.0)
+            x = jnp.sum(x, 0) if each.ndim < x.ndim else x
+            return jnp.sum(jnp.where(belongs, x[..., None], 0.0), range(x.ndim))
+
+        sums = [total(x) for x in xs]
+        return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+
+    def of_task(x):
+        """[N] -> [T, ...]: each target's own."""
+        return jnp.broadcast_to(jnp.asarray(x)[task], y.shape)
+
+    # The batch's mean from the old one, then its spread about a center that is a float32 near it.
+    n, sum_d = totals(jnp.ones_like(y), y - of_task(state.mean))
     some = jnp.maximum(n, 1.0)
+    center = state.mean + sum_d / some
+    e = y - of_task(center)
+    sum_e, sum_e2 = totals(e, e**2)
+    error = sum_e / some  # mean(y) - center
+    variance = jnp.maximum(sum_e2 / some - error**2, 0.0)
+    move = (center - state.mean) + (error - state.rest)  # mean(y) - mu
+
     log_keep = some * jnp.log1p(-jnp.asarray(step_size, jnp.float32))  # -inf for step size 1
     keep, weight = jnp.exp(log_keep), -jnp.expm1(log_keep)
-
-    def moved(old, batch_sum):
-        return jnp.where(n > 0.0, keep * old + weight * (batch_sum / some), old)
-
+    step = state.rest + weight * move
+    mean = state.mean + step
     new = PopArtState(
-        mean=moved(state.mean, sum_y),
-        second_moment=moved(state.second_moment, sum_y2),
+        mean=mean,
+        variance=keep * state.variance + weight * (variance + keep * move**2),
         count=state.count + n,
+        rest=step - (mean - state.mean),
     )
+    new = jax.tree.map(lambda new, old: jnp.where(n > 0.0, new, old), new, state)
     return jax.lax.stop_gradient(new)
 
 
