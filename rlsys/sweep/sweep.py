@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from rlsys import actor, evaluate, learner, memory, train
 from rlsys.checkpoint import Checkpoints
@@ -119,18 +120,22 @@ def _conclude(algorithm, module, network, configs, states, run: Run, board: Boar
         counters = {"checkpoint": 1, "env_steps": run.env_steps, "learner_steps": run.learner_steps}
         Checkpoints(path / "checkpoints").save(1, {"learner": state}, {"counters": counters})
         played = evaluate.play_tasks(
-            module.make_player, config, network, state.params, module.PLAYERS[:1],
+            module.make_player, config, network, state.params, module.PLAYERS,
             config.eval_episodes,
         )  # fmt: skip
-        results = evaluate.write(path, played)
-        row |= {f"{kind} return": result["mean"] for kind, result in results.items()}
-        rows.append(row | {f"{kind} interval_95": r["interval_95"] for kind, r in results.items()})
+        results = evaluate.write(path, module.SCORE, played)["results"]
+        row |= {f"{name} return": result["mean"] for name, result in results.items()}
+        for key in ("interval_95_low", "interval_95_high", "episodes", "ended"):
+            row |= {f"{name} {key}": result[key] for name, result in results.items()}
+        scores = [r["mean"] for name, r in results.items() if name.startswith(module.SCORE)]
+        rows.append(row | {"score": module.SCORE, "score_return": float(np.mean(scores))})
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with (run.folder / "members.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    for row in rows:
+    print(f"members, the best first; score: the {module.SCORE} return")
+    for row in sorted(rows, key=lambda row: -row.get("score_return", -np.inf)):
         value = ", ".join(f"{k} {row[k]:.4g}" for k in columns if k.endswith("return") and k in row)
         gone = f", set aside at learner step {row['set_aside_at']}" if "set_aside_at" in row else ""
         print(f"{board.members[row['member']].name}: {value}{gone}")
