@@ -124,11 +124,12 @@ def _conclude(algorithm, module, network, configs, states, run: Run, board: Boar
             config.eval_episodes,
         )  # fmt: skip
         results = evaluate.write(path, module.SCORE, played)["results"]
+        scores = [r["mean"] for name, r in results.items() if name.startswith(module.SCORE)]
+        row |= {"score": module.SCORE, "score_return": float(np.mean(scores))}
         row |= {f"{name} return": result["mean"] for name, result in results.items()}
         for key in ("interval_95_low", "interval_95_high", "episodes", "ended"):
             row |= {f"{name} {key}": result[key] for name, result in results.items()}
-        scores = [r["mean"] for name, r in results.items() if name.startswith(module.SCORE)]
-        rows.append(row | {"score": module.SCORE, "score_return": float(np.mean(scores))})
+        rows.append(row)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with (run.folder / "members.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
