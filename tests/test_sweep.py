@@ -314,12 +314,18 @@ def test_what_a_sweep_leaves(swept, capfd):
         assert (row["set_aside_at"] == "") == (i < 2)
         results = folder / "members" / str(i) / "evaluation.json"
         assert results.exists() == (i < 2)
-        for kind, result in json.loads(results.read_text()).items() if i < 2 else ():
+        if i >= 2:
+            continue
+        played = json.loads(results.read_text())["results"]
+        assert len(played) == 4
+        for kind, result in played.items():
             assert float(row[f"{kind} return"]) == result["mean"]
             assert 8 <= result["mean"] <= 500
+        scores = [result["mean"] for kind, result in played.items() if "sampled" in kind]
+        assert row["score"] == "sampled" and float(row["score_return"]) == np.mean(scores)
     words = ["eval", folder / "members/0", "--episodes", 4]
     assert train.exit_code(lambda: train.main(list(map(str, words)))) == 0
-    kinds = json.loads((folder / "members/0/evaluation.json").read_text())
+    kinds = json.loads((folder / "members/0/evaluation.json").read_text())["results"]
     assert len(kinds) == 4 and all(kind["episodes"] == 4 for kind in kinds.values())
 
 
