@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlsys import actor, evaluate, train
+from rlsys import actor, train
 from rlsys.algorithms import r2d2
 from rlsys.algorithms.r2d2_config import Config, preset
 from rlsys.checkpoint import Checkpoints
