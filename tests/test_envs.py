@@ -273,7 +273,7 @@ def test_sizes_and_seeds_out_of_range():
         ("CartPole-v1", np.array([0, 2, 1]), "lies in 0 to 1, not 2"),
         ("CartPole-v1", np.array([0, -1, 1]), "lies in 0 to 1, not -1"),
         ("Pendulum-v1", np.zeros(3, int), r"is int \[3, 1\]"),
-        ("Pendulum-v1", np.full((3, 1), 5), "lies in 0 to 4, not 5"),
+        ("Pendulum-v1", np.full((3, 1), 11), "lies in 0 to 10, not 11"),
     ],
 )
 def test_wrong_actions_never_reach_envpool(task, action, message):

@@ -179,7 +179,8 @@ def test_a_run_whose_episodes_never_end_ends_well(
     """With both kinds of play, and how many were cut."""
     monkeypatch.setattr(evaluate, "MAX_STEPS", 15)
     words = "--preset small --env Pendulum-v1 --num-envs 4 --hidden-size 8 --head-size 8".split()
-    words += "--core-size 0 --unroll-length 10 --refresh-steps 10 --env-steps 800 --eval-episodes 3".split()
+    words += "--core-size 0 --unroll-length 10 --refresh-steps 10".split()
+    words += "--env-steps 800 --eval-episodes 3".split()
     words += {
         "r2d2": "--learning-starts 200 --burn-in 0 --replay-capacity 2000".split(),
         "impala": ["--batch-size", "4"],
