@@ -397,12 +397,12 @@ def test_far_apart_policies_have_finite_metrics():
     L, S, D, K, N = 4, 6, 2, 3, 1
     logits = np.zeros((L, S, D, K), np.float32)
     logits[..., 0] = 1e4
-    action = np.arange(L * S * D).reshape(L, S, D) % 2  # likely, and not at all
+    action = np.zeros((L, S, D), int)  # whose pi(a) is 1
+    action[2:] = 1  # e^-20,000
     log_mu_a = np.full((L, S), -200, np.float32)
     ones = np.ones((L, S), np.float32)
     batch = ppo.Batch(Timestep({}, (), (), (), ()), action, log_mu_a, ones, ones, ones, ones > 0,
                       np.zeros(S, int), ())  # fmt: skip
-    logits[:2, ..., :2] = logits[:2, ..., 1::-1]  # pi(a) is 1 and mu(a) e^-200, or e^-1e4 to it
     values = np.zeros((L, S, N), np.float32)
     _, ((value, (_, metrics)), grads) = compiled_loss()(CONFIG, (logits, values), batch)
     assert np.isfinite(value) and all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
