@@ -71,10 +71,15 @@ def collect(folder: Path) -> tuple[Rows, Rows]:
       rows of task, env_steps, seconds, score (the kind of play that is the score, None if the run
       was not evaluated) and results (evaluate.summary by kind of play);
       rows of task, env_steps, seconds, episode_return.
+
+    Raises:
+      UserError: the evaluation was written before scores were named.
     """
     lines = records.read(folder)
     path = folder / "evaluation.json"
     found = json.loads(path.read_text()) if path.exists() else {"score": None, "results": {}}
+    if "results" not in found:
+        raise UserError(f"{path} is of an earlier version; make eval RUN={folder} writes it anew")
     played: dict[str, dict[str, Any]] = {}
     for name, result in found["results"].items():
         kind, _, task = name.partition(" ")

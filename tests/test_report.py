@@ -119,6 +119,13 @@ def test_runs_of_several_algorithms_and_tasks(tmp_path):
     assert "clip_eps" not in rows[0]
 
 
+def test_an_evaluation_of_an_earlier_version_is_refused(tmp_path, capfd):
+    write_run(tmp_path / "a", config(0), {"episode_return": [1.0]})
+    (tmp_path / "a/evaluation.json").write_text('{"greedy": {"mean": 1.0, "interval_95": 0.5}}')
+    assert make(tmp_path / "a", "--out", tmp_path / "out") == 2
+    assert f"make eval RUN={tmp_path}/a writes it anew" in capfd.readouterr().err
+
+
 def test_a_band_runs_from_the_least_seed_to_the_largest():
     rows = [
         [{"env_steps": s, "episode_return": scale * s} for s in range(0, end + 1, 50)]

@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import math
+import re
 import shutil
 import signal
 
@@ -296,6 +297,10 @@ def test_a_sweep_that_has_ended_goes_on_with_more_steps(swept, tmp_path, capfd):
     assert sweep("resume", folder, "--clip-eps", "0.2") == 2
     assert "--clip-eps is what sets the members apart" in capfd.readouterr().err
     assert sweep("resume", folder, "--env-steps", 960) == 0
+    _, _, said = capfd.readouterr().out.partition("the best first; score: the sampled return\n")
+    scores = [float(x) for x in re.findall(r"score_return ([\d.]+)", said)]
+    assert scores == sorted(scores, reverse=True) and len(set(scores)) > 1
+    assert len(scores) == said.count("sampled return") == said.count("greedy return") == 4
     for i in range(4):
         saved, meta = restored(folder / "members" / str(i), "learner")
         assert meta["counters"]["env_steps"] == 960 and saved["['step']"] == 48
