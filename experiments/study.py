@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlsys import report
+from rlsys import evaluate, report
 
 RESULTS = Path("experiments/results")
 
@@ -50,7 +50,7 @@ def study(name: str, agents: dict[str, list[str]], options: Options) -> None:
         ends += [{"agent": agent, "seed": seed} | row for row in mine[0]]
         curves += [{"agent": agent, "seed": seed} | row for row in mine[1]]
     RESULTS.mkdir(exist_ok=True)
-    write(RESULTS / f"{name}.csv", ends)
+    write(RESULTS / f"{name}.csv", [flat(row) for row in ends])
     write(RESULTS / f"{name}-curves.csv", curves)
     report.plot(RESULTS / f"{name}.png", ends, curves)
     for agent in agents:
@@ -74,20 +74,32 @@ def play(words: list[str], seed: int, folder: Path, cores: queue.Queue) -> None:
         cores.put(core)
 
 
+def flat(row: dict) -> dict:
+    """A row of report.collect with the results of each kind of play in columns of their own."""
+    columns = {key: value for key, value in row.items() if key != "results"}
+    for kind, result in row["results"].items():
+        columns[f"{kind}_return"] = result["mean"]
+        for key in ("interval_95_low", "interval_95_high", "episodes", "ended"):
+            columns[f"{kind}_{key}"] = result[key]
+    return columns
+
+
 def write(path: Path, rows: list[dict]) -> None:
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(rows)
 
 
 def describe(agent: str, task: str, rows: list[dict]) -> None:
-    """Prints each seed's greedy return and the 95 % interval of their mean, by bootstrap."""
-    returns = [r["greedy_return"] for r in rows]
-    mean, low, high = report.mean_interval(returns)
+    """Prints each seed's return, by kind of play, and the 95 % interval of their mean."""
     about = f"{agent} {task}".strip()
-    print(
-        f"{about}: greedy return {mean:.4g} (95 % interval of the mean {low:.4g} to "
-        f"{high:.4g}; seeds {', '.join(f'{r:.4g}' for r in returns)}), "
-        f"{np.median([r['seconds'] for r in rows]):.0f} s"
-    )
+    print(f"{about}, {np.median([r['seconds'] for r in rows]):.0f} s")
+    for kind in rows[0]["results"]:  # the score's comes first
+        returns = [r["results"][kind]["mean"] for r in rows]
+        mean, low, high = evaluate.mean_interval(returns)
+        is_score = " (the score)" if kind == rows[0]["score"] else ""
+        print(
+            f"  {kind} return{is_score} {mean:.4g} (95 % interval of the mean {low:.4g} to "
+            f"{high:.4g}; seeds {', '.join(f'{r:.4g}' for r in returns)})"
+        )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlsys import hosts, learner
+from rlsys import hosts, learner, streams
 from rlsys.envs import Envs, Episode, tasks
 from rlsys.log import Log
 from rlsys.types import CoreState, Timestep, Trajectory, UserError
@@ -73,11 +73,11 @@ def unroll(envs: Envs, policy: Callable, params, state: ActorState, length: int,
 
 
 def seeds(configs: Sequence[Any], checkpoint: int) -> list[list[int]]:
-    """Of each actor's environments, one for each Config, from the Configs' seeds and the number of
-    the checkpoint that they start afresh at, 0 for the run's start."""
+    """Seeds of each actor's environments, one for each Config, from the Configs' seeds and the
+    number of the checkpoint that they start afresh at, 0 for the run's start."""
     words = []
     for c in configs:
-        sequence = np.random.SeedSequence([c.seed, checkpoint])
+        sequence = streams.sequence(c.seed, "environments", checkpoint)
         everyones = sequence.generate_state(c.actors * hosts.count())
         words.append(everyones[hosts.own(c.actors)])
     return np.transpose(words).tolist()
@@ -135,7 +135,8 @@ class Actors:
         if self._join_size not in possible:
             raise UserError(f"{len(envs)} actors' unrolls cannot be joined {join} at a time")
         num_keys = len(envs) * hosts.count()
-        each = [jax.random.split(jax.random.key(c.seed + 1), num_keys) for c in members or [config]]
+        roots = [streams.key(c.seed, "actions") for c in members or [config]]
+        each = [jax.random.split(root, num_keys) for root in roots]
         keys = jnp.stack(each, axis=1) if members else each[0]  # of each actor
         self.envs = envs
         self.states = [

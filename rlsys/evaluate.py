@@ -1,19 +1,19 @@
-"""Whole episodes with fixed parameters: returns, and a picture of one."""
+"""Episodes with fixed parameters: returns, the score among them, and a picture of an episode."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from PIL import Image
 
+from rlsys import streams
 from rlsys.envs import Envs, Episode, tasks
-from rlsys.types import UserError
 
-SEED = 1_000_000_007  # of environments to evaluate in
+SEED = 1_000_000_007  # of environments to evaluate in, the same for all runs
 MAX_STEPS = 27_000  # of an episode: Atari's 108,000 frames
+RESAMPLES = 2_000  # of the bootstrap
 GIF_FRAMES = 500
 
 
@@ -27,30 +27,26 @@ class Player(NamedTuple):
 
 
 def play(player: Player, params: Any, num_episodes: int) -> list[Episode]:
-    """Plays num_episodes whole episodes.
+    """Plays num_episodes episodes, in rounds of one in each environment: were the next begun as
+    soon as one has ended, short ones would be overcounted.
 
-    How many each environment plays is settled beforehand, so that short episodes are not
-    overcounted.
-
-    Raises:
-      UserError: no episode has ended after MAX_STEPS steps.
+    An episode that has not ended after MAX_STEPS steps is cut and comes as it is, with its return
+    so far and `ended` False.
     """
     envs, policy, core_state, seed = player
-    quota = np.full(envs.num_envs, num_episodes // envs.num_envs)
-    quota[: num_episodes % envs.num_envs] += 1
-    timestep, key, episodes = envs.reset(), jax.random.key(seed), []
-    # A policy may never end its episode; to start the next takes a step.
-    for _ in range((MAX_STEPS + 1) * int(quota.max())):
-        if not quota.any():
-            break
-        action, _, core_state, key = policy(params, timestep, core_state, key)
-        timestep = envs.step(np.asarray(action))
-        for episode in envs.pop_episodes():
-            if quota[episode.env]:
-                quota[episode.env] -= 1
-                episodes.append(episode)
-    if not episodes:
-        raise UserError(f"no episode has ended after {MAX_STEPS} steps")
+    key, episodes = streams.key(seed, "evaluation"), list[Episode]()
+    while len(episodes) < num_episodes:
+        playing = set(range(min(envs.num_envs, num_episodes - len(episodes))))
+        timestep, core_state = envs.reset(), player.core_state
+        for _ in range(MAX_STEPS):
+            action, _, core_state, key = policy(params, timestep, core_state, key)
+            timestep = envs.step(np.asarray(action))
+            ended = [episode for episode in envs.pop_episodes() if episode.env in playing]
+            playing -= {episode.env for episode in ended}
+            episodes += ended
+            if not playing:
+                break
+        episodes += [episode for episode in envs.running_episodes() if episode.env in playing]
     return episodes
 
 
@@ -64,29 +60,47 @@ def play_tasks(
     seed: int = SEED,
 ) -> dict[str, list[Episode]]:
     """Plays num_episodes of each kind in each task: episodes by "kind" or, of several tasks, by
-    "kind task".
+    "kind task". All kinds meet the same environments.
 
     make_player: (config, network, Task, num_environments, seed, kind) -> Player.
     """
     found = tasks(config.env, config.task)
+    rounds = -(-num_episodes // config.num_envs)
+    num_envs = -(-num_episodes // rounds)  # all play equally often, but for a rest
     results = {}
-    for task in found:
+    for i, task in enumerate(found):
+        (own,) = streams.sequence(seed, "evaluation", i).generate_state(1).tolist()
         for kind in kinds:
-            num_envs = min(num_episodes, config.num_envs)
-            player = make_player(config, network, task, num_envs, seed, kind)
+            player = make_player(config, network, task, num_envs, own, kind)
             name = kind if len(found) == 1 else f"{kind} {task.name}"
             results[name] = play(player, params, num_episodes)
             player.envs.close()
     return results
 
 
+def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
+    """The mean and its 95 % interval by bootstrap, which lies within the data's bounds.
+
+    Efron 1979, "Bootstrap Methods: Another Look at the Jackknife",
+    https://doi.org/10.1214/aos/1176344552; the percentiles of the means of resamples.
+    """
+    x, random = np.fromiter(values, float), np.random.default_rng(0)
+    means = [random.choice(x, len(x)).mean() for _ in range(RESAMPLES)]
+    found = x.mean(), *np.percentile(means, [2.5, 97.5])
+    mean, low, high = np.clip(found, x.min(), x.max()).tolist()  # a rounded mean may pass them
+    return mean, low, high
+
+
 def summary(episodes: list[Episode]) -> dict[str, float]:
-    """Mean raw return with the half width of its 95 % interval, spread and mean length."""
+    """Mean raw return with its 95 % interval, spread, mean length, and how many have ended."""
     returns = np.array([e.episode_return for e in episodes])
+    mean, low, high = mean_interval(returns)
     return {
         "episodes": len(returns),
-        "mean": float(returns.mean()),
-        "interval_95": float(1.96 * returns.std() / np.sqrt(len(returns))),
+        "ended": sum(e.ended for e in episodes),
+        "mean": mean,
+        "interval_95_low": low,
+        "interval_95_high": high,
         "median": float(np.median(returns)),
         "min": float(returns.min()),
         "max": float(returns.max()),
@@ -94,12 +108,25 @@ def summary(episodes: list[Episode]) -> dict[str, float]:
     }
 
 
-def describe(kind: str, result: dict[str, float]) -> str:
-    return (
-        f"{kind}: return {result['mean']:.4g} +- {result['interval_95']:.2g} (median "
+def cut(result: dict[str, float]) -> str:
+    """Says how many episodes of a summary have ended; nothing if all have."""
+    if result["ended"] == result["episodes"]:
+        return ""
+    return f"{result['ended']} of {result['episodes']} ended"
+
+
+def describe(name: str, result: dict[str, float]) -> str:
+    """A sentence on a summary; name: of the kind of play and, of several, of the task."""
+    kind, _, task = name.partition(" ")
+    words = (
+        f"{kind} return{task and f' in {task}'} {result['mean']:.4g} (95 % interval "
+        f"{result['interval_95_low']:.4g} to {result['interval_95_high']:.4g}; median "
         f"{result['median']:.4g}, {result['min']:.4g} to {result['max']:.4g}) over "
-        f"{result['episodes']} whole episodes of {result['length']:.0f} steps"
+        f"{result['episodes']} episodes of {result['length']:.0f} steps"
     )
+    if ended := cut(result):
+        words += f"; {ended}, the others count with their return after {MAX_STEPS:,} steps"
+    return words
 
 
 def record(path: Path, player: Player, params: Any) -> None:
@@ -109,7 +136,7 @@ def record(path: Path, player: Player, params: Any) -> None:
       UserError: the task has no picture.
     """
     envs, policy, core_state, seed = player
-    timestep, key = envs.reset(), jax.random.key(seed)
+    timestep, key = envs.reset(), streams.key(seed, "evaluation")
     images: list[Image.Image] = []
     while len(images) < GIF_FRAMES and not (images and timestep.first[0]):
         images.append(Image.fromarray(envs.render()))
@@ -118,15 +145,18 @@ def record(path: Path, player: Player, params: Any) -> None:
     images[0].save(path, save_all=True, append_images=images[1:], duration=50, loop=0)
 
 
-def write(folder: Path, episodes: dict[str, list[Episode]]) -> dict[str, dict[str, float]]:
-    """Writes evaluation.json: a summary of each kind of play, which it returns."""
-    results = {kind: summary(played) for kind, played in episodes.items()}
-    (folder / "evaluation.json").write_text(json.dumps(results, indent=2) + "\n")
-    return results
+def write(folder: Path, score: str, episodes: dict[str, list[Episode]]) -> dict[str, Any]:
+    """Writes evaluation.json, and returns what is in it: the kind of play that is the algorithm's
+    score, and a summary of each kind, of the score first."""
+    names = sorted(episodes, key=lambda name: name.partition(" ")[0] != score)
+    found = {"score": score, "results": {name: summary(episodes[name]) for name in names}}
+    (folder / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
+    return found
 
 
-def report(folder: Path, episodes: dict[str, list[Episode]]) -> Path:
-    """Prints a summary of each kind of play, and writes them to evaluation.json."""
-    for kind, result in write(folder, episodes).items():
-        print(describe(kind, result))
+def report(folder: Path, score: str, episodes: dict[str, list[Episode]]) -> Path:
+    """Writes evaluation.json and prints it, a line for each kind of play."""
+    for name, result in write(folder, score, episodes)["results"].items():
+        is_score = name.partition(" ")[0] == score
+        print(f"{'score' if is_score else 'also'}: {describe(name, result)}")
     return folder / "evaluation.json"

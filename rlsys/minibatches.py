@@ -66,6 +66,20 @@ def sequences(network, trajectory: Trajectory, length: int):
     return cut, state
 
 
+def turns(bits, number, minibatches: int):
+    """Which of `minibatches` neighbours comes at one learner step of an epoch, each at one of them.
+
+    Args:
+      bits: [groups] uint32, random, the same for the whole epoch.
+      number: [] int, of the learner step in its epoch, from 0.
+
+    Returns:
+      [groups] int32, from 0 to minibatches - 1.
+    """
+    begin = (bits % minibatches).astype(jnp.int32)  # first, as bits + number wraps at 2^32
+    return (begin + number) % minibatches
+
+
 def minibatch(config: Any, state: LearnerState, batch: Batch) -> Batch:
     """The sequences of this learner step: of every `minibatches` neighbours one, at random.
 
@@ -77,8 +91,8 @@ def minibatch(config: Any, state: LearnerState, batch: Batch) -> Batch:
     rows = learner.rows(groups)
     key = jax.random.fold_in(state.key, epoch)
     drawn = jax.random.bits(key, (groups * jax.lax.axis_size(learner.BATCH),))[rows]
-    turn = (drawn + number.astype(jnp.uint32)) % config.minibatches  # [groups]
-    chosen = jnp.arange(groups) * config.minibatches + turn.astype(jnp.int32)
+    turn = turns(drawn, number, config.minibatches)  # [groups]
+    chosen = jnp.arange(groups) * config.minibatches + turn
     *time_major, task, core_state = batch
     time_major = jax.tree.map(lambda x: x[:, chosen], time_major)
     return Batch(*time_major, *jax.tree.map(lambda x: x[chosen], (task, core_state)))

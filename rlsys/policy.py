@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlsys import envs, learner, networks
+from rlsys import envs, learner, networks, streams
 from rlsys.evaluate import Player
 from rlsys.losses import policy_gradient, popart
 from rlsys.types import LearnerState
 
 ILLEGAL = -1e9  # logit of an illegal action: finite, so that 0 times its logarithm is 0
 PLAYERS = ("greedy", "sampled")  # the likeliest action, or one drawn as in training
+# The objective improves the policy that actions are drawn from, and values are learned of it; the
+# greedy one is never trained, and can be far better or worse.
+SCORE = "sampled"
 _scale = jax.jit(popart.scale)  # op by op its bounds would cross to the devices each time
 
 
@@ -130,8 +133,8 @@ def step_metrics(config: Any, grads, updates, params) -> dict[str, jax.Array]:
 
 def make_state(network, config: Any, optimizer) -> LearnerState:
     """The LearnerState before the first step."""
-    key, init_key = jax.random.split(jax.random.key(config.seed))
-    params = networks.init(network, init_key)
+    params = networks.init(network, streams.key(config.seed, "parameters"))
+    key = streams.key(config.seed, "minibatches")
     statistics = popart.init(network.head.num_tasks)
     step = jnp.zeros((), jnp.int32)
     return LearnerState(params, optimizer.init(params), key, step, popart=statistics)

@@ -19,6 +19,8 @@ from rlsys import envs, evaluate, hosts, networks
 from rlsys.types import Timestep
 
 PLAYERS = ("greedy", "ladder")
+# Q-learning learns the values of the greedy policy; the ladder's random actions only explore.
+SCORE = "greedy"
 
 
 class Aux(NamedTuple):

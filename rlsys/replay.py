@@ -73,7 +73,7 @@ class Replay:
         cross_episodes: bool = False,
         priority_exponent: float = 0.9,
         importance_exponent: float = 0.6,
-        seed: int | list[int] = 0,
+        seed: int | np.random.SeedSequence = 0,
     ):
         """The first three are examples of what add will bring: shapes [B, ...] and dtypes count.
 

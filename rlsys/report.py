@@ -8,7 +8,6 @@ Runs that differ in nothing but the seed are one agent, of whom the mean is show
 import csv
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from rlsys import records, run, train
+from rlsys import evaluate, records, run, train
 from rlsys.log import TASK_RETURN
 from rlsys.types import UserError
 
@@ -65,29 +64,32 @@ def _result(folder: Path, algorithm: str, config: dict[str, Any]) -> Result:
 
 
 def collect(folder: Path) -> tuple[Rows, Rows]:
-    """Of a run: what each task came to, greedily (None if it was not evaluated), and the training
-    returns on the way. A single task is called "".
+    """What each task of a run came to, and the training returns on the way. A single task is called
+    "".
 
     Returns:
-      rows of task, env_steps, seconds, greedy_return, min, max, interval_95;
+      rows of task, env_steps, seconds, score (the kind of play that is the score, None if the run
+      was not evaluated) and results (evaluate.summary by kind of play);
       rows of task, env_steps, seconds, episode_return.
+
+    Raises:
+      UserError: the evaluation was written before scores were named.
     """
     lines = records.read(folder)
     path = folder / "evaluation.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    played = {
-        kind.removeprefix("greedy").strip(): result
-        for kind, result in found.items()
-        if kind.startswith("greedy")
-    }
+    found = json.loads(path.read_text()) if path.exists() else {"score": None, "results": {}}
+    if "results" not in found:
+        raise UserError(f"{path} is of an earlier version; make eval RUN={folder} writes it anew")
+    played: dict[str, dict[str, Any]] = {}
+    for name, result in found["results"].items():
+        kind, _, task = name.partition(" ")
+        played.setdefault(task, {})[kind] = result
     named = {key.removeprefix(TASK_RETURN) for x in lines for key in x if TASK_RETURN in key}
     last = {key: lines[-1][key] if lines else 0 for key in ("env_steps", "seconds")}
     ends: Rows = []
     curves: Rows = []
     for task in list(played) or sorted(named) or [""]:
-        result = played.get(task, {})
-        end = {"greedy_return": result.get("mean")}
-        end |= {key: result.get(key) for key in ("min", "max", "interval_95")}
+        end = {"score": found["score"], "results": played.get(task, {})}
         ends.append({"task": task} | last | end)
         key = TASK_RETURN + task if task else "episode_return"
         for line in lines:
@@ -112,14 +114,6 @@ def agents(found: list[Result]) -> list[dict[str, Any]]:
     return named
 
 
-def mean_interval(returns: Iterable[float]) -> tuple[float, float, float]:
-    """The mean of one number for each seed, and its 95 % interval by bootstrap."""
-    x = np.fromiter(returns, float)
-    means = np.random.default_rng(0).choice(x, (10_000, len(x))).mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(x.mean()), float(low), float(high)
-
-
 def group(rows: Rows, *names: str) -> dict[tuple, Rows]:
     """Rows by their values of some columns, in the order in which those first appear."""
     groups: dict[tuple, Rows] = {}
@@ -129,14 +123,29 @@ def group(rows: Rows, *names: str) -> dict[tuple, Rows]:
 
 
 def _score(rows: Rows) -> float:
-    """The mean greedy return; the least there is if there is none."""
-    returns = [row["greedy_return"] for row in rows if row["greedy_return"] is not None]
+    """The mean of the scores; the least there is if there is none."""
+    returns = [row["results"][row["score"]]["mean"] for row in rows if row["results"]]
     return float(np.mean(returns)) if returns else -np.inf
+
+
+def _cell(rows: Rows, kind: str) -> str:
+    """The return of one kind of play: the mean over seeds, and its 95 % interval."""
+    played = [row["results"][kind] for row in rows if kind in row["results"]]
+    if not played:
+        return "-"
+    if len(played) > 1:
+        text = "{:.4g} ({:.4g} to {:.4g})".format(
+            *evaluate.mean_interval(result["mean"] for result in played)
+        )
+    else:
+        text = "{mean:.4g} ({interval_95_low:.4g} to {interval_95_high:.4g}) *".format(**played[0])
+    ended = evaluate.cut({key: sum(r[key] for r in played) for key in ("episodes", "ended")})
+    return f"{text}; {ended}" if ended else text
 
 
 def plot(path: Path, ends: Rows, curves: Rows) -> None:
     """Training returns of each agent, the mean over its seeds with a band from the least to the
-    largest, and every seed's greedy return; a panel a task.
+    largest, and every seed's score; a panel a task.
 
     Args:
       path: of the picture.
@@ -160,9 +169,9 @@ def plot(path: Path, ends: Rows, curves: Rows) -> None:
                 axes.fill_between(x, low, high, color=colors[name], alpha=0.18, linewidth=0)
                 drawn[name[0]] = axes.plot(x, mean, color=colors[name], linewidth=1.8)[0]
             here = [r for r in ends if (r["task"], r["agent"]) == (task, *name)]
-            last = [r for r in here if r["greedy_return"] is not None]
+            last = [r for r in here if r["results"]]
             axes.scatter(
-                [r["env_steps"] for r in last], [r["greedy_return"] for r in last],
+                [r["env_steps"] for r in last], [r["results"][r["score"]]["mean"] for r in last],
                 color=colors[name], marker="x", s=28, clip_on=False, zorder=3,
             )  # fmt: skip
         axes.set_xlabel("environment steps")
@@ -171,11 +180,12 @@ def plot(path: Path, ends: Rows, curves: Rows) -> None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("return")
+    scores = " or ".join(dict.fromkeys(row["score"] for row in ends if row["score"]))
     figure.legend(
         drawn.values(), drawn, fontsize=8, loc="outside lower center",
         ncols=2 if len(drawn) > 4 else 1,
-        title="training: mean and range of seeds;  x greedy, at the end", title_fontsize=8,
-        frameon=False,
+        title=f"training: mean and range of seeds;  x score at the end ({scores or 'none yet'})",
+        title_fontsize=8, frameon=False,
     )  # fmt: skip
     figure.savefig(path, dpi=130)
 
@@ -214,23 +224,19 @@ def table(ends: Rows) -> list[str]:
     ends: as of collect, with agent, seed, status and about (what agents gave) in each row.
     """
     fields = list(dict.fromkeys(name for row in ends for name in row["about"]))
-    head = ["task", *fields, "seeds", "greedy return", "steps", "time", "status"]
+    kinds = list(dict.fromkeys(kind for row in ends for kind in row["results"]))
+    returns = [f"{kind} return" for kind in kinds]
+    head = ["task", *fields, "seeds", "score", *returns, "steps", "time", "status"]
     lines = []
     groups = sorted(group(ends, "task", "agent").items(), key=lambda x: (x[0][0], -_score(x[1])))
     for (task, _), rows in groups:
-        returns = [r["greedy_return"] for r in rows if r["greedy_return"] is not None]
-        text = "-"
-        if len(returns) > 1:
-            text = "{:.4g} ({:.4g} to {:.4g})".format(*mean_interval(returns))
-        elif returns:
-            (half,) = [r["interval_95"] for r in rows if r["greedy_return"] is not None]
-            text = f"{returns[0]:.4g} ({returns[0] - half:.4g} to {returns[0] + half:.4g}) *"
+        score = next((r["score"] for r in rows if r["score"]), "-")
         status = [f"{len(same)} {name}" for (name,), same in group(rows, "status").items()]
         steps, seconds = (np.median([r[k] for r in rows]) for k in ("env_steps", "seconds"))
         cells = [
             task, *(str(rows[0]["about"].get(name, "")) for name in fields),
-            ", ".join(str(r["seed"]) for r in rows), text, f"{steps:,.0f}", f"{seconds:,.0f} s",
-            ", ".join(status),
+            ", ".join(str(r["seed"]) for r in rows), score, *(_cell(rows, kind) for kind in kinds),
+            f"{steps:,.0f}", f"{seconds:,.0f} s", ", ".join(status),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return [f"| {' | '.join(head)} |", "| --- " * len(head) + "|", *lines]
@@ -258,9 +264,10 @@ def write(folders: list[str], out: Path) -> Path:
         "",
         *table(ends),
         "",
-        "Greedy return: mean over seeds of the mean over whole episodes at the end, with its 95 % "
-        "interval by bootstrap over seeds; * of a single seed, over its episodes. Steps and time: "
-        "median of the seeds.",
+        "Returns: mean over seeds of the mean over episodes at the end, with its 95 % interval by "
+        "bootstrap over seeds; * of a single seed, over its episodes. The best score stands first: "
+        "it is the return of the kind of play that each row names. Steps and time: median of the "
+        "seeds.",
         "",
         "![learning curves](curves.png)",
         "",

@@ -242,19 +242,19 @@ class Run:
             self.log.episodes(itertools.chain(*others) if hosts.first() else [])
         self.log.write(self.env_steps, self.learner_steps, {**means, **more})
 
-    def conclude(self, make_player: Callable, network: Any, params: Any, kinds: Sequence[str]):
+    def conclude(
+        self, make_player: Callable, network: Any, params: Any, kinds: Sequence[str], score: str
+    ):
         """Unless it was stopped: evaluates, prints what came of the run and where everything is.
 
-        Args: see evaluate.play_tasks.
+        Args: see evaluate.play_tasks; score: the kind of play that is the algorithm's score.
         """
         hosts.end()
         if self.stopped or not hosts.first():
             return
-        config = self._config
-        episodes = evaluate.play_tasks(
-            make_player, config, network, params, kinds, config.eval_episodes
-        )
-        evaluate.report(self.folder, episodes)
+        own = self._config
+        episodes = evaluate.play_tasks(make_player, own, network, params, kinds, own.eval_episodes)
+        evaluate.report(self.folder, score, episodes)
         print(
             f"{self.folder}: config.json, metrics.jsonl, evaluation.json, checkpoints/, and events "
             f"for TensorBoard\n"

@@ -114,14 +114,14 @@ def exit_code(command: Callable[[], None]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """Plays whole episodes with a run's newest checkpoint."""
+    """Plays episodes with a run's newest checkpoint."""
 
     episodes: int = 100
-    """Episodes of each kind: greedy, and with the exploration of training."""
+    """Episodes of each kind: greedy, and with actions drawn as in training."""
     seed: int = evaluate.SEED
     """Of the environments."""
     gif: bool = True
-    """Record a greedy episode."""
+    """Record an episode, of the kind that is the algorithm's score."""
 
 
 def main(args: list[str]) -> None:
@@ -174,12 +174,13 @@ def evaluate_run(module, config, options: EvalConfig) -> None:
     episodes = evaluate.play_tasks(
         module.make_player, config, network, params, module.PLAYERS, options.episodes, options.seed
     )
-    print(f"saved {evaluate.report(Path(config.run_dir), episodes)}")
+    print(f"saved {evaluate.report(Path(config.run_dir), module.SCORE, episodes)}")
     if options.gif:
         for i, task in enumerate(tasks):
             path = Path(config.run_dir) / (f"episode-{i}.gif" if i else "episode.gif")
-            kind = module.PLAYERS[0]
-            player = module.make_player(config, network, task, 1, options.seed, kind, render=True)
+            player = module.make_player(
+                config, network, task, 1, options.seed, module.SCORE, render=True
+            )
             evaluate.record(path, player, params)
             print(f"saved {path}")
 

@@ -101,6 +101,16 @@ def test_reset_drops_running_episodes():
     assert_episodes(timesteps, env.pop_episodes())
 
 
+def test_running_episodes_are_told_so_far():
+    env = envs.Envs("CartPole-v1", 2, 0, envs.Options(max_episode_steps=5))
+    env.reset()
+    for length in (1, 2, 3, 4, 0, 0, 1):  # an end, and a reset
+        env.step(np.zeros(2, int))
+        running = [envs.Episode(length, length, i, "CartPole-v1", ended=False) for i in (0, 1)]
+        assert env.running_episodes() == running
+    assert [e.ended for e in env.pop_episodes()] == [True, True]
+
+
 def test_observations_are_not_overwritten():
     env = envs.Envs("CartPole-v1", 2, 0)
     timesteps, _ = play(env, 1)
@@ -159,7 +169,8 @@ def test_clip_rewards_clips_for_the_learner_alone():
 
 
 def test_action_bins_span_the_range():
-    env = envs.Envs("Pendulum-v1", 5, 0)
+    assert envs.Envs("Pendulum-v1", 1, 0).action_space.nvec.tolist() == [11]
+    env = envs.Envs("Pendulum-v1", 5, 0, envs.Options(action_bins=5))
     torque = env._actions.to_pool(np.arange(5)[:, None])
     np.testing.assert_array_equal(torque, np.float32([[-2], [-1], [0], [1], [2]]))
     car = envs.Envs("CarRacing-v3", 1, 0, envs.Options(action_bins=3))
@@ -262,7 +273,7 @@ def test_sizes_and_seeds_out_of_range():
         ("CartPole-v1", np.array([0, 2, 1]), "lies in 0 to 1, not 2"),
         ("CartPole-v1", np.array([0, -1, 1]), "lies in 0 to 1, not -1"),
         ("Pendulum-v1", np.zeros(3, int), r"is int \[3, 1\]"),
-        ("Pendulum-v1", np.full((3, 1), 5), "lies in 0 to 4, not 5"),
+        ("Pendulum-v1", np.full((3, 1), 11), "lies in 0 to 10, not 11"),
     ],
 )
 def test_wrong_actions_never_reach_envpool(task, action, message):

@@ -116,7 +116,12 @@ def test_two_processes_of_2_devices_equal_one_of_4(tmp_path):
         train.main([name, *fields, "--actors", "2", "--run-dir", folder])
     said, codes = finish(processes)
     assert codes == [0, 0], said
-    assert "greedy: return" in said[0] and "rlsys" not in said[1] and "steps" not in said[1]
+    assert (
+        "score: sampled return" in said[0]
+        and "score: greedy return" in said[0]
+        and "rlsys" not in said[1]
+        and "steps" not in said[1]
+    )
 
     for name in RUNS:
         one, two = tmp_path / f"{name}-1", tmp_path / f"{name}-2"

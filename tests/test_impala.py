@@ -234,6 +234,18 @@ def test_steps_onto_a_reset_do_not_matter():
         jax.tree.map(np.testing.assert_array_equal, result, loss_of(config, garbage, params))
 
 
+def test_far_apart_policies_have_finite_metrics():
+    """pi(a) / mu(a) overflows where the loss does not."""
+    trajectory, params = trajectory_of(), other_params()
+    taken = trajectory.action[..., None] == np.arange(3)
+    for far in (-200, 200):  # e^far is the chance that the actor gave the action, over the others'
+        apart = trajectory._replace(aux=np.where(taken, np.float32(far), np.float32(0)))
+        value, _, metrics, grads = loss_of(CONFIG, apart, params)
+        assert np.isfinite(value) and all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
+        assert all(np.isfinite(x) for x in metrics.values()), metrics
+        assert (metrics["rho_clipped"] > 0.5) == (far < 0)
+
+
 def test_losses_may_be_added_up():
     """Over the whole batch, on however many devices."""
     trajectory, params = trajectory_of(), other_params()

@@ -30,6 +30,6 @@ def test_one_agent_plays_the_57_games_of_atari(tmp_path):
     shares = [lines[-1][f"share/{game}-v5"] for game in GAMES]
     assert sum(shares) == pytest.approx(1) and sum(s > 0 for s in shares) > 50
     assert sum(lines[-1][f"popart_scale/{game}-v5"] > 0 for game in GAMES) == 57
-    results = json.loads((tmp_path / "run/evaluation.json").read_text())
+    results = json.loads((tmp_path / "run/evaluation.json").read_text())["results"]
     kinds = ("greedy", "sampled")
     assert set(results) == {f"{kind} {game}-v5" for kind in kinds for game in GAMES}

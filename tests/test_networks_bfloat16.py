@@ -168,5 +168,5 @@ def test_it_learns(module, tmp_path):
         configs.preset(None, None), bfloat16=True, run_dir=str(tmp_path / "run"),
         env_steps=400_000, checkpoint_every=400_000,
     )  # fmt: skip
-    result = json.loads((module.train(config) / "evaluation.json").read_text())
-    assert result["greedy"]["mean"] > 150  # 22 at the start
+    found = json.loads((module.train(config) / "evaluation.json").read_text())
+    assert found["results"]["greedy"]["mean"] > 150  # 22 at the start

@@ -15,7 +15,7 @@ from rlsys.algorithms import ppo
 from rlsys.algorithms.ppo_config import PRESETS, SUITS, Config, preset
 from rlsys.envs import Options
 from rlsys.losses import popart
-from rlsys.minibatches import BATCH_SPEC
+from rlsys.minibatches import BATCH_SPEC, turns
 from rlsys.types import TRAJECTORY_SPEC, LearnerState, Timestep, UserError
 
 T, B = 16, 8
@@ -390,6 +390,32 @@ def test_the_loss_and_its_gradient_are_those_of_the_equations(clip_value):
     np.testing.assert_allclose(metrics["kl"], kl / (L * S), rtol=1e-4)
     close(grads, (d_logits / (L * S), d_values / (L * S)))
     assert clips > 3 and (value_clips > 3) == clip_value and (~mask).sum() > 2
+
+
+def test_far_apart_policies_have_finite_metrics():
+    """pi(a) / mu(a) overflows where the loss does not."""
+    L, S, D, K, N = 4, 6, 2, 3, 1
+    logits = np.zeros((L, S, D, K), np.float32)
+    logits[..., 0] = 1e4
+    action = np.zeros((L, S, D), int)  # whose pi(a) is 1
+    action[2:] = 1  # e^-20,000
+    log_mu_a = np.full((L, S), -200, np.float32)
+    ones = np.ones((L, S), np.float32)
+    batch = ppo.Batch(Timestep({}, (), (), (), ()), action, log_mu_a, ones, ones, ones, ones > 0,
+                      np.zeros(S, int), ())  # fmt: skip
+    values = np.zeros((L, S, N), np.float32)
+    _, ((value, (_, metrics)), grads) = compiled_loss()(CONFIG, (logits, values), batch)
+    assert np.isfinite(value) and all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
+    assert all(np.isfinite(x) for x in metrics.values()), metrics
+
+
+@pytest.mark.parametrize("minibatches", [1, 2, 3, 6, 7])
+def test_every_turn_comes_once_where_the_bits_are_largest(minibatches):
+    """bits + number beyond 2^32 would be another number modulo 3."""
+    bits = jnp.uint32(2**32 - 1) - jnp.arange(20, dtype=jnp.uint32)
+    order = [turns(bits, jnp.int32(i), minibatches) for i in range(minibatches)]
+    expected = np.broadcast_to(np.arange(minibatches)[:, None], (minibatches, 20))
+    np.testing.assert_array_equal(np.sort(order, axis=0), expected)
 
 
 def test_the_horizon_gives_the_discount():

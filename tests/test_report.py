@@ -10,8 +10,9 @@ from PIL import Image
 from rlsys import report, train
 
 
-def write_run(folder, config, returns, greedy=None, algorithm="impala"):
-    """returns: of each log line, by name; greedy: mean return of each kind of play."""
+def write_run(folder, config, returns, played=None, algorithm="impala", ended=8):
+    """returns: of each log line, by name; played: mean return of each kind of play, the score
+    first; ended: of 8 episodes."""
     folder.mkdir(parents=True)
     write_config(folder, {"algorithm": algorithm, "config": config})
     lines = [
@@ -19,11 +20,14 @@ def write_run(folder, config, returns, greedy=None, algorithm="impala"):
         for i, x in enumerate(zip(*returns.values(), strict=True))
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    if greedy:
+    if played:
         results = {
-            k: {"mean": m, "interval_95": 1.5, "min": m, "max": m} for k, m in greedy.items()
+            name: {"mean": mean, "interval_95_low": mean - 1.5, "interval_95_high": mean + 0.5}
+            | {"episodes": 8, "ended": ended}
+            for name, mean in played.items()
         }
-        (folder / "evaluation.json").write_text(json.dumps(results))
+        found = {"score": next(iter(played)).partition(" ")[0], "results": results}
+        (folder / "evaluation.json").write_text(json.dumps(found))
 
 
 def write_config(folder, content):
@@ -44,9 +48,9 @@ def write_sweep(folder):
     members = [{"name": "", "values": {}, "words": [], "config": c} for c in configs]
     write_config(folder, {"algorithm": "impala", "members": members})
     for i in range(4):
-        greedy = None if i == 3 else {"greedy": 10.0 + i}
+        played = None if i == 3 else {"sampled": 10.0 + i, "greedy": 20.0 - 3 * i}
         returns = [float(i), None, 8.0 + i]
-        write_run(folder / "members" / str(i), configs[i], {"episode_return": returns}, greedy)
+        write_run(folder / "members" / str(i), configs[i], {"episode_return": returns}, played)
         if i == 3:
             (folder / "members/3/config.json").unlink()
     rows = [{"member": i, "set_aside_at": "7" if i == 3 else ""} for i in range(4)]
@@ -73,9 +77,12 @@ def test_seeds_of_a_sweep_are_one_row(tmp_path):
     assert make(folder, "--out", out) == 0
     first, second = cells(out / "report.md")
     assert (first["learning_rate"], first["seeds"]) == ("0.01", "0, 1")  # the best stands first
-    assert first["greedy return"] == "12 (10.5 to 13.5) *"  # of one seed, over its episodes
+    assert first["score"] == second["score"] == "sampled"  # greedily it would be the other
+    assert first["sampled return"] == "12 (10.5 to 12.5) *"  # of one seed, over its episodes
+    assert first["greedy return"] == "14 (12.5 to 14.5) *"
     assert first["status"] == "1 finished, 1 set aside at learner step 7"
-    assert second["greedy return"] == "10.5 (10 to 11)"  # 10 and 11
+    assert second["sampled return"] == "10.5 (10 to 11)"  # 10 and 11
+    assert second["greedy return"] == "18.5 (17 to 20)"
     assert (second["steps"], second["time"], second["status"]) == ("300", "6 s", "2 finished")
     assert "flicker" not in second and "run_dir" not in second and second["task"] == "Catch-v0"
     assert str(folder / "members/3") in (out / "report.md").read_text()
@@ -86,9 +93,9 @@ def test_seeds_of_a_sweep_are_one_row(tmp_path):
 def test_runs_of_several_algorithms_and_tasks(tmp_path):
     """Each task has a row and a panel; what only one algorithm has sets none of it apart."""
     both = {f"episode_return/{t}": [0.0, t / 2, float(t)] for t in (1, 2)}
-    greedy = {"greedy 1": 5.0, "greedy 2": 6.0, "sampled 1": 1.0}
-    write_run(tmp_path / "a", config(0, env="1,2"), both, greedy)
-    write_run(tmp_path / "b", config(1, env="1,2", flicker=0.5), both, greedy)
+    played = {"greedy 1": 5.0, "greedy 2": 6.0, "ladder 1": 1.0}
+    write_run(tmp_path / "a", config(0, env="1,2"), both, played)
+    write_run(tmp_path / "b", config(1, env="1,2", flicker=0.5), both, played, ended=6)
     own = {"episode_return": [1.0, 2.0]}
     write_run(tmp_path / "c", config(0, env="1") | {"clip_eps": 0.2}, own, algorithm="ppo")
     with (tmp_path / "c/metrics.jsonl").open("a") as file:
@@ -99,23 +106,24 @@ def test_runs_of_several_algorithms_and_tasks(tmp_path):
         (r["task"], r["algorithm"], r["flicker"], r["greedy return"], r["status"]) for r in rows
     ]
     assert found == [
-        ("1", "impala", "0.0", "5 (3.5 to 6.5) *", "1 finished"),
-        ("1", "impala", "0.5", "5 (3.5 to 6.5) *", "1 finished"),
+        ("1", "impala", "0.0", "5 (3.5 to 5.5) *", "1 finished"),
+        ("1", "impala", "0.5", "5 (3.5 to 5.5) *; 6 of 8 ended", "1 finished"),
         ("1", "ppo", "", "-", "1 not finished"),
-        ("2", "impala", "0.0", "6 (4.5 to 7.5) *", "1 finished"),
-        ("2", "impala", "0.5", "6 (4.5 to 7.5) *", "1 finished"),
+        ("2", "impala", "0.0", "6 (4.5 to 6.5) *", "1 finished"),
+        ("2", "impala", "0.5", "6 (4.5 to 6.5) *; 6 of 8 ended", "1 finished"),
     ]
+    assert [r["ladder return"] for r in rows] == [
+        "1 (-0.5 to 1.5) *", "1 (-0.5 to 1.5) *; 6 of 8 ended", "-", "-", "-"
+    ]  # fmt: skip
+    assert [r["score"] for r in rows] == ["greedy", "greedy", "-", "greedy", "greedy"]
     assert "clip_eps" not in rows[0]
 
 
-def test_the_interval_covers_the_mean_as_often_as_it_says():
-    random = np.random.default_rng(0)
-    hits = 0
-    for _ in range(200):
-        mean, low, high = report.mean_interval(random.normal(3.0, 2.0, size=20))
-        assert low < mean < high
-        hits += low < 3.0 < high
-    assert 175 <= hits <= 199
+def test_an_evaluation_of_an_earlier_version_is_refused(tmp_path, capfd):
+    write_run(tmp_path / "a", config(0), {"episode_return": [1.0]})
+    (tmp_path / "a/evaluation.json").write_text('{"greedy": {"mean": 1.0, "interval_95": 0.5}}')
+    assert make(tmp_path / "a", "--out", tmp_path / "out") == 2
+    assert f"make eval RUN={tmp_path}/a writes it anew" in capfd.readouterr().err
 
 
 def test_a_band_runs_from_the_least_seed_to_the_largest():

@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import math
+import re
 import shutil
 import signal
 
@@ -296,6 +297,10 @@ def test_a_sweep_that_has_ended_goes_on_with_more_steps(swept, tmp_path, capfd):
     assert sweep("resume", folder, "--clip-eps", "0.2") == 2
     assert "--clip-eps is what sets the members apart" in capfd.readouterr().err
     assert sweep("resume", folder, "--env-steps", 960) == 0
+    _, _, said = capfd.readouterr().out.partition("the best first; score: the sampled return\n")
+    scores = [float(x) for x in re.findall(r"score_return ([\d.]+)", said)]
+    assert scores == sorted(scores, reverse=True) and len(set(scores)) > 1
+    assert len(scores) == said.count("sampled return") == said.count("greedy return") == 4
     for i in range(4):
         saved, meta = restored(folder / "members" / str(i), "learner")
         assert meta["counters"]["env_steps"] == 960 and saved["['step']"] == 48
@@ -314,12 +319,18 @@ def test_what_a_sweep_leaves(swept, capfd):
         assert (row["set_aside_at"] == "") == (i < 2)
         results = folder / "members" / str(i) / "evaluation.json"
         assert results.exists() == (i < 2)
-        for kind, result in json.loads(results.read_text()).items() if i < 2 else ():
+        if i >= 2:
+            continue
+        played = json.loads(results.read_text())["results"]
+        assert len(played) == 4
+        for kind, result in played.items():
             assert float(row[f"{kind} return"]) == result["mean"]
             assert 8 <= result["mean"] <= 500
+        scores = [result["mean"] for kind, result in played.items() if "sampled" in kind]
+        assert row["score"] == "sampled" and float(row["score_return"]) == np.mean(scores)
     words = ["eval", folder / "members/0", "--episodes", 4]
     assert train.exit_code(lambda: train.main(list(map(str, words)))) == 0
-    kinds = json.loads((folder / "members/0/evaluation.json").read_text())
+    kinds = json.loads((folder / "members/0/evaluation.json").read_text())["results"]
     assert len(kinds) == 4 and all(kind["episodes"] == 4 for kind in kinds.values())
 
 

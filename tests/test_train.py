@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlsys import actor, evaluate, train
+from rlsys import actor, train
 from rlsys.algorithms import r2d2
 from rlsys.algorithms.r2d2_config import Config, preset
 from rlsys.checkpoint import Checkpoints
@@ -163,7 +163,8 @@ def test_the_others_killed_and_resumed_equal_never_killed(tmp_path, algorithm):
     for name in ("whole", "killed"):
         evaluation = json.loads((tmp_path / name / "evaluation.json").read_text())
         kinds = ("greedy", "sampled")
-        assert set(evaluation) == {f"{kind} {task}" for kind in kinds for task in TASKS}
+        assert evaluation["score"] == "sampled"
+        assert set(evaluation["results"]) == {f"{kind} {task}" for kind in kinds for task in TASKS}
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_actors_of_several_tasks_run_ahead(tmp_path, algorithm):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["learner"]["params"]))
 
     assert play("eval", folder, "--episodes", 11) == 0
-    results = json.loads((folder / "evaluation.json").read_text())
+    results = json.loads((folder / "evaluation.json").read_text())["results"]
     assert set(results) == {f"{kind} {t}" for kind in ("greedy", "sampled") for t in tasks}
     assert all(r["episodes"] == 11 and r["length"] == 9 for r in results.values())
     for name in ("episode.gif", "episode-1.gif", "episode-2.gif"):
@@ -405,20 +406,14 @@ def test_evaluation_plays_whole_episodes_and_records_one(tmp_path, capfd):
     folder = tmp_path / "run"
     words = [*SMALL, "--env-steps", "800", "--run-dir", str(folder)]
     assert train.exit_code(lambda: train.main(["r2d2", *words])) == 0
+    results = json.loads((folder / "evaluation.json").read_text())["results"]
+    assert set(results) == {"greedy", "ladder"}
     assert train.exit_code(lambda: train.main(["eval", str(folder), "--episodes", "11"])) == 0
-    results = json.loads((folder / "evaluation.json").read_text())
+    assert capfd.readouterr().out.count("score: greedy return ") == 2
+    results = json.loads((folder / "evaluation.json").read_text())["results"]
     assert set(results) == {"greedy", "ladder"}
     assert all(r["episodes"] == 11 and r["length"] == 9 for r in results.values())
     assert (folder / "episode.gif").read_bytes().startswith(b"GIF")
-
-
-def test_the_longest_episodes_are_evaluated_too(monkeypatch):
-    """All last as long as an episode may; each environment plays two, with a reset between."""
-    monkeypatch.setattr(evaluate, "MAX_STEPS", 5)
-    envs = Envs("Pendulum-v1", 2, 0, Options(max_episode_steps=5))
-    key = jax.random.key(0)
-    player = evaluate.Player(envs, lambda *_: (np.zeros((2, 1), int), (), (), key), (), 0)
-    assert [e.length for e in evaluate.play(player, None, 4)] == [5] * 4
 
 
 def test_actors_take_new_parameters_every_refresh_steps(tmp_path):

@@ -30,6 +30,7 @@ from rlsys.actor import Actors
 from rlsys.algorithms.impala_config import Config
 from rlsys.losses import popart
 from rlsys.losses.policy_gradient import baseline_loss, policy_gradient_loss
+from rlsys.losses.ppo import MAX_LOG_RATIO
 from rlsys.losses.vtrace import vtrace
 from rlsys.optimizer import linear_decay
 from rlsys.run import Run
@@ -54,7 +55,8 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
     mask_tm1 = ~steps.first[1:]  # rule 1
     log_pi_a_tm1 = policy.log_prob(logits, a_tm1)
     log_rho_tm1 = log_pi_a_tm1 - policy.log_prob(trajectory.aux, a_tm1)
-    rho_tm1 = jax.lax.stop_gradient(jnp.where(mask_tm1, jnp.exp(log_rho_tm1), 0.0))
+    rho_tm1 = jnp.exp(jnp.minimum(log_rho_tm1, MAX_LOG_RATIO))  # lest rho_mean be inf
+    rho_tm1 = jax.lax.stop_gradient(jnp.where(mask_tm1, rho_tm1, 0.0))
     targets = vtrace(
         v[:-1],
         v[1:],
@@ -159,7 +161,7 @@ def learn(network, config: Config, state: LearnerState, trajectories: Trajectory
 
 
 make_network, make_policies = policy.make_network, policy.policies_of(act)
-make_player, PLAYERS = policy.player_of(act), policy.PLAYERS
+make_player, PLAYERS, SCORE = policy.player_of(act), policy.PLAYERS, policy.SCORE
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
@@ -222,5 +224,5 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 if not run.ended:
                     actors.restart(run.number)
         params = learner.snapshot(state.params)
-    run.conclude(make_player, network, params, PLAYERS)
+    run.conclude(make_player, network, params, PLAYERS, SCORE)
     return run.folder

@@ -32,7 +32,7 @@ from rlsys.algorithms.ppo_config import Config
 from rlsys.losses import popart
 from rlsys.losses.gae import gae
 from rlsys.losses.policy_gradient import baseline_loss
-from rlsys.losses.ppo import clipped_surrogate, clipped_value_loss
+from rlsys.losses.ppo import MAX_LOG_RATIO, clipped_surrogate, clipped_value_loss
 from rlsys.minibatches import Batch, minibatch, sequences
 from rlsys.optimizer import adam_of_clipped_parameters, linear_decay
 from rlsys.run import Run
@@ -131,7 +131,7 @@ def loss(network, config: Config, params, batch: Batch):
     v_loss = mask * v_loss
     entropy = mask * policy.entropy(logits)
     total = jnp.mean(pg_loss + config.value_cost * v_loss - config.entropy_cost * entropy)
-    log_ratio = mask * (log_pi_a - batch.log_mu_a)
+    log_ratio = mask * jnp.minimum(log_pi_a - batch.log_mu_a, MAX_LOG_RATIO)  # its exp is finite
     metrics = {
         "loss": total,
         "pg_loss": jnp.mean(pg_loss),
@@ -218,7 +218,7 @@ def dangers(sample_reuse: float, staleness: float) -> list[str]:
 
 
 make_network, make_policies = policy.make_network, policy.policies_of(act)
-make_player, PLAYERS = policy.player_of(act), policy.PLAYERS
+make_player, PLAYERS, SCORE = policy.player_of(act), policy.PLAYERS, policy.SCORE
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
@@ -281,5 +281,5 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 if not run.ended:
                     actors.restart(run.number)
         params = learner.snapshot(state.params)
-    run.conclude(make_player, network, params, PLAYERS)
+    run.conclude(make_player, network, params, PLAYERS, SCORE)
     return run.folder

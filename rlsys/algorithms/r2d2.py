@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlsys import actor, envs, hosts, learner, networks, q_policy
+from rlsys import actor, envs, hosts, learner, networks, q_policy, streams
 from rlsys.actor import Actors
 from rlsys.algorithms.r2d2_config import Config
 from rlsys.losses.q_learning import identity, n_step_double_q
@@ -148,8 +148,8 @@ def make_network(config: Config, pools: list[envs.Envs]):
 
 def make_state(network, config: Config) -> LearnerState:
     """The LearnerState before the first step."""
-    key, init_key = jax.random.split(jax.random.key(config.seed))
-    params = networks.init(network, init_key)
+    params = networks.init(network, streams.key(config.seed, "parameters"))
+    key = streams.key(config.seed, "minibatches")
     step = jnp.zeros((), jnp.int32)
     target_params = jax.tree.map(jnp.copy, params)
     return LearnerState(params, optimizer(config).init(params), key, step, target_params)
@@ -171,7 +171,7 @@ def make_replay(config: Config, network) -> Replay:
         cross_episodes=config.cross_episodes,
         priority_exponent=config.priority_exponent,
         importance_exponent=config.importance_exponent,
-        seed=[config.seed, hosts.index()],  # [seed, 0] is the same as seed
+        seed=streams.sequence(config.seed, "replay", hosts.index()),
     )
 
 
@@ -183,7 +183,7 @@ def initial_priorities(config: Config, trajectory: Trajectory, mask):
 
 
 act, make_policies = q_policy.act, q_policy.make_policies
-make_player, PLAYERS = q_policy.make_player, q_policy.PLAYERS
+make_player, PLAYERS, SCORE = q_policy.make_player, q_policy.PLAYERS, q_policy.SCORE
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
@@ -269,5 +269,5 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 if not run.ended:
                     actors.restart(run.number)
         params = learner.snapshot(state.params)
-    run.conclude(make_player, network, params, PLAYERS[:1])
+    run.conclude(make_player, network, params, PLAYERS, SCORE)
     return run.folder

@@ -103,7 +103,7 @@ class Config:
     log_every: int = 20_000
     """Environment steps from one line of the log to the next."""
     eval_episodes: int = 64
-    """Greedy episodes played at the end."""
+    """Episodes played at the end: greedy ones, and as many that explore as in training."""
 
     def __post_init__(self):
         check_at_least(

@@ -18,12 +18,13 @@ from rlsys.types import Timestep, UserError
 
 
 class Episode(NamedTuple):
-    """A finished episode, as the task counts it: a whole game, whatever the learner sees of it."""
+    """An episode as the task counts it: a whole game, whatever the learner sees of it."""
 
     episode_return: float  # sum of raw rewards
     length: int  # agent steps; the steps that EnvPool spends on resets are not counted
     env: int  # which of the B environments played it
     task: str  # the Task's name
+    ended: bool = True  # False where it is still running
 
 
 class Envs:
@@ -216,6 +217,11 @@ class Envs:
     def pop_episodes(self) -> list[Episode]:
         """The episodes that have ended since the last call."""
         return [self._episodes.popleft() for _ in range(len(self._episodes))]
+
+    def running_episodes(self) -> list[Episode]:
+        """The running episode of each environment, in order, with its return and length so far."""
+        so_far = zip(self._return.tolist(), self._length.tolist(), strict=True)
+        return [Episode(*x, i, self.name, ended=False) for i, x in enumerate(so_far)]
 
     def render(self) -> np.ndarray:
         """A picture of environment 0, uint8 [H, W, 3]: EnvPool's, else the observation enlarged.

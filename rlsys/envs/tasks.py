@@ -54,8 +54,9 @@ class Options:
     """Clip rewards to [-1, 1] for the learner; reported returns are not clipped."""
     reward_scale: float = 1.0
     """Multiply the learner's rewards, after clipping; reported returns are not scaled."""
-    action_bins: int = 5
-    """Values, evenly spaced from lowest to highest, for each dimension of a continuous action."""
+    action_bins: int = 11
+    """Values, evenly spaced from lowest to highest, for each dimension of a continuous action; 11
+    as OpenAI et al. 2018, "Learning Dexterous In-Hand Manipulation", have them."""
     observe: tuple[int, ...] = ()
     """Keep only these entries of a flat observation; (0, 2) hides CartPole's velocities."""
     permute: int = 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from rlsys import actor, evaluate, learner, memory, train
 from rlsys.checkpoint import Checkpoints
@@ -104,7 +105,7 @@ def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bo
 
 def _conclude(algorithm, module, network, configs, states, run: Run, board: Board) -> None:
     """Evaluates each member that lives; writes members.csv and a run's folder for each."""
-    rows = []
+    rows, cuts = [], {}
     for i, (member, config) in enumerate(zip(board.members, configs, strict=True)):
         path = run.folder / "members" / str(i)
         row = {"member": i, **{k[2:]: v for k, v in member.values.items()}, "seed": config.seed}
@@ -119,21 +120,29 @@ def _conclude(algorithm, module, network, configs, states, run: Run, board: Boar
         counters = {"checkpoint": 1, "env_steps": run.env_steps, "learner_steps": run.learner_steps}
         Checkpoints(path / "checkpoints").save(1, {"learner": state}, {"counters": counters})
         played = evaluate.play_tasks(
-            module.make_player, config, network, state.params, module.PLAYERS[:1],
+            module.make_player, config, network, state.params, module.PLAYERS,
             config.eval_episodes,
         )  # fmt: skip
-        results = evaluate.write(path, played)
-        row |= {f"{kind} return": result["mean"] for kind, result in results.items()}
-        rows.append(row | {f"{kind} interval_95": r["interval_95"] for kind, r in results.items()})
+        results = evaluate.write(path, module.SCORE, played)["results"]
+        scores = [r["mean"] for name, r in results.items() if name.startswith(module.SCORE)]
+        row |= {"score": module.SCORE, "score_return": float(np.mean(scores))}
+        row |= {f"{name} return": result["mean"] for name, result in results.items()}
+        for key in ("interval_95_low", "interval_95_high", "episodes", "ended"):
+            row |= {f"{name} {key}": result[key] for name, result in results.items()}
+        rows.append(row)
+        few = {name: cut for name, result in results.items() if (cut := evaluate.cut(result))}
+        cuts[i] = "".join(f"; {name}: {cut}" for name, cut in few.items())
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with (run.folder / "members.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    for row in rows:
+    print(f"members, the best first; score: the {module.SCORE} return")
+    for row in sorted(rows, key=lambda row: -row.get("score_return", -np.inf)):
         value = ", ".join(f"{k} {row[k]:.4g}" for k in columns if k.endswith("return") and k in row)
         gone = f", set aside at learner step {row['set_aside_at']}" if "set_aside_at" in row else ""
-        print(f"{board.members[row['member']].name}: {value}{gone}")
+        i = row["member"]
+        print(f"{board.members[i].name}: {value}{gone}{cuts.get(i, '')}")
     print(
         f"{run.folder}: config.json, metrics.jsonl, checkpoints/, members.csv, and each member's "
         f"run in members/\nmake eval RUN={run.folder}/members/0    more episodes of a member"
