@@ -87,20 +87,26 @@ def update_statistics(config: Any, old: popart.PopArtState, targets, task, mask)
     )
 
 
-def moments(v, target, mask) -> dict[str, jax.Array]:
-    """Sums that explained_variance needs, as means over a shard of a batch, which may be averaged.
+def moments(config: Any, statistics: popart.PopArtState, v, target, task, mask):
+    """Means over a shard of a batch that explained_variance needs, and that may be averaged over
+    devices, by name.
 
     Args:
-      v, target: [T, B] values and their targets, on one scale for all tasks.
+      statistics: PopArt's, as the loss sees them.
+      v, target: [T, B] values and their targets, in units of return.
+      task: [B] int.
       mask: [T, B] bool, True where the step counts.
     """
+    v, target = (popart.normalize(statistics, x, task) for x in (v, target))
     error, weight = target - v, mask.astype(jnp.float32)
+    floor = (config.popart_floor * statistics.mean / popart.scale(statistics)) ** 2
     terms = {
         "share": weight,
         "error": weight * error,
         "error_square": weight * error**2,
         "target": weight * target,
         "target_square": weight * target**2,
+        "floor": weight * floor[task][None],
     }
     return {name: jnp.mean(x) for name, x in terms.items()}
 
@@ -108,15 +114,17 @@ def moments(v, target, mask) -> dict[str, jax.Array]:
 def explained_variance(moments: dict[str, jax.Array]):
     """1 - var(target - v) / var(target): 1 for perfect values, 0 for a constant, less for worse.
 
-    It is held above -1, so that a mean over many updates still says something.
+    The targets' variance counts as popart_floor of their mean at least, squared: where returns
+    hardly differ, values are not asked to tell them apart. The result is held above -1, so that a
+    mean over many updates still says something.
     """
     share = jnp.maximum(moments["share"], 1e-9)
 
     def variance(name):
         return moments[f"{name}_square"] / share - (moments[name] / share) ** 2
 
-    ratio = variance("error") / jnp.maximum(variance("target"), 1e-12)
-    return jnp.maximum(1.0 - ratio, -1.0)
+    of_target = jnp.maximum(variance("target"), moments["floor"] / share)
+    return jnp.maximum(1.0 - variance("error") / jnp.maximum(of_target, 1e-12), -1.0)
 
 
 def step_metrics(config: Any, grads, updates, params) -> dict[str, jax.Array]:

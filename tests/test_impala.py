@@ -72,7 +72,8 @@ def literal_targets(config, trajectory, logits, values, statistics):
     steps, action, task = trajectory.steps, trajectory.action, trajectory.task
     log_pi, log_mu = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in
                       (np.float64(logits), np.float64(trajectory.aux)))  # fmt: skip
-    old_scale = np.sqrt(np.float64(statistics.second_moment) - statistics.mean**2.0)
+    mean, variance = np.float64(statistics.mean), np.float64(statistics.variance)
+    old_scale = floored(config, mean, variance)
     v = np.stack([values[:, b, i] * old_scale[i] + statistics.mean[i]
                   for b, i in enumerate(task)], 1)  # fmt: skip
     vs, advantage = np.zeros((2, T, len(task)))
@@ -99,7 +100,7 @@ def literal_targets(config, trajectory, logits, values, statistics):
                 advantage[begin + s, b] = min(config.clip_pg_rho, rho[s]) * (
                     r[s] + gamma[s] * q - x[s]
                 )
-    mean, second = np.float64(statistics.mean), np.float64(statistics.second_moment)
+    second = variance + mean**2
     if config.popart:
         for i in range(len(mean)):
             y = vs[:, task == i][mask[:, task == i]]
@@ -108,14 +109,19 @@ def literal_targets(config, trajectory, logits, values, statistics):
             if len(y):
                 mean[i] = keep * mean[i] + (1 - keep) * y.mean()
                 second[i] = keep * second[i] + (1 - keep) * (y**2).mean()
-    scale = np.sqrt(second - mean**2)
-    return v, vs, advantage, mask, mean, second, scale, old_scale
+    variance = second - mean**2
+    scale = floored(config, mean, variance)
+    return v, vs, advantage, mask, mean, variance, scale, old_scale
+
+
+def floored(config, mean, variance):
+    return np.maximum(np.sqrt(variance), config.popart_floor * abs(mean) * config.popart)
 
 
 def literal_loss(config, trajectory, logits, values, statistics):
-    """-> scalar, new mean and second moment, gradients for logits and values."""
+    """-> scalar, new mean and variance, gradients for logits and values."""
     task, action = trajectory.task, trajectory.action
-    v, vs, advantage, mask, mean, second, scale, old_scale = literal_targets(
+    v, vs, advantage, mask, mean, variance, scale, old_scale = literal_targets(
         config, trajectory, logits, values, statistics
     )
     pi = np.exp(np.float64(logits[:-1]))
@@ -132,7 +138,7 @@ def literal_loss(config, trajectory, logits, values, statistics):
         d_logits[t, b] += config.entropy_cost * p * (np.log(p) + entropy)
         d_values[t, b, i] = config.baseline_cost * error * old_scale[i] / scale[i]
     number = 1 if config.sum_losses else T * len(task)
-    return total / number, mean, second, d_logits / number, d_values / number
+    return total / number, mean, variance, d_logits / number, d_values / number
 
 
 class Outputs:
@@ -152,14 +158,14 @@ def test_the_loss_and_its_gradient_are_those_of_the_equations(config):
     assert all(x[1:-1].sum() > 3 for x in (steps.first, steps.truncated, steps.discount == 0))
     logits = trajectory.aux[[*range(T), 0]] + random.normal(scale=0.5, size=(T + 1, B, 3))
     logits, values = np.float32(logits), np.float32(random.normal(size=(T + 1, B, 3)))
-    total, mean, second, d_logits, d_values = literal_loss(
+    total, mean, variance, d_logits, d_values = literal_loss(
         config, trajectory, logits, values, STATISTICS
     )
     value, new, metrics, grads = loss_of(config, trajectory, (logits, values), network=OUTPUTS)
     np.testing.assert_allclose((value, metrics["loss"]), total, rtol=1e-4)
     size = T * B if config.sum_losses else 1.0
     close([x * size for x in (grads[0], grads[1])], [d_logits * size, d_values * size], atol=1e-5)
-    close((new.mean, new.second_moment), (mean, second))
+    close((new.mean, new.variance), (mean, variance))
     assert not config.popart or abs(mean - STATISTICS.mean).min() > 1e-2
 
 
@@ -186,10 +192,10 @@ def test_episodes_in_one_unroll_equal_each_alone():
     trajectory, params = trajectory_of(), other_params()
     assert not trajectory.steps.first[0].all() and trajectory.core_state.lstm[0].std() > 0.1
     outputs = alone(trajectory, "recurrent", params)
-    total, mean, second, _, _ = literal_loss(POPART, trajectory, *outputs, STATISTICS)
+    total, mean, variance, _, _ = literal_loss(POPART, trajectory, *outputs, STATISTICS)
     value, new, metrics, _ = loss_of(POPART, trajectory, params)
     np.testing.assert_allclose(value, total, rtol=1e-4)
-    close((new.mean, new.second_moment), (mean, second))
+    close((new.mean, new.variance), (mean, variance))
     assert metrics["rho_clipped"] > 0.1  # of the policy that acted, which is another
 
 
@@ -242,7 +248,7 @@ def test_far_apart_policies_have_finite_metrics():
         apart = trajectory._replace(aux=np.where(taken, np.float32(far), np.float32(0)))
         value, _, metrics, grads = loss_of(CONFIG, apart, params)
         assert np.isfinite(value) and all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
-        assert all(np.isfinite(x) for x in metrics.values()), metrics
+        assert all(np.isfinite(x) for x in jax.tree.leaves(metrics)), metrics
         assert (metrics["rho_clipped"] > 0.5) == (far < 0)
 
 

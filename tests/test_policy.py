@@ -151,7 +151,7 @@ def test_values_stay_when_statistics_jump(mean, scale):
 
 def test_popart_metrics_name_each_task():
     config = Config(env="Catch-v0,Catch-v0:permute=1", actors=2, popart=True)
-    statistics = popart.PopArtState(*jnp.array([[1.0, 2.0], [10.0, 5.0], [1.0, 1.0]]))
+    statistics = popart.PopArtState(*jnp.array([[1.0, 2.0], [9.0, 1.0], [1.0, 1.0]]))
     metrics = policy.popart_metrics(config, statistics)
     assert metrics == {
         "popart_mean/Catch-v0": 1.0, "popart_mean/Catch-v0:permute=1": 2.0,

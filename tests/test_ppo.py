@@ -179,8 +179,9 @@ def test_before_the_first_step_every_ratio_is_1(kind):
 def literal_batch(config, trajectory, values, statistics):
     """In float64, each episode by itself: advantage, v_old, target, mask [T, B], statistics."""
     steps, task = trajectory.steps, trajectory.task
-    mean, second = np.float64(statistics.mean), np.float64(statistics.second_moment)
-    sigma = np.sqrt(second - mean**2)
+    mean, second = np.float64(statistics.mean), np.float64(statistics.variance)
+    second += mean**2
+    sigma = floored(config, mean, second)
     v = np.stack([values[:, b, i] * sigma[i] + mean[i] for b, i in enumerate(task)], 1)
     advantage, mask = np.zeros((T, len(task))), np.zeros((T, len(task)), bool)
     for b in range(len(task)):
@@ -201,11 +202,17 @@ def literal_batch(config, trajectory, values, statistics):
             keep = (1 - beta) ** len(y)
             mean[i] = keep * mean[i] + (1 - keep) * y.mean()
             second[i] = keep * second[i] + (1 - keep) * (y**2).mean()
-    sigma = np.sqrt(second - mean**2)
+    sigma = floored(config, mean, second)
     advantage = advantage / sigma[task]
     advantage = np.where(mask, (advantage - advantage[mask].mean()) / advantage[mask].std(), 0)
     v_old, target = ((x - mean[task]) / sigma[task] for x in (v[:-1], target))
-    return advantage, v_old, target, mask, mean, second
+    return advantage, v_old, target, mask, mean, second - mean**2
+
+
+def floored(config, mean, second):
+    return np.maximum(
+        np.sqrt(second - mean**2), config.popart_floor * abs(mean) * config.popart
+    )
 
 
 def cut(x, length):
@@ -225,13 +232,13 @@ def test_a_batch_is_that_of_the_equations(with_popart):
     (_, values), _ = jax.jit(network.apply)(
         params_of("recurrent"), steps, trajectory.action, trajectory.core_state
     )
-    *fields, mean, second = literal_batch(config, trajectory, np.float64(values), STATISTICS)
+    *fields, mean, variance = literal_batch(config, trajectory, np.float64(values), STATISTICS)
     advantage, v_old, target, mask = (cut(x, 4) for x in fields)
     np.testing.assert_array_equal(batch.mask, mask)
     close(batch.advantage, advantage, atol=1e-5)
     for found, expected in ((batch.v_old, v_old), (batch.target, target)):
         close(np.where(mask, found, 0), np.where(mask, expected, 0), atol=1e-5)
-    close((state.popart.mean, state.popart.second_moment), (mean, second))
+    close((state.popart.mean, state.popart.variance), (mean, variance))
     np.testing.assert_array_equal(batch.task, np.repeat(TASK, 4))
     # Values that learning begins with are those from before the statistics moved.
     (_, values), _ = jax.jit(network.apply)(

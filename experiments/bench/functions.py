@@ -57,7 +57,7 @@ def data(length: int, batch: int) -> dict[str, Any]:
     x["task"] = random.integers(TASKS, size=batch, dtype=np.int32)
     x["kernel"] = random.normal(size=(FEATURES, TASKS)).astype(np.float32)
     x["mean"], x["bias"] = random.normal(size=(2, TASKS)).astype(np.float32)
-    x["second_moment"] = x["mean"] ** 2 + 2.0
+    x["variance"] = jnp.full(TASKS, 2.0)
     return {name: jnp.asarray(value) for name, value in x.items()}
 
 
@@ -66,34 +66,35 @@ def over_batch(function: Callable) -> Callable:
     return jax.vmap(function, 1, 1)
 
 
-def ours_statistics(mean, second_moment):
-    return popart.PopArtState(mean, second_moment, jnp.zeros_like(mean))
+def ours_statistics(mean, variance):
+    zeros = jnp.zeros_like(mean)
+    return popart.PopArtState(mean, variance, count=zeros, rest=zeros)
 
 
-def rlax_statistics(mean, second_moment):
-    return rlax.PopArtState(mean, jnp.sqrt(second_moment - mean**2), second_moment)
+def rlax_statistics(mean, variance):
+    return rlax.PopArtState(mean, jnp.sqrt(variance), variance + mean**2)
 
 
-def ours_popart(targets, task, mean, second_moment, kernel, bias):
-    old = ours_statistics(mean, second_moment)
+def ours_popart(targets, task, mean, variance, kernel, bias):
+    old = ours_statistics(mean, variance)
     new = popart.update(old, targets, task, step_size=STEP_SIZE)
     return new.mean, popart.preserve_outputs(old, new, kernel, bias)
 
 
-def rlax_popart(targets, task, mean, second_moment, kernel, bias):
+def rlax_popart(targets, task, mean, variance, kernel, bias):
     update = rlax.popart(TASKS, STEP_SIZE, 1e-4, 1e6)[1]
-    old, index = rlax_statistics(mean, second_moment), jnp.broadcast_to(task, targets.shape)
+    old, index = rlax_statistics(mean, variance), jnp.broadcast_to(task, targets.shape)
     params, new = update({"w": kernel, "b": bias}, old, targets, index)
     return new.shift, (params["w"], params["b"])
 
 
-def ours_normalize(v, task, mean, second_moment):
-    return popart.normalize(ours_statistics(mean, second_moment), v, task)
+def ours_normalize(v, task, mean, variance):
+    return popart.normalize(ours_statistics(mean, variance), v, task)
 
 
-def rlax_normalize(v, task, mean, second_moment):
+def rlax_normalize(v, task, mean, variance):
     index = jnp.broadcast_to(task, v.shape)
-    return rlax.normalize(rlax_statistics(mean, second_moment), v, index)
+    return rlax.normalize(rlax_statistics(mean, variance), v, index)
 
 
 def pairs(x: dict[str, Any]) -> dict[str, Pair]:
@@ -101,7 +102,7 @@ def pairs(x: dict[str, Any]) -> dict[str, Pair]:
     softmax = rlax.softmax()
     pick = [x[k] for k in ("q", "a", "q_target", "a_star", "r_t", "discount_t")]
     transform = {"tx_pair": rlax.SIGNED_HYPERBOLIC_PAIR}
-    tasks = x["v"], x["task"], x["mean"], x["second_moment"]
+    tasks = x["v"], x["task"], x["mean"], x["variance"]
 
     def q(**options):
         return lambda *args: n_step_double_q(*args, N, **options)

@@ -55,7 +55,8 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
     mask_tm1 = ~steps.first[1:]  # rule 1
     log_pi_a_tm1 = policy.log_prob(logits, a_tm1)
     log_rho_tm1 = log_pi_a_tm1 - policy.log_prob(trajectory.aux, a_tm1)
-    rho_tm1 = jnp.exp(jnp.minimum(log_rho_tm1, MAX_LOG_RATIO))  # lest rho_mean be inf
+    log_rho_tm1 = jnp.minimum(log_rho_tm1, MAX_LOG_RATIO)  # lest a metric be inf
+    rho_tm1 = jnp.exp(log_rho_tm1)
     rho_tm1 = jax.lax.stop_gradient(jnp.where(mask_tm1, rho_tm1, 0.0))
     targets = vtrace(
         v[:-1],
@@ -72,8 +73,9 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
     new = policy.statistics_of(config, exact)
     advantage_tm1 = targets.pg_advantage_tm1 / popart.scale(new)[task][None]
     pg_loss = policy_gradient_loss(log_pi_a_tm1, advantage_tm1)
-    v_tm1, vs_tm1 = (popart.normalize(new, x, task) for x in (v[:-1], targets.vs_tm1))
-    v_loss = mask_tm1 * baseline_loss(v_tm1, vs_tm1)
+    v_loss = mask_tm1 * baseline_loss(
+        popart.normalize(new, v[:-1], task), popart.normalize(new, targets.vs_tm1, task)
+    )
     entropy = mask_tm1 * policy.entropy(logits)
     total = jnp.mean(pg_loss + config.baseline_cost * v_loss - config.entropy_cost * entropy)
     if config.sum_losses:
@@ -87,7 +89,7 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
         "rho_mean": jnp.mean(rho_tm1),
         "rho_clipped": jnp.mean(rho_tm1 > config.clip_rho),  # share
         "kl": jnp.mean(jnp.where(mask_tm1, jnp.expm1(log_rho_tm1) - log_rho_tm1, 0.0)),
-        "moments": policy.moments(v_tm1, vs_tm1, mask_tm1),
+        "moments": policy.moments(config, new, v[:-1], targets.vs_tm1, task, mask_tm1),
     }
     return total, (exact, metrics)
 

@@ -83,16 +83,14 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     params = policy.preserve_outputs(old, statistics, state.params)
 
     advantage = advantage / popart.scale(statistics)[task][None]
-    share, mean, square = learner.mean(
-        (jnp.mean(mask), jnp.mean(mask * advantage), jnp.mean(mask * advantage**2))
-    )
+    share, mean = learner.mean((jnp.mean(mask), jnp.mean(mask * advantage)))
     share = jnp.maximum(share, 1e-9)  # all may be resets
-    mean, square = mean / share, square / share
-    deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0.0))
-    advantage = mask * (advantage - mean) / (deviation + 1e-8)
+    advantage = mask * (advantage - mean / share)
+    deviation = jnp.sqrt(learner.mean(jnp.mean(advantage**2)) / share)
+    advantage = advantage / (deviation + 1e-8)
 
-    v_old, target = (popart.normalize(statistics, x, task) for x in (v[:-1], target))
-    v_mean, moments = learner.mean((jnp.mean(v), policy.moments(v_old, target, mask)))
+    moments = policy.moments(config, statistics, v[:-1], target, task, mask)
+    v_mean, moments = learner.mean((jnp.mean(v), moments))
     metrics = {
         "v_mean": v_mean,
         "advantage_deviation": deviation,
@@ -105,8 +103,8 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
         cut(trajectory.action),
         cut(trajectory.aux.log_mu_a),
         cut(advantage),
-        cut(v_old),
-        cut(target),
+        cut(popart.normalize(statistics, v[:-1], task)),
+        cut(popart.normalize(statistics, target, task)),
         cut(mask),
         jnp.repeat(task, config.unroll_length // config.sequence_length),
         core_state,
