@@ -58,7 +58,7 @@ def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bo
             for path in folders
         ]
         board = Board(members, logs)
-        run.log.below, run.log.num_members = board.table, num
+        run.log.display.below, run.log.display.num_members = board.table, num
         actors = actor.Actors(
             pools, policies, network.initial, config, run.log, join, members=configs
         )
