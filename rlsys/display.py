@@ -46,7 +46,7 @@ class Display:
         self._began, self._seconds_before = start.now, seconds_before
         self._lines: collections.deque = collections.deque([start], maxlen=RATE_LINES)
         self._rates, self._shares, self._end = "starting", "", math.nan
-        self._warnings: list[str] = []
+        self._warnings: dict[str, str] = {}
         self._plain_at, self._plain_due = start.now, False
         self._live = None
         self._console = Console(highlight=False)
@@ -56,7 +56,7 @@ class Display:
             self._live.start()
 
     def show(
-        self, at: Progress, values: dict[str, float], mean_return: float, warnings: list[str]
+        self, at: Progress, values: dict[str, float], mean_return: float, warnings: dict[str, str]
     ) -> None:
         """Puts a line of the log into words, for the panel's thread to take.
 
@@ -64,7 +64,8 @@ class Display:
             at: when the line was written.
             values: of the line.
             mean_return: of the last episodes, or nan.
-            warnings: sentences on what is unwell.
+            warnings: what is unwell, in words, by name; without a panel each is told when it
+                begins and when it is over.
         """
         self._lines.append(at)
         begin = self._lines[0]
@@ -87,9 +88,15 @@ class Display:
             if name.startswith("time/")
         )
         self._end = at.now + (self._total - at.env_steps) / env_rate if env_rate > 0 else math.nan
-        self._warnings = warnings
+        before, self._warnings = self._warnings, warnings
         self._plain_due = self._shown
-        if self._shown and self._live is None and at.now >= self._plain_at:
+        if not self._shown or self._live is not None:
+            return
+        for name in warnings.keys() - before.keys():
+            self.say(f"health: {warnings[name]}")
+        for name in before.keys() - warnings.keys():
+            self.say(f"health: over by {at.env_steps:,} steps: {before[name]}")
+        if at.now >= self._plain_at:
             self._print_plain()
             self._plain_at = at.now + PLAIN_SECONDS
 
@@ -123,7 +130,7 @@ class Display:
         bar.add_column(no_wrap=True)
         bar.add_row(ProgressBar(self._total, self._lines[-1].env_steps), self._steps())
         lines = [Text("\n".join((self._rates, self._clock(), self._shares)))]
-        lines += [Text(f"health: {warning}", style="yellow") for warning in self._warnings]
+        lines += [Text(f"health: {warning}", style="yellow") for warning in self._warnings.values()]
         below = [self.below()] if self.below else []
         return Panel(Group(bar, *lines, *below), border_style="dim")
 

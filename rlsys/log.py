@@ -12,6 +12,7 @@ from typing import Any
 from jax.profiler import TraceAnnotation
 
 from rlsys.display import Display, Progress
+from rlsys.health import Health
 from rlsys.records import Records
 
 TASK_RETURN = "episode_return/"
@@ -29,6 +30,7 @@ class Log:
         total_env_steps: int,
         resume_at: int | None = None,
         *,
+        health: Health | None = None,
         display: bool = True,
     ):
         """Makes run_dir where it is missing.
@@ -37,6 +39,7 @@ class Log:
             run_dir: folder of metrics.jsonl and of the TensorBoard events.
             total_env_steps: environment steps of the whole run.
             resume_at: as of Records.
+            health: takes the lines, those kept of a resumed run first, and adds health/<name>.
             display: show the progress.
         Raises:
             ValueError: a new run would be mixed into the metrics of another.
@@ -57,6 +60,10 @@ class Log:
         names = {name for line in kept for name in line if name.startswith(TASK_RETURN)}
         self._tasks = {name.removeprefix(TASK_RETURN) for name in names}
         self._disk_full = False
+        self._health = health
+        if health:
+            for line in kept:
+                health.observe(line)
         self.display = Display(
             max(total_env_steps, 1), self._last, self._seconds_before, shown=display
         )
@@ -98,7 +105,8 @@ class Log:
         learner_steps_per_second, time/<activity> (share of the wall time; threads add up, so it
         may pass 1), and of the episodes that ended: episodes (how many), episode_return,
         episode_return_min, episode_return_max, episode_length, and where several
-        tasks were seen episode_return/<task> of each. All but the first three are of the time since
+        tasks were seen episode_return/<task> of each; and health/<name>, 1. while that check warns,
+        else 0. All but the first three (and health) are of the time since
         the last write; what is unknown or not finite is null.
         """
         last, now = self._last, time.perf_counter()
@@ -117,12 +125,14 @@ class Log:
         values |= {f"time/{name}": spent / wall for name, spent in self._spent().items()}
         values |= {name: float(value) for name, value in scalars.items()}
         line = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line |= self._health.observe(line) if self._health else {}
         self._records.append(line)
         self._tell_of_full_disk()
         self._last = Progress(now, env_steps, learner_steps)
         with self._lock:
             mean_return = _mean(list(self._returns))
-        self.display.show(self._last, values, mean_return, [])
+        warnings = self._health.warnings() if self._health else {}
+        self.display.show(self._last, values, mean_return, warnings)
 
     def _spent(self) -> dict[str, float]:
         """Seconds by activity since the last call, all threads together."""

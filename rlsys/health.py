@@ -1,0 +1,142 @@
+"""Says when a run is unwell, by the checks of checks.py, and which hidden units are dead.
+
+A number must be beyond its level on several lines of the log in a row, and for a share of the run,
+before there is a warning: one odd line is no alarm.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlsys import learner, networks
+from rlsys.checks import CHECKS, Check, Line
+from rlsys.types import Trajectory
+
+LINES = 3  # of the log, at least, before a check warns
+
+
+class Span(NamedTuple):
+    """Lines in a row on which a number was beyond its level."""
+
+    begin: int  # env_steps of the first line
+    end: int  # env_steps of the last line
+    lines: int
+    number: float  # of the last line
+
+    def describe(self, check: Check, end: str) -> str:
+        """end: when the span ended, in words."""
+        return f"from {self.begin:,} {end} ({check.shows} {self.number:.2g})"
+
+
+class Health:
+    """Takes the lines of a run's log in order, and knows what is unwell and since when.
+
+    It depends on the lines alone: a resumed run that takes its lines again warns as the run that
+    was never interrupted.
+    """
+
+    def __init__(self, config: Any):
+        """config: of the run."""
+        self._config = config
+        self._first: Line = {}  # the first known number of each name
+        self._spans: dict[str, list[Span]] = {}  # by check, of those that have been judged
+        self._open: set[str] = set()  # checks whose last span goes on
+
+    def observe(self, line: Line) -> dict[str, float]:
+        """Takes a line; gives health/<name> of each check that the run has numbers for: 1. while it
+        warns, else 0."""
+        self._first = {k: v for k, v in line.items() if v is not None} | self._first
+        for check in CHECKS:
+            number = check.number(line, self._config, self._first)
+            if number is not None:
+                self._judge(check, number, line["env_steps"])
+        warning = {check.name for check in self._warning()}
+        return {f"health/{name}": float(name in warning) for name in self._spans}
+
+    def _judge(self, check: Check, number: float, env_steps: int) -> None:
+        spans = self._spans.setdefault(check.name, [])
+        if check.below <= number <= check.above:
+            self._open.discard(check.name)
+        elif check.name in self._open:
+            last = spans[-1]
+            spans[-1] = Span(last.begin, env_steps, last.lines + 1, number)
+        elif env_steps <= check.begins_by * self._config.env_steps:
+            self._open.add(check.name)
+            spans.append(Span(env_steps, env_steps, 1, number))
+
+    def _lasted(self, check: Check) -> list[Span]:
+        """The spans that were long enough for a warning."""
+        least = check.lasts * self._config.env_steps
+        return [
+            span
+            for span in self._spans.get(check.name, [])
+            if span.lines >= LINES and span.end - span.begin >= least
+        ]
+
+    def _warning(self) -> list[Check]:
+        """The checks that warn now."""
+        return [
+            check
+            for check in CHECKS
+            if check.name in self._open and self._spans[check.name][-1:] == self._lasted(check)[-1:]
+        ]
+
+    def warnings(self) -> dict[str, str]:
+        """What is unwell now: sentences, by name of the check."""
+        return {
+            check.name: f"{check.words} {self._spans[check.name][-1].describe(check, 'steps on')}"
+            for check in self._warning()
+        }
+
+    def summary(self) -> str:
+        """One line on the whole run: each warning that there was, and when."""
+        found, now = [], self._warning()
+        for check in CHECKS:
+            spans = self._lasted(check)
+            ends = [f"to {span.end:,} steps" for span in spans]
+            if check in now:
+                ends[-1] = "steps on"
+            when = [span.describe(check, end) for span, end in zip(spans, ends, strict=True)]
+            if when:
+                found.append(f"{check.words} {' and '.join(when)}")
+        return f"health: {'; '.join(found) or 'no warnings'}"
+
+
+def dead_units(network: networks.Agent, params: Any, trajectory: Trajectory) -> dict[str, float]:
+    """The share of hidden units (of convolutions: channels) that are 0 all over an unroll.
+
+    Args:
+      params: of the learner, on all its devices.
+      trajectory: Trajectory [T + 1, B, ...] of this process, which looks at no other's.
+    """
+    steps, action, *_ = trajectory
+    inputs = jax.device_put((steps, action, trajectory.core_state))
+    return {"dead_units": float(_dead_share(network)(learner.snapshot(params), *inputs))}
+
+
+@functools.cache
+def _dead_share(network: networks.Agent) -> Callable:
+    @jax.jit
+    def share(params, steps, action, core_state):
+        alive = networks.alive_units(network, params, steps, action, core_state)
+        return 1.0 - jnp.mean(alive)
+
+    return share
+
+
+def first_not_finite(metrics: dict[str, np.ndarray]) -> tuple[str, int] | None:
+    """Of metrics [N] of N updates the first that is no finite number, and how many updates came
+    after it; None if all are."""
+    wrong = {
+        name: int(np.argmin(finite))
+        for name, x in metrics.items()
+        if not (finite := np.isfinite(x)).all()
+    }
+    if not wrong:
+        return None
+    name = min(wrong, key=lambda name: wrong[name])
+    return name, len(metrics[name]) - 1 - wrong[name]
