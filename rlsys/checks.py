@@ -120,8 +120,8 @@ CHECKS = (
         shows="PopArt's scale",
         number=smallest_scale,
         below=1.01 * POPART_FLOOR,
-        source="There losses/popart.py no longer normalises: the targets' deviation is 0, or float32"
-        " cannot tell it from 0.",
+        source="There losses/popart.py no longer normalises: the targets' deviation is 0, or"
+        " float32 cannot tell it from 0.",
     ),
     Check(
         name="value_explains_nothing",
@@ -159,8 +159,8 @@ CHECKS = (
         shows="share",
         number=metric("dead_units"),
         above=0.5,
-        source="A unit that is 0 for every sample has no gradient, and the more there are the less a"
-        " network can still learn (Sokar et al. 2023, The Dormant Neuron Phenomenon in Deep RL).",
+        source="A unit that is 0 for every sample has no gradient, and the more there are the less"
+        " can still be learned (Sokar et al. 2023, The Dormant Neuron Phenomenon in Deep RL).",
     ),
     Check(
         name="padding",
@@ -169,7 +169,7 @@ CHECKS = (
         number=metric("learned_share"),
         below=0.5,
         lasts=0.0,
-        source="More than half of an update's work teaches nothing, and the replay ratio counts it.",
+        source="More than half of what an update computes teaches nothing.",
     ),
     Check(
         name="stale",
@@ -178,8 +178,8 @@ CHECKS = (
         number=metric("staleness"),
         above=8.0,
         lasts=0.0,
-        source="8 versions halve the speed of learning, 32 may break it (Berner et al. 2019, section"
-        " 4.4 and figure 5).",
+        source="8 versions halve the speed of learning, 32 may break it (Berner et al. 2019,"
+        " section 4.4 and figure 5).",
     ),
     Check(
         name="stale_replay",
