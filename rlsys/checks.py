@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 A_WHILE = 0.05  # share of the run's environment steps
 CLIPPED = 0.99  # share of clipped gradients that counts as always
+SMALL_RATE = 0.05  # share of the Config's learning rate below which standing still is no danger
+CLOSE = 0.01  # of its targets' mean: a value that errs by less is right
 POPART_FLOOR = 1e-4  # losses.popart.scale's min_scale
 
 Line = dict[str, Any]  # of the log: numbers, or None where unknown
@@ -36,9 +38,11 @@ def metric(name: str) -> Callable:
 
 
 def rate_share(line: Line, config: Any) -> float:
-    """The learning rate as a share of the Config's: what is left of it, or how far it warmed up."""
+    """The learning rate as a share of the Config's, which it warms up to and decays from; 0 where
+    it is too small for anything to be expected."""
     rate = line.get("learning_rate")
-    return 1.0 if rate is None else rate / config.learning_rate
+    share = 1.0 if rate is None else rate / config.learning_rate
+    return share if share >= SMALL_RATE else 0.0
 
 
 def kl(line: Line, config: Any, first: Line) -> float | None:
@@ -66,10 +70,27 @@ def gradient_excess(line: Line, config: Any, first: Line) -> float | None:
     return norm / config.max_gradient_norm if clipped >= CLIPPED else 0.0
 
 
+def scales(line: Line) -> list[float]:
+    """The deviation of each task's targets that PopArt divides by."""
+    return [x for name, x in line.items() if name.startswith("popart_scale/") and x is not None]
+
+
 def smallest_scale(line: Line, config: Any, first: Line) -> float | None:
-    """The smallest deviation of a task's targets that PopArt divides by."""
-    scales = [x for name, x in line.items() if name.startswith("popart_scale/") and x is not None]
-    return min(scales, default=None)
+    return min(scales(line), default=None)
+
+
+def explained_variance(line: Line, config: Any, first: Line) -> float | None:
+    """1 - Var[target - v] / Var[target], but 0 at least for a value that is close to its targets.
+
+    Where a task is solved its targets hardly differ, and errors of a thousandth are more than they
+    do.
+    """
+    explained, v = line.get("explained_variance"), line.get("v_mean")
+    loss = line.get("value_loss", line.get("baseline_loss"))  # half of the squared error
+    if explained is None or v is None or loss is None or (config.popart and not scales(line)):
+        return None
+    error = math.sqrt(2 * loss) * max(scales(line), default=1.0)
+    return max(explained, 0.0) if error < CLOSE * abs(v) else explained
 
 
 def entropy_left(line: Line, config: Any, first: Line) -> float | None:
@@ -90,11 +111,12 @@ CHECKS = (
     Check(
         name="policy_frozen",
         words="policy frozen",
-        shows="KL",
+        shows="KL at the full learning rate",
         number=kl,
-        below=1e-6,
-        source="A learning PPO moves by 3e-3 to 3e-2 an unroll (Schulman et al. 2017, section 6.1);"
-        " IMPALA's healthy runs here by 1e-5 or more. With less a run ends before it is elsewhere.",
+        below=3e-5,
+        source="PPO is meant to move by 3e-3 to 3e-2 an unroll (Schulman et al. 2017, section 6.1)."
+        " On cart-pole healthy runs of PPO and IMPALA move by 2e-4 or more, solved or not; one whose"
+        " policy got no gradient by 2e-6 to 2e-5.",
     ),
     Check(
         name="parameters_frozen",
@@ -109,10 +131,10 @@ CHECKS = (
         words="gradient always clipped",
         shows="norm / largest allowed",
         number=gradient_excess,
-        above=20.0,
-        source="Adam does not see a constant factor, so it does no harm to clip every gradient a"
-        " little. Beyond 20 one loss, mostly the value's, leaves the others less than a twentieth"
-        " of the step that they were meant to have.",
+        above=100.0,
+        source="Adam does not see a constant factor, so it does no harm to clip every gradient:"
+        " on cart-pole PPO learns well at 60. Beyond 100 one loss, mostly the value's, leaves the"
+        " others a hundredth of their step; the frozen run above had 400 to 1,200.",
     ),
     Check(
         name="statistics_on_floor",
@@ -127,11 +149,11 @@ CHECKS = (
         name="value_explains_nothing",
         words="value explains nothing",
         shows="explained variance",
-        number=metric("explained_variance"),
+        number=explained_variance,
         below=0.0,
-        lasts=0.1,
+        lasts=0.2,
         source="A constant would predict better (Schulman 2016, The Nuts and Bolts of Deep RL"
-        " Research). For a while, at the start and where the return jumps, that is usual.",
+        " Research). At the start that is usual: IMPALA on cart-pole takes up to 0.15 of its run.",
     ),
     Check(
         name="entropy_gone",
