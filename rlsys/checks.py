@@ -115,8 +115,8 @@ CHECKS = (
         number=kl,
         below=3e-5,
         source="PPO is meant to move by 3e-3 to 3e-2 an unroll (Schulman et al. 2017, section 6.1)."
-        " On cart-pole healthy runs of PPO and IMPALA move by 2e-4 or more, solved or not; one whose"
-        " policy got no gradient by 2e-6 to 2e-5.",
+        " On cart-pole healthy runs of PPO and IMPALA move by 2e-4 or more, solved or not; one"
+        " whose policy got no gradient moved by 2e-6 to 2e-5.",
     ),
     Check(
         name="parameters_frozen",

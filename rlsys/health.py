@@ -1,7 +1,8 @@
 """Says when a run is unwell, by the checks of checks.py, and which hidden units are dead.
 
 A number must be beyond its level on several lines of the log in a row, and for a share of the run,
-before there is a warning: one odd line is no alarm.
+before there is a warning, and within it on as many before the warning is over: one odd line changes
+nothing.
 """
 
 import functools
@@ -16,16 +17,17 @@ from rlsys import learner, networks
 from rlsys.checks import CHECKS, Check, Line
 from rlsys.types import Trajectory
 
-LINES = 3  # of the log, at least, before a check warns
+LINES = 3  # of the log in a row, at least, before a check warns, and before it no longer does
 
 
 class Span(NamedTuple):
-    """Lines in a row on which a number was beyond its level."""
+    """Lines on which a number was beyond its level."""
 
     begin: int  # env_steps of the first line
     end: int  # env_steps of the last line
     lines: int
     number: float  # of the last line
+    fine: int = 0  # lines since then on which the number was within its level
 
     def describe(self, check: Check, end: str) -> str:
         """end: when the span ended, in words."""
@@ -60,29 +62,33 @@ class Health:
     def _judge(self, check: Check, number: float, env_steps: int) -> None:
         spans = self._spans.setdefault(check.name, [])
         if check.below <= number <= check.above:
-            self._open.discard(check.name)
+            self._close(check)
         elif check.name in self._open:
-            last = spans[-1]
-            spans[-1] = Span(last.begin, env_steps, last.lines + 1, number)
+            spans[-1] = Span(spans[-1].begin, env_steps, spans[-1].lines + 1, number)
         elif env_steps <= check.begins_by * self._config.env_steps:
             self._open.add(check.name)
             spans.append(Span(env_steps, env_steps, 1, number))
 
-    def _lasted(self, check: Check) -> list[Span]:
-        """The spans that were long enough for a warning."""
+    def _close(self, check: Check) -> None:
+        """Takes a number within its level: the span is over, a warning only after several."""
+        if check.name not in self._open:
+            return
+        spans = self._spans[check.name]
+        spans[-1] = spans[-1]._replace(fine=spans[-1].fine + 1)
+        if not self._long(check, spans[-1]) or spans[-1].fine == LINES:
+            self._open.discard(check.name)
+
+    def _long(self, check: Check, span: Span) -> bool:
+        """Whether it is long enough for a warning."""
         least = check.lasts * self._config.env_steps
-        return [
-            span
-            for span in self._spans.get(check.name, [])
-            if span.lines >= LINES and span.end - span.begin >= least
-        ]
+        return span.lines >= LINES and span.end - span.begin >= least
 
     def _warning(self) -> list[Check]:
         """The checks that warn now."""
         return [
             check
             for check in CHECKS
-            if check.name in self._open and self._spans[check.name][-1:] == self._lasted(check)[-1:]
+            if check.name in self._open and self._long(check, self._spans[check.name][-1])
         ]
 
     def warnings(self) -> dict[str, str]:
@@ -96,7 +102,7 @@ class Health:
         """One line on the whole run: each warning that there was, and when."""
         found, now = [], self._warning()
         for check in CHECKS:
-            spans = self._lasted(check)
+            spans = [s for s in self._spans.get(check.name, []) if self._long(check, s)]
             ends = [f"to {span.end:,} steps" for span in spans]
             if check in now:
                 ends[-1] = "steps on"
@@ -113,8 +119,7 @@ def dead_units(network: networks.Agent, params: Any, trajectory: Trajectory) -> 
       params: of the learner, on all its devices.
       trajectory: Trajectory [T + 1, B, ...] of this process, which looks at no other's.
     """
-    steps, action, *_ = trajectory
-    inputs = jax.device_put((steps, action, trajectory.core_state))
+    inputs = jax.device_put((trajectory.steps, trajectory.action, trajectory.core_state))
     return {"dead_units": float(_dead_share(network)(learner.snapshot(params), *inputs))}
 
 
