@@ -12,10 +12,18 @@ from typing import Any, NamedTuple
 A_WHILE = 0.05  # share of the run's environment steps
 CLIPPED = 0.99  # share of clipped gradients that counts as always
 SMALL_RATE = 0.05  # share of the Config's learning rate below which standing still is no danger
+USUAL_KL = (1e-5, 3e-2)  # bounds of what a run's largest KL is taken for
 CLOSE = 0.01  # of its targets' mean: a value that errs by less is right
 POPART_FLOOR = 1e-4  # losses.popart.scale's min_scale
 
 Line = dict[str, Any]  # of the log: numbers, or None where unknown
+
+
+class Past(NamedTuple):
+    """A run's lines up to and with the one that is judged: of each number"""
+
+    first: Line  # its first known value
+    largest: Line  # and its largest
 
 
 class Check(NamedTuple):
@@ -24,17 +32,18 @@ class Check(NamedTuple):
     name: str  # health/<name> in the log
     words: str  # of the warning
     shows: str  # what the number is
-    number: Callable[[Line, Any, Line], float | None]  # of (line, Config, each number's first)
+    number: Callable[[Line, Any, Past], float | None]  # of (line, Config, Past)
     source: str  # of the level
     below: float = -math.inf  # there is a danger below this level,
     above: float = math.inf  # or above this one
     lasts: float = A_WHILE  # share of the run that it lasts before it is a warning
     begins_by: float = 1.0  # says nothing of what begins after this share of the run
+    told: str = ""  # the metric that the warning tells in place of the number
 
 
 def metric(name: str) -> Callable:
     """A number that the line has as it is."""
-    return lambda line, config, first: line.get(name)
+    return lambda line, config, past: line.get(name)
 
 
 def rate_share(line: Line, config: Any) -> float:
@@ -45,24 +54,26 @@ def rate_share(line: Line, config: Any) -> float:
     return share if share >= SMALL_RATE else 0.0
 
 
-def kl(line: Line, config: Any, first: Line) -> float | None:
-    """KL of the acting policy from the one that is learned, at the Config's learning rate.
+def kl(line: Line, config: Any, past: Past) -> float | None:
+    """KL of the acting policy from the one that is learned, as a share of the run's largest.
 
-    It goes with the square of the rate. Where the two are the same policy (staleness 0) it is 0 and
-    says nothing.
+    It goes with the square of the learning rate, and is taken to the Config's. Where the two are
+    the same policy (staleness 0) it is 0 and says nothing.
     """
     share = rate_share(line, config)
-    known = line.get("kl") is not None and line.get("staleness") and share > 0
-    return line["kl"] / share**2 if known else None
+    if line.get("kl") is None or not line.get("staleness") or not share:
+        return None
+    usual = min(max(past.largest["kl"], USUAL_KL[0]), USUAL_KL[1])
+    return line["kl"] / share**2 / usual
 
 
-def update_ratio(line: Line, config: Any, first: Line) -> float | None:
+def update_ratio(line: Line, config: Any, past: Past) -> float | None:
     """An update's norm over the parameters', at the Config's learning rate."""
     ratio, share = line.get("update_ratio"), rate_share(line, config)
     return ratio / share if ratio is not None and share > 0 else None
 
 
-def gradient_excess(line: Line, config: Any, first: Line) -> float | None:
+def gradient_excess(line: Line, config: Any, past: Past) -> float | None:
     """Norm of the gradients over the largest allowed, where all are clipped; else 0."""
     clipped, norm = line.get("gradient_clipped"), line.get("gradient_norm")
     if clipped is None or norm is None:
@@ -75,11 +86,11 @@ def scales(line: Line) -> list[float]:
     return [x for name, x in line.items() if name.startswith("popart_scale/") and x is not None]
 
 
-def smallest_scale(line: Line, config: Any, first: Line) -> float | None:
+def smallest_scale(line: Line, config: Any, past: Past) -> float | None:
     return min(scales(line), default=None)
 
 
-def explained_variance(line: Line, config: Any, first: Line) -> float | None:
+def explained_variance(line: Line, config: Any, past: Past) -> float | None:
     """1 - Var[target - v] / Var[target], but 0 at least for a value that is close to its targets.
 
     Where a task is solved its targets hardly differ, and errors of a thousandth are more than they
@@ -93,13 +104,13 @@ def explained_variance(line: Line, config: Any, first: Line) -> float | None:
     return max(explained, 0.0) if error < CLOSE * abs(v) else explained
 
 
-def entropy_left(line: Line, config: Any, first: Line) -> float | None:
+def entropy_left(line: Line, config: Any, past: Past) -> float | None:
     """Entropy of the policy as a share of the first line's."""
-    entropy, begin = line.get("entropy"), first.get("entropy")
+    entropy, begin = line.get("entropy"), past.first.get("entropy")
     return entropy / begin if entropy is not None and begin else None
 
 
-def updates_since_played(line: Line, config: Any, first: Line) -> float | None:
+def updates_since_played(line: Line, config: Any, past: Past) -> float | None:
     """Updates between the parameters that played a sample of a replay and those that learn it."""
     lag, age = line.get("params_lag"), line.get("replay/sample_age")
     if lag is None or age is None or not line["env_steps"]:
@@ -111,12 +122,14 @@ CHECKS = (
     Check(
         name="policy_frozen",
         words="policy frozen",
-        shows="KL at the full learning rate",
+        shows="KL",
+        told="kl",
         number=kl,
-        below=3e-5,
+        below=1e-3,
         source="PPO is meant to move by 3e-3 to 3e-2 an unroll (Schulman et al. 2017, section 6.1)."
-        " On cart-pole healthy runs of PPO and IMPALA move by 2e-4 or more, solved or not; one"
-        " whose policy got no gradient moved by 2e-6 to 2e-5.",
+        " On cart-pole healthy runs move by 1/100 of their largest KL or more, solved or not, and"
+        " one whose policy got no gradient by 1/2000 or less. Where a run never moved by more than"
+        " 1e-5, 1e-8 is the level.",
     ),
     Check(
         name="parameters_frozen",

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlsys import learner, networks
-from rlsys.checks import CHECKS, Check, Line
+from rlsys.checks import CHECKS, Check, Line, Past
 from rlsys.types import Trajectory
 
 LINES = 3  # of the log in a row, at least, before a check warns, and before it no longer does
@@ -26,12 +26,12 @@ class Span(NamedTuple):
     begin: int  # env_steps of the first line
     end: int  # env_steps of the last line
     lines: int
-    number: float  # of the last line
+    told: float  # by the last line
     fine: int = 0  # lines since then on which the number was within its level
 
     def describe(self, check: Check, end: str) -> str:
         """end: when the span ended, in words."""
-        return f"from {self.begin:,} {end} ({check.shows} {self.number:.2g})"
+        return f"from {self.begin:,} {end} ({check.shows} {self.told:.2g})"
 
 
 class Health:
@@ -44,30 +44,34 @@ class Health:
     def __init__(self, config: Any):
         """config: of the run."""
         self._config = config
-        self._first: Line = {}  # the first known number of each name
+        self._past = Past({}, {})
         self._spans: dict[str, list[Span]] = {}  # by check, of those that have been judged
         self._open: set[str] = set()  # checks whose last span goes on
 
     def observe(self, line: Line) -> dict[str, float]:
         """Takes a line; gives health/<name> of each check that the run has numbers for: 1. while it
         warns, else 0."""
-        self._first = {k: v for k, v in line.items() if v is not None} | self._first
+        for name, value in line.items():
+            if value is not None:
+                self._past.first.setdefault(name, value)
+                self._past.largest[name] = max(value, self._past.largest.get(name, value))
         for check in CHECKS:
-            number = check.number(line, self._config, self._first)
+            number = check.number(line, self._config, self._past)
             if number is not None:
-                self._judge(check, number, line["env_steps"])
+                self._judge(check, number, line)
         warning = {check.name for check in self._warning()}
         return {f"health/{name}": float(name in warning) for name in self._spans}
 
-    def _judge(self, check: Check, number: float, env_steps: int) -> None:
-        spans = self._spans.setdefault(check.name, [])
+    def _judge(self, check: Check, number: float, line: Line) -> None:
+        spans, env_steps = self._spans.setdefault(check.name, []), line["env_steps"]
+        told = line[check.told] if check.told else number
         if check.below <= number <= check.above:
             self._close(check)
         elif check.name in self._open:
-            spans[-1] = Span(spans[-1].begin, env_steps, spans[-1].lines + 1, number)
+            spans[-1] = Span(spans[-1].begin, env_steps, spans[-1].lines + 1, told)
         elif env_steps <= check.begins_by * self._config.env_steps:
             self._open.add(check.name)
-            spans.append(Span(env_steps, env_steps, 1, number))
+            spans.append(Span(env_steps, env_steps, 1, told))
 
     def _close(self, check: Check) -> None:
         """Takes a number within its level: the span is over, a warning only after several."""
@@ -127,8 +131,7 @@ def dead_units(network: networks.Agent, params: Any, trajectory: Trajectory) -> 
 def _dead_share(network: networks.Agent) -> Callable:
     @jax.jit
     def share(params, steps, action, core_state):
-        alive = networks.alive_units(network, params, steps, action, core_state)
-        return 1.0 - jnp.mean(alive)
+        return jnp.mean(~networks.alive_units(network, params, steps, action, core_state))
 
     return share
 
