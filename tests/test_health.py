@@ -1,5 +1,6 @@
 """A run says when it is unwell: each check on made-up lines, and each warning provoked for real."""
 
+import csv
 import inspect
 import json
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from rlsys.checks import CHECKS
 from rlsys.health import LINES, Health, dead_units
 from rlsys.log import Log
 from rlsys.losses import popart
-from tests import made_up
+from tests import made_up, test_sweep
 
 STEPS = 1000  # of a made-up run, ten a line
 CONFIG = SimpleNamespace(env_steps=STEPS, learning_rate=0.1, max_gradient_norm=0.5, popart=False)
@@ -309,17 +310,36 @@ PROVOKED = {
     "dead_units": f"{PPO} --learning-rate 1",
     "padding": f"{R2D2} --cross-episodes False --length 100 --learning-starts 1000",
     "stale": f"{PPO} --unrolls-ahead 10",
+    "stale_replay": "r2d2 --num-envs 8 --batch-size 4 --hidden-size 4 --core-size 0 --head-size 4 "
+    "--burn-in 0 --length 2 --stride 2 --replay-capacity 4000 --learning-starts 400 "
+    "--replay-ratio 100 --env-steps 1360 --log-every 80 --eval-episodes 1",
     "sample_reuse": f"{PPO} --epochs 20",
     "replay_ratio": f"{R2D2} --replay-ratio 100 --batch-size 64 --env-steps 1600",
 }
 
 
+HEALTHY = {
+    "ppo": "ppo --env-steps 200000 --log-every 8192 --eval-episodes 1",
+    "impala": "impala --env Catch-v0 --num-envs 32 --learning-rate 3e-3 --max-gradient-norm 40 "
+    "--env-steps 64000 --log-every 3200 --eval-episodes 1",
+    "r2d2": R2D2,
+}
+
+
 def train_it(words, folder):
-    assert train.exit_code(lambda: train.main([*words.split(), "--run-dir", str(folder)])) == 0
+    with test_sweep.one_device():  # no check depends on their number
+        command = [*words.split(), "--run-dir", str(folder)]
+        assert train.exit_code(lambda: train.main(command)) == 0
     return [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", PROVOKED)
+SLOW = {"stale_replay"}  # 12,000 updates
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in PROVOKED],
+)
 def test_a_warning_is_provoked(name, tmp_path, capsys):
     lines = train_it(PROVOKED[name], tmp_path / "run")
     assert any(x.get(f"health/{name}") for x in lines)
@@ -327,10 +347,26 @@ def test_a_warning_is_provoked(name, tmp_path, capsys):
     assert summary and summary[-1].startswith("health: ")
 
 
-@pytest.mark.parametrize("words", [PPO, IMPALA, R2D2], ids=["ppo", "impala", "r2d2"])
-def test_a_healthy_run_says_so(words, tmp_path, capsys):
-    lines = train_it(words, tmp_path / "run")
+@pytest.mark.parametrize("algorithm", HEALTHY)
+def test_a_healthy_run_says_so(algorithm, tmp_path, capsys):
+    lines = train_it(HEALTHY[algorithm], tmp_path / "run")
     judged = {k for x in lines for k in x if k.startswith("health/")}
     assert "health/dead_units" in judged and len(judged) >= 3
     assert not any(x[name] for x in lines for name in judged if name in x)
     assert capsys.readouterr().out.count("health: no warnings") == 1
+
+
+def test_the_members_of_a_sweep_have_each_their_own_health(tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    words = f"{PPO} --learning-rate 1e-7 3e-3 --run-dir {folder}".split()
+    assert test_sweep.sweep(*words) == 0
+    with (folder / "members.csv").open() as file:
+        frozen, learning = [row["health"] for row in csv.DictReader(file)]
+    assert frozen.startswith("policy frozen from 512 steps on (KL ")
+    assert "frozen" not in learning
+    for i, warns in enumerate([True, False]):
+        text = (folder / "members" / str(i) / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(text[-1])["health/policy_frozen"] == warns
+    whole = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert not any(name.startswith("health/") for name in whole[-1])
+    assert "\nhealth:" not in capsys.readouterr().out
