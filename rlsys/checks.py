@@ -20,10 +20,10 @@ Line = dict[str, Any]  # of the log: numbers, or None where unknown
 
 
 class Past(NamedTuple):
-    """A run's lines up to and with the one that is judged: of each number"""
+    """Each number's first and largest known value, up to the line that is judged."""
 
-    first: Line  # its first known value
-    largest: Line  # and its largest
+    first: Line
+    largest: Line
 
 
 class Check(NamedTuple):

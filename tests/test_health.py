@@ -1,4 +1,9 @@
-"""A run says when it is unwell: each check on made-up lines, and each warning provoked for real."""
+"""A run says when it is unwell: each check on made-up lines, and each warning provoked for real.
+
+PROVOKED takes these metrics of the algorithms: kl, ratio_clipped, entropy, staleness, sample_reuse
+and explained_variance of PPO, popart_scale of IMPALA, and gradient_clipped, update_ratio,
+learned_share and replay_ratio of R2D2.
+"""
 
 import csv
 import inspect
