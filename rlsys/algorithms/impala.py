@@ -190,7 +190,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 jax.block_until_ready(metrics[-1:])  # one unroll's updates wait at most
                 state, scalars = learn_all(settings, state, trajectories)
             lag = run.learner_steps + np.arange(num_steps) - unroll.learner_step
-            metrics.append(scalars | {"params_lag": lag})
+            metrics.append(scalars | {"params_lag": lag, "staleness": lag / num_steps})
             run.learner_steps += num_steps
             if not config.unrolls_ahead:
                 with run.log.time("learner"):
