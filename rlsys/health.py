@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from rlsys import learner, networks
+from rlsys import hosts, learner, networks
 from rlsys.checks import CHECKS, Check, Line, Past
 from rlsys.types import Trajectory
 
@@ -117,23 +116,21 @@ class Health:
 
 
 def dead_units(network: networks.Agent, params: Any, trajectory: Trajectory) -> dict[str, float]:
-    """The share of hidden units (of convolutions: channels) that are 0 all over an unroll.
+    """The share of hidden units (of convolutions: channels) that are 0 all over an unroll of every
+    process; collective, so all must call it.
 
     Args:
       params: of the learner, on all its devices.
-      trajectory: Trajectory [T + 1, B, ...] of this process, which looks at no other's.
+      trajectory: Trajectory [T + 1, B, ...] of this process.
     """
     inputs = jax.device_put((trajectory.steps, trajectory.action, trajectory.core_state))
-    return {"dead_units": float(_dead_share(network)(learner.snapshot(params), *inputs))}
+    alive = np.asarray(_alive_units(network)(learner.snapshot(params), *inputs))
+    return {"dead_units": float(np.mean(~np.any(hosts.gather(alive), axis=0)))}
 
 
 @functools.cache
-def _dead_share(network: networks.Agent) -> Callable:
-    @jax.jit
-    def share(params, steps, action, core_state):
-        return jnp.mean(~networks.alive_units(network, params, steps, action, core_state))
-
-    return share
+def _alive_units(network: networks.Agent) -> Callable:
+    return jax.jit(functools.partial(networks.alive_units, network))
 
 
 def first_not_finite(metrics: dict[str, np.ndarray]) -> tuple[str, int] | None:
