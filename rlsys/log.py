@@ -1,9 +1,8 @@
-"""What a run tells: lines of numbers for its records, and a display of its progress."""
+"""What a run tells: lines of numbers, for its records and for the display of its progress."""
 
 import collections
 import math
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -11,18 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from jax.profiler import TraceAnnotation
-from rich.console import Console, Group
-from rich.live import Live
-from rich.panel import Panel
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
+from rlsys.display import Display, Progress
+from rlsys.health import Health
 from rlsys.records import Records
 
-PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
 TASK_RETURN = "episode_return/"
-RATE_WRITES = 20  # the rates shown, and the time left, are over so many writes
 
 
 class Log:
@@ -37,6 +30,7 @@ class Log:
         total_env_steps: int,
         resume_at: int | None = None,
         *,
+        health: Health | None = None,
         display: bool = True,
     ):
         """Makes run_dir where it is missing.
@@ -45,18 +39,17 @@ class Log:
             run_dir: folder of metrics.jsonl and of the TensorBoard events.
             total_env_steps: environment steps of the whole run.
             resume_at: as of Records.
+            health: takes the lines, those kept of a resumed run first, and adds health/<name>.
             display: show the progress.
         Raises:
             ValueError: a new run would be mixed into the metrics of another.
         """
         self._records = Records(Path(run_dir), resume_at)
         kept = self._records.before
-        self._total = max(total_env_steps, 1)
         self._begin = time.perf_counter()
         self._seconds_before = kept[-1]["seconds"] if kept else 0.0
-        # (perf_counter, env_steps, learner_steps) at the last writes; nan where unknown
-        start = (self._begin, 0, 0) if resume_at is None else (self._begin, resume_at, math.nan)
-        self._writes: collections.deque = collections.deque([start], maxlen=RATE_WRITES)
+        start = (0, 0) if resume_at is None else (resume_at, math.nan)
+        self._last = Progress(self._begin, *start)
         self._local = threading.local()
         self._lock = threading.Lock()
         self._busy: list[dict[str, float]] = []  # per thread: seconds by activity, ever growing
@@ -66,19 +59,14 @@ class Log:
         # Names of the tasks seen; a resumed run has them from the lines before.
         names = {name for line in kept for name in line if name.startswith(TASK_RETURN)}
         self._tasks = {name.removeprefix(TASK_RETURN) for name in names}
-        self._rates, self._shares, self._end = "starting", "", math.nan  # what is shown
-        self._plain_at = self._begin
-        self._plain_due = False
         self._disk_full = False
-        self._display = display
-        self.below: Any = None  # a function that gives what to show below the progress
-        self.num_members = 1  # of a sweep: runs of total_env_steps each that are as far as this one
-        self._live = None
-        self._console = Console(highlight=False)
-        # Not Console.is_terminal, which FORCE_COLOR makes true for a file.
-        if display and sys.stdout.isatty() and not self._console.is_dumb_terminal:
-            self._live = Live(get_renderable=self._panel, console=self._console)
-            self._live.start()
+        self._health = health
+        if health:
+            for line in kept:
+                health.observe(line)
+        self.display = Display(
+            max(total_env_steps, 1), self._last, self._seconds_before, shown=display
+        )
 
     def __enter__(self) -> "Log":
         return self
@@ -117,12 +105,12 @@ class Log:
         learner_steps_per_second, time/<activity> (share of the wall time; threads add up, so it
         may pass 1), and of the episodes that ended: episodes (how many), episode_return,
         episode_return_min, episode_return_max, episode_length, and where several
-        tasks were seen episode_return/<task> of each. All but the first three are of the time since
+        tasks were seen episode_return/<task> of each; and health/<name>, 1. while that check warns,
+        else 0. All but the first three (and health) are of the time since
         the last write; what is unknown or not finite is null.
         """
-        now = time.perf_counter()
-        last, last_env_steps, last_learner_steps = self._writes[-1]
-        wall = max(now - last, 1e-9)
+        last, now = self._last, time.perf_counter()
+        wall = max(now - last.now, 1e-9)
         episodes = self.pop_episodes()
         with self._lock:
             tasks = sorted(self._tasks)
@@ -130,17 +118,21 @@ class Log:
             "env_steps": int(env_steps),
             "learner_steps": int(learner_steps),
             "seconds": round(self._seconds_before + now - self._begin, 3),
-            "env_steps_per_second": (env_steps - last_env_steps) / wall,
-            "learner_steps_per_second": (learner_steps - last_learner_steps) / wall,
+            "env_steps_per_second": (env_steps - last.env_steps) / wall,
+            "learner_steps_per_second": (learner_steps - last.learner_steps) / wall,
         }
         values |= _episode_statistics(episodes, tasks)
         values |= {f"time/{name}": spent / wall for name, spent in self._spent().items()}
         values |= {name: float(value) for name, value in scalars.items()}
         line = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line |= self._health.observe(line) if self._health else {}
         self._records.append(line)
         self._tell_of_full_disk()
-        self._writes.append((now, env_steps, learner_steps))
-        self._show(values)
+        self._last = Progress(now, env_steps, learner_steps)
+        with self._lock:
+            mean_return = _mean(list(self._returns))
+        warnings = self._health.warnings() if self._health else {}
+        self.display.show(self._last, values, mean_return, warnings)
 
     def _spent(self) -> dict[str, float]:
         """Seconds by activity since the last call, all threads together."""
@@ -154,17 +146,11 @@ class Log:
 
     def say(self, message: str) -> None:
         """A line of text, above the display where there is one."""
-        if self._live is None:
-            print(message, flush=True)
-        else:
-            self._console.print(message, markup=False, emoji=False)
+        self.display.say(message)
 
     def close(self) -> None:
         """Shows the last write, gives the terminal back and closes the files; may be repeated."""
-        if self._live is not None:
-            self._live.stop()
-        elif self._plain_due:
-            self._print_plain()
+        self.display.close()
         self._records.close()
 
     def _tell_of_full_disk(self) -> None:
@@ -172,59 +158,6 @@ class Log:
         if error and not self._disk_full:
             self.say(f"Could not write the metrics, which are kept until it works: {error}.")
         self._disk_full = error is not None
-
-    def _show(self, values: dict[str, float]) -> None:
-        """Puts the last write into words, for the display's thread to take."""
-        begin, end = self._writes[0], self._writes[-1]
-        wall = max(end[0] - begin[0], 1e-9)
-        env_rate = (end[1] - begin[1]) / wall
-        update_rate = (end[2] - begin[2]) / wall
-        if math.isnan(begin[2]):  # resumed: how many learner steps it was at was not known
-            self._writes.popleft()
-        with self._lock:
-            mean_return = sum(self._returns) / len(self._returns) if self._returns else math.nan
-        num, of_all, each = self.num_members, "", ""
-        if num > 1:
-            of_all, each = f" of {num} members together", " each"
-        self._rates = (
-            f"{num * env_rate:,.0f} steps/s{of_all}, {_text(update_rate, ',.1f')} updates/s{each}, "
-            f"episode return {_text(mean_return, ',.4g')}, "
-            f"loss {_text(values.get('loss', math.nan), '.4g')}"
-        )
-        self._shares = " | ".join(
-            f"{name[5:]} {100 * share:.0f}%"
-            for name, share in values.items()
-            if name.startswith("time/")
-        )
-        self._end = end[0] + (self._total - end[1]) / env_rate if env_rate > 0 else math.nan
-        self._plain_due = self._display
-        if self._display and self._live is None and end[0] >= self._plain_at:
-            self._print_plain()
-            self._plain_at = end[0] + PLAIN_SECONDS
-
-    def _steps(self) -> str:
-        env_steps = self._writes[-1][1]
-        share = min(100 * env_steps / self._total, 100)
-        return f"{share:.0f}%  {env_steps:,} / {self._total:,} env steps"
-
-    def _clock(self) -> str:
-        now = time.perf_counter()
-        elapsed = self._seconds_before + now - self._begin
-        return f"{_minutes(elapsed)} elapsed, {_minutes(self._end - now)} left"
-
-    def _panel(self) -> Panel:
-        bar = Table.grid(expand=True, padding=(0, 1))
-        bar.add_column(ratio=1)
-        bar.add_column(no_wrap=True)
-        bar.add_row(ProgressBar(self._total, self._writes[-1][1]), self._steps())
-        lines = Text("\n".join((self._rates, self._clock(), self._shares)))
-        below = [self.below()] if self.below else []
-        return Panel(Group(bar, lines, *below), border_style="dim")
-
-    def _print_plain(self) -> None:
-        parts = (self._steps(), self._rates, self._clock(), self._shares)
-        print(", ".join(part for part in parts if part), flush=True)
-        self._plain_due = False
 
 
 class Silent(Log):
@@ -284,16 +217,3 @@ def _episode_statistics(episodes: list[Any], tasks: list[str]) -> dict[str, floa
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else math.nan
-
-
-def _text(value: float, form: str) -> str:
-    return format(value, form) if math.isfinite(value) else "-"
-
-
-def _minutes(seconds: float) -> str:
-    """12:34 or 1:02:34."""
-    if not math.isfinite(seconds):
-        return "-"
-    minutes, seconds = divmod(max(int(seconds), 0), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -19,22 +19,9 @@ import numpy as np
 from rlsys import evaluate, hosts
 from rlsys.checkpoint import CheckpointError, Checkpoints
 from rlsys.envs import tasks
+from rlsys.health import Health, first_not_finite
 from rlsys.log import Log, Silent
 from rlsys.types import UserError
-
-
-def first_not_finite(metrics: dict[str, np.ndarray]) -> tuple[str, int] | None:
-    """Of metrics [N] of N updates the first that is no finite number, and how many updates came
-    after it; None if all are."""
-    wrong = {
-        name: int(np.argmin(finite))
-        for name, x in metrics.items()
-        if not (finite := np.isfinite(x)).all()
-    }
-    if not wrong:
-        return None
-    name = min(wrong, key=lambda name: wrong[name])
-    return name, len(metrics[name]) - 1 - wrong[name]
 
 
 class Run:
@@ -93,8 +80,11 @@ class Run:
         self._logged = self._saved = self.env_steps
         self.ended = self.env_steps >= config.env_steps
         self.log: Log = Silent()
+        # Members of a sweep have each their own.
+        self._health = None if "members" in self._content else Health(config)
         if hosts.first():
-            self.log = Log(self.folder, config.env_steps, self.env_steps if resume else None)
+            resume_at = self.env_steps if resume else None
+            self.log = Log(self.folder, config.env_steps, resume_at, health=self._health)
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
@@ -106,11 +96,17 @@ class Run:
     def __exit__(self, kind, error, traceback):
         self._restore_handlers()
         self.log.close()
+        if self.stopped or isinstance(error, FloatingPointError):
+            self._print_health()
         if isinstance(error, FloatingPointError):
             kept = [f"checkpoint {n}" for n in self.checkpoints.numbers()[-1:]] or ["no checkpoint"]
             raise FloatingPointError(f"{error}; {kept[0]} is kept in {self.folder}") from error
         if self.stopped and not error and hosts.first():
             print(f"stopped; to go on: {self._goes_on}")
+
+    def _print_health(self) -> None:
+        if self._health and hosts.first():
+            print(self._health.summary(), flush=True)
 
     def _on_signal(self, number, _):
         self._signal = number  # said elsewhere: a handler may not print
@@ -245,7 +241,8 @@ class Run:
     def conclude(
         self, make_player: Callable, network: Any, params: Any, kinds: Sequence[str], score: str
     ):
-        """Unless it was stopped: evaluates, prints what came of the run and where everything is.
+        """Unless it was stopped: evaluates, prints what came of the run, how healthy it was and
+        where everything is.
 
         Args: see evaluate.play_tasks; score: the kind of play that is the algorithm's score.
         """
@@ -255,6 +252,7 @@ class Run:
         own = self._config
         episodes = evaluate.play_tasks(make_player, own, network, params, kinds, own.eval_episodes)
         evaluate.report(self.folder, score, episodes)
+        self._print_health()
         print(
             f"{self.folder}: config.json, metrics.jsonl, evaluation.json, checkpoints/, and events "
             f"for TensorBoard\n"

@@ -471,15 +471,6 @@ def test_the_learning_rate_falls_to_0_over_the_run():
     assert not jnp.any(optimizer.update(grads, state)[0]["w"])
 
 
-def test_what_may_harm_is_said():
-    assert ppo.dangers(1.0, 0.5) == []
-    (reuse,) = ppo.dangers(4.0, 0.5)
-    assert "learned from 4 times" in reuse
-    (stale,) = ppo.dangers(1.0, 8.0)
-    assert "8 versions" in stale
-    assert len(ppo.dangers(2.0, 40.0)) == 2
-
-
 def test_illegal_actions_are_never_taken():
     trajectory = trajectory_of("memoryless")
     legal = trajectory.steps.obs["action_mask"][:-1]

@@ -18,6 +18,7 @@ from rich.console import Console
 from rlsys import actor, learner, memory, run, train
 from rlsys.checkpoint import Checkpoints
 from rlsys.envs import Episode
+from rlsys.health import Health
 from rlsys.log import Log
 from rlsys.run import Run
 from rlsys.sweep import __main__ as command
@@ -445,7 +446,8 @@ def test_printed_commands_are_the_members(tmp_path, monkeypatch, capfd):
 def test_the_table_shows_the_best_members(tmp_path):
     found = members("ppo", ["--seeds", "25"])
     logs = [Log(tmp_path / str(i), 100, display=False) for i in range(25)]
-    shown = board.Board(found, logs)
+    healths = [Health(member.config) for member in found]
+    shown = board.Board(found, logs, healths)
     episodes = [Episode(float(10 * i), 5, 2 * i + 1, "CartPole-v1") for i in range(24)]
     assert [e.task for e in shown.episodes(episodes, 2)] == [f"seed {i}" for i in range(24)]
     shown.died[23] = 7

@@ -17,8 +17,8 @@ from rlsys.algorithms import r2d2
 from rlsys.algorithms.r2d2_config import Config, preset
 from rlsys.checkpoint import Checkpoints
 from rlsys.envs import Envs, Options
+from rlsys.health import first_not_finite
 from rlsys.log import Log
-from rlsys.run import first_not_finite
 
 SMALL = (
     "--env Catch-v0 --num-envs 8 --batch-size 8 --replay-capacity 4000 --learning-starts 400 "

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlsys import actor, hosts, learner, networks, policy
+from rlsys import actor, health, hosts, learner, networks, policy
 from rlsys.actor import Actors
 from rlsys.algorithms.impala_config import Config
 from rlsys.losses import popart
@@ -208,7 +208,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
             run.log.episodes(actors.pop_episodes())
 
         while not run.ended:
-            learn_from(actors.get(state.params, run.learner_steps))
+            unroll = actors.get(state.params, run.learner_steps)
+            learn_from(unroll)
             write, save = run.due()
             if save:
                 for unroll in actors.drain(state.params, run.learner_steps):
@@ -216,7 +217,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
             if write:
                 with run.log.time("learner"):
                     jax.block_until_ready(metrics)
-                more = policy.popart_metrics(config, state.popart)
+                    more = health.dead_units(network, state.params, unroll.trajectory)
+                more |= policy.popart_metrics(config, state.popart)
                 everyones = sum(hosts.gather(played))
                 run.write(metrics, more | policy.task_shares(config, everyones))
                 metrics.clear()

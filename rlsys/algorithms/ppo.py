@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlsys import actor, hosts, learner, policy
+from rlsys import actor, health, hosts, learner, policy
 from rlsys.actor import Actors
 from rlsys.algorithms.ppo_config import Config
 from rlsys.losses import popart
@@ -37,9 +37,6 @@ from rlsys.minibatches import Batch, minibatch, sequences
 from rlsys.optimizer import adam_of_clipped_parameters, linear_decay
 from rlsys.run import Run
 from rlsys.types import TRAJECTORY_SPEC, LearnerState, Trajectory, UserError
-
-REUSE_DANGER = 2.0  # Berner et al. 2019, section 4.4 and figure 5
-STALENESS_DANGER = 8.0
 
 
 class Aux(NamedTuple):
@@ -199,22 +196,6 @@ def check_batch(mesh, config: Config) -> None:
         )
 
 
-def dangers(sample_reuse: float, staleness: float) -> list[str]:
-    """Sentences on what Berner et al. 2019 (section 4.4, figure 5) found to harm learning."""
-    found = []
-    if sample_reuse >= REUSE_DANGER:
-        found.append(
-            f"every sample is learned from {sample_reuse:.0f} times: at OpenAI Five's scale 2 to 3 "
-            f"times slowed learning to 0.4 of its speed; small tasks stand it"
-        )
-    if staleness >= STALENESS_DANGER:
-        found.append(
-            f"samples are {STALENESS_DANGER:.0f} versions of the policy old or more: OpenAI Five "
-            f"found that 8 halve the speed of learning and 32 may break it"
-        )
-    return found
-
-
 make_network, make_policies = policy.make_network, policy.policies_of(act)
 make_player, PLAYERS, SCORE = policy.player_of(act), policy.PLAYERS, policy.SCORE
 
@@ -240,7 +221,6 @@ def train(config: Config, *, resume: bool = False) -> Path:
         state = learner.place(mesh, state)
         settings = learner.place(mesh, config)  # else its numbers would cross at every step
         metrics: list = []  # of updates, on the device
-        warned: set[str] = set()
 
         def learn_from(unroll: actor.Unroll):
             nonlocal state
@@ -258,7 +238,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
             run.log.episodes(actors.pop_episodes())
 
         while not run.ended:
-            learn_from(actors.get(state.params, run.learner_steps))
+            unroll = actors.get(state.params, run.learner_steps)
+            learn_from(unroll)
             write, save = run.due()
             if save:
                 for unroll in actors.drain(state.params, run.learner_steps):
@@ -266,12 +247,9 @@ def train(config: Config, *, resume: bool = False) -> Path:
             if write:
                 with run.log.time("learner"):
                     jax.block_until_ready(metrics)
+                    more = health.dead_units(network, state.params, unroll.trajectory)
                 reuse = run.learner_steps * config.num_sequences * config.sequence_length
-                more = {"sample_reuse": reuse / config.minibatches / run.env_steps}
-                for warning in dangers(more["sample_reuse"], metrics[-1]["staleness"][-1]):
-                    if warning not in warned:
-                        run.log.say(warning)
-                    warned.add(warning)
+                more |= {"sample_reuse": reuse / config.minibatches / run.env_steps}
                 run.write(metrics, more | policy.popart_metrics(config, state.popart))
                 metrics.clear()
             if save:

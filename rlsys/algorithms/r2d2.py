@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlsys import actor, envs, hosts, learner, networks, q_policy, streams
+from rlsys import actor, envs, health, hosts, learner, networks, q_policy, streams
 from rlsys.actor import Actors
 from rlsys.algorithms.r2d2_config import Config
 from rlsys.losses.q_learning import identity, n_step_double_q
@@ -125,6 +125,8 @@ def update(network, config: Config, state: LearnerState, sample: Sample):
     step = state.step + 1
     target_params = optax.periodic_update(params, state.target_params, step, config.target_update)
     metrics["gradient_norm"] = optax.global_norm(grads)
+    metrics["gradient_clipped"] = metrics["gradient_norm"] > config.max_gradient_norm
+    metrics["update_ratio"] = optax.global_norm(updates) / optax.global_norm(params)
     # Priorities cross to the host at every update, and tell it when learning has failed.
     failed = ~jnp.isfinite(value + metrics["gradient_norm"] + optax.global_norm(params))
     priorities = jnp.where(failed, jnp.nan, priorities)
@@ -260,7 +262,9 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 learned = run.learner_steps * config.batch_size * config.length
                 ratio = {"replay_ratio": learned / run.env_steps}
                 lag = {"params_lag": run.learner_steps - unroll.learner_step}
-                run.write(metrics, replay.metrics() | ratio | lag)
+                with run.log.time("learner"):
+                    dead = health.dead_units(network, state.params, unroll.trajectory)
+                run.write(metrics, replay.metrics() | ratio | lag | dead)
                 metrics.clear()
             if save:
                 arrays, counters = replay.state()

@@ -12,9 +12,11 @@ from rlsys.networks.agent import (
     without_mask,
 )
 from rlsys.networks.frames import stack_frames
+from rlsys.networks.units import alive_units
 
 __all__ = [
     "Agent",
+    "alive_units",
     "init",
     "legal",
     "policy_value_network",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlsys.networks.dense import Dense
+from rlsys.networks.units import relu
 
 
 class DuelingHead(nn.Module):
@@ -29,7 +30,7 @@ class DuelingHead(nn.Module):
     def __call__(self, x):
         """x [..., H] -> q [..., A] or [..., D, K]."""
         # Both streams' hidden layers as one matrix product.
-        hidden = nn.relu(Dense(2 * self.hidden_size, self.dtype)(x))
+        hidden = relu(self, Dense(2 * self.hidden_size, self.dtype)(x))
         value, advantage = jnp.split(hidden.astype(jnp.float32), 2, axis=-1)
         v = Dense(1, name="value")(value)
         a = Dense(int(np.prod(self.action_shape)), name="advantage")(advantage)
@@ -56,7 +57,7 @@ class PolicyValueHead(nn.Module):
         policy = value = x.astype(jnp.float32)
         if self.hidden_size:
             # Both streams' hidden layers as one matrix product.
-            hidden = nn.relu(Dense(2 * self.hidden_size, self.dtype)(x))
+            hidden = relu(self, Dense(2 * self.hidden_size, self.dtype)(x))
             policy, value = jnp.split(hidden.astype(jnp.float32), 2, axis=-1)
         small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
         num_logits = int(np.prod(self.action_shape))

@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from rlsys.networks.convolution import Conv, max_pool
 from rlsys.networks.dense import Dense
+from rlsys.networks.units import relu
 
 TORSOS = ("nature", "shallow", "impala", "grid", "mlp")
 STRIDED = ("nature", "shallow")
@@ -123,7 +124,7 @@ class Nature(nn.Module):
     @nn.compact
     def __call__(self, x):
         for features, size, stride in self.LAYERS:
-            x = nn.relu(Conv(features, size, stride, "VALID", self.conv, self.dtype)(x))
+            x = relu(self, Conv(features, size, stride, "VALID", self.conv, self.dtype)(x))
         return x
 
 
@@ -145,9 +146,9 @@ class Impala(nn.Module):
             x = Conv(features, 3, form=self.conv, dtype=self.dtype)(x)
             x = max_pool(x, 3, 2, self.conv)
             for _ in range(2):
-                y = Conv(features, 3, form=self.conv, dtype=self.dtype)(nn.relu(x))
-                x = x + Conv(features, 3, form=self.conv, dtype=self.dtype)(nn.relu(y))
-        return nn.relu(x)
+                y = Conv(features, 3, form=self.conv, dtype=self.dtype)(relu(self, x))
+                x = x + Conv(features, 3, form=self.conv, dtype=self.dtype)(relu(self, y))
+        return relu(self, x)
 
 
 class Grid(nn.Module):
@@ -159,7 +160,7 @@ class Grid(nn.Module):
     @nn.compact
     def __call__(self, x):
         for features in (16, 32):
-            x = nn.relu(Conv(features, 3, form=self.conv, dtype=self.dtype)(x))
+            x = relu(self, Conv(features, 3, form=self.conv, dtype=self.dtype)(x))
         return x
 
 
@@ -188,4 +189,4 @@ class Torso(nn.Module):
                 x = layers[torso](self.conv, self.dtype)(x.reshape(*x.shape[:3], -1))
             features.append(x.reshape(x.shape[0], -1))
         x = jnp.concatenate(features, axis=-1)
-        return nn.relu(Dense(self.hidden_size, self.dtype)(x))
+        return relu(self, Dense(self.hidden_size, self.dtype)(x))

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from rich.table import Table
 
+from rlsys.health import Health, first_not_finite
 from rlsys.log import Log
-from rlsys.run import Run, first_not_finite
+from rlsys.run import Run
 from rlsys.sweep.learners import Metrics
 from rlsys.sweep.members import Member
 
@@ -19,8 +20,9 @@ SHOWN = 20  # members of the live table, the best
 class Board:
     """How each member does: its log, its returns, and whether it still learns."""
 
-    def __init__(self, members: list[Member], logs: list[Log]):
-        self.members, self._logs = members, logs
+    def __init__(self, members: list[Member], logs: list[Log], healths: list[Health]):
+        """logs and healths: of each member; the logs feed the healths."""
+        self.members, self._logs, self.healths = members, logs, healths
         self._returns: list[deque] = [deque(maxlen=100) for _ in members]
         self.died: dict[int, int] = {}  # member -> learner step
 
@@ -90,7 +92,8 @@ class Board:
         key = [m if math.isfinite(m) else -math.inf for m in means]
         order = sorted(range(len(means)), key=lambda i: -key[i])
         for i in order[:SHOWN]:
-            state = f"set aside at learner step {self.died[i]}" if i in self.died else ""
+            state = "; ".join(self.healths[i].warnings().values())
+            state = f"set aside at learner step {self.died[i]}" if i in self.died else state
             value = f"{means[i]:,.4g}" if math.isfinite(means[i]) else "-"
             table.add_row(self.members[i].name, value, state)
         if len(order) > SHOWN:

@@ -50,8 +50,10 @@ class FromUnrolls:
         with run.log.time("learner"):
             states, metrics = self._learn(self._numbers, states, self._batch(unroll.trajectory))
             jax.block_until_ready(metrics)
-        run.learner_steps += next(iter(metrics.values())).shape[1]
-        return states, [metrics]
+        shape = next(iter(metrics.values())).shape  # [S, N updates]
+        lag = run.learner_steps + np.arange(shape[1]) - unroll.learner_step
+        run.learner_steps += shape[1]
+        return states, [metrics | {"staleness": np.broadcast_to(lag / shape[1], shape)}]
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Trees and meta for a checkpoint."""

@@ -12,6 +12,7 @@ import numpy as np
 from rlsys import actor, evaluate, learner, memory, train
 from rlsys.checkpoint import Checkpoints
 from rlsys.config import from_dict
+from rlsys.health import Health
 from rlsys.log import Log
 from rlsys.run import Run
 from rlsys.sweep import program
@@ -54,12 +55,13 @@ def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bo
         run = stack.enter_context(Run(algorithm, config, names, resume=resume, content=content))
         resumed = run.env_steps if resume else None
         folders = [run.folder / "members" / str(i) for i in range(num)]
+        healths = [Health(c) for c in configs]
         logs = [
-            stack.enter_context(Log(path, config.env_steps, resumed, display=False))
-            for path in folders
+            stack.enter_context(Log(path, config.env_steps, resumed, health=health, display=False))
+            for path, health in zip(folders, healths, strict=True)
         ]
-        board = Board(members, logs)
-        run.log.below, run.log.num_members = board.table, num
+        board = Board(members, logs, healths)
+        run.log.display.below, run.log.display.num_members = board.table, num
         actors = actor.Actors(
             pools, policies, network.initial, config, run.log, join, members=configs
         )
@@ -111,6 +113,7 @@ def _conclude(algorithm, module, network, configs, states, run: Run, board: Boar
         row = {"member": i, **{k[2:]: v for k, v in member.values.items()}, "seed": config.seed}
         row |= {"env_steps": run.env_steps, "learner_steps": run.learner_steps}
         row["training_return"] = board.returns()[i]
+        row["health"] = board.healths[i].summary().removeprefix("health: ")
         if i in board.died:
             rows.append(row | {"set_aside_at": board.died[i]})
             continue

@@ -1,0 +1,248 @@
+"""What is checked of a run's health: numbers of its log's lines, each with its danger level.
+
+The levels are where no run is meant to be, not where it could be better; each says where it is
+from. health.py says how long a number must be beyond its level. A number that a line does not have
+says nothing.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+A_WHILE = 0.05  # share of the run's environment steps
+CLIPPED = 0.99  # share of clipped gradients that counts as always
+SMALL_RATE = 0.05  # share of the Config's learning rate below which standing still is no danger
+USUAL_KL = (1e-5, 3e-2)  # bounds of what a run's largest KL is taken for
+CLOSE = 0.01  # of its targets' mean: a value that errs by less is right
+POPART_FLOOR = 1e-4  # losses.popart.scale's min_scale
+
+Line = dict[str, Any]  # of the log: numbers, or None where unknown
+
+
+class Past(NamedTuple):
+    """Each number's first and largest known value, up to the line that is judged."""
+
+    first: Line
+    largest: Line
+
+
+class Check(NamedTuple):
+    """What is checked, and when it is a danger."""
+
+    name: str  # health/<name> in the log
+    words: str  # of the warning
+    shows: str  # what the number is
+    number: Callable[[Line, Any, Past], float | None]  # of (line, Config, Past)
+    source: str  # of the level
+    below: float = -math.inf  # there is a danger below this level,
+    above: float = math.inf  # or above this one
+    lasts: float = A_WHILE  # share of the run that it lasts before it is a warning
+    begins_by: float = 1.0  # says nothing of what begins after this share of the run
+    told: str = ""  # the metric that the warning tells in place of the number
+
+
+def metric(name: str) -> Callable:
+    """A number that the line has as it is."""
+    return lambda line, config, past: line.get(name)
+
+
+def rate_share(line: Line, config: Any) -> float:
+    """The learning rate as a share of the Config's, which it warms up to and decays from; 0 where
+    it is too small for anything to be expected."""
+    rate = line.get("learning_rate")
+    share = 1.0 if rate is None else rate / config.learning_rate
+    return share if share >= SMALL_RATE else 0.0
+
+
+def kl(line: Line, config: Any, past: Past) -> float | None:
+    """KL of the acting policy from the one that is learned, as a share of the run's largest.
+
+    It goes with the square of the learning rate, and is taken to the Config's. Where the two are
+    the same policy (staleness 0) it is 0 and says nothing.
+    """
+    share = rate_share(line, config)
+    if line.get("kl") is None or not line.get("staleness") or not share:
+        return None
+    usual = min(max(past.largest["kl"], USUAL_KL[0]), USUAL_KL[1])
+    return line["kl"] / share**2 / usual
+
+
+def update_ratio(line: Line, config: Any, past: Past) -> float | None:
+    """An update's norm over the parameters', at the Config's learning rate."""
+    ratio, share = line.get("update_ratio"), rate_share(line, config)
+    return ratio / share if ratio is not None and share > 0 else None
+
+
+def gradient_excess(line: Line, config: Any, past: Past) -> float | None:
+    """Norm of the gradients over the largest allowed, where all are clipped; else 0."""
+    clipped, norm = line.get("gradient_clipped"), line.get("gradient_norm")
+    if clipped is None or norm is None:
+        return None
+    return norm / config.max_gradient_norm if clipped >= CLIPPED else 0.0
+
+
+def scales(line: Line) -> list[float]:
+    """The deviation of each task's targets that PopArt divides by."""
+    return [x for name, x in line.items() if name.startswith("popart_scale/") and x is not None]
+
+
+def smallest_scale(line: Line, config: Any, past: Past) -> float | None:
+    return min(scales(line), default=None)
+
+
+def explained_variance(line: Line, config: Any, past: Past) -> float | None:
+    """1 - Var[target - v] / Var[target], but 0 at least for a value that is close to its targets.
+
+    Where a task is solved its targets hardly differ, and errors of a thousandth are more than they
+    do.
+    """
+    explained, v = line.get("explained_variance"), line.get("v_mean")
+    loss = line.get("value_loss", line.get("baseline_loss"))  # half of the squared error
+    if explained is None or v is None or loss is None or (config.popart and not scales(line)):
+        return None
+    error = math.sqrt(2 * loss) * max(scales(line), default=1.0)
+    return max(explained, 0.0) if error < CLOSE * abs(v) else explained
+
+
+def entropy_left(line: Line, config: Any, past: Past) -> float | None:
+    """Entropy of the policy as a share of the first line's."""
+    entropy, begin = line.get("entropy"), past.first.get("entropy")
+    return entropy / begin if entropy is not None and begin else None
+
+
+def updates_since_played(line: Line, config: Any, past: Past) -> float | None:
+    """Updates between the parameters that played a sample of a replay and those that learn it."""
+    lag, age = line.get("params_lag"), line.get("replay/sample_age")
+    if lag is None or age is None or not line["env_steps"]:
+        return None
+    return lag + age * line["learner_steps"] / line["env_steps"]
+
+
+CHECKS = (
+    Check(
+        name="policy_frozen",
+        words="policy frozen",
+        shows="KL",
+        told="kl",
+        number=kl,
+        below=1e-3,
+        source="PPO is meant to move by 3e-3 to 3e-2 an unroll (Schulman et al. 2017, section 6.1)."
+        " On cart-pole healthy runs move by 1/100 of their largest KL or more, solved or not, and"
+        " one whose policy got no gradient by 1/2000 or less. Where a run never moved by more than"
+        " 1e-5, 1e-8 is the level.",
+    ),
+    Check(
+        name="parameters_frozen",
+        words="parameters frozen",
+        shows="update / parameters",
+        number=update_ratio,
+        below=1e-7,
+        source="An update below 2^-24 = 6e-8 of a parameter is lost when float32 rounds.",
+    ),
+    Check(
+        name="gradient_clipped",
+        words="gradient always clipped",
+        shows="norm / largest allowed",
+        number=gradient_excess,
+        above=100.0,
+        source="Adam does not see a constant factor, so it does no harm to clip every gradient:"
+        " on cart-pole PPO learns well at 60. Beyond 100 one loss, mostly the value's, leaves the"
+        " others a hundredth of their step; the frozen run above had 400 to 1,200.",
+    ),
+    Check(
+        name="statistics_on_floor",
+        words="statistics on their floor",
+        shows="PopArt's scale",
+        number=smallest_scale,
+        below=1.01 * POPART_FLOOR,
+        source="There losses/popart.py no longer normalises: the targets' deviation is 0, or"
+        " float32 cannot tell it from 0.",
+    ),
+    Check(
+        name="value_explains_nothing",
+        words="value explains nothing",
+        shows="explained variance",
+        number=explained_variance,
+        below=0.0,
+        lasts=0.2,
+        source="A constant would predict better (Schulman 2016, The Nuts and Bolts of Deep RL"
+        " Research). At the start that is usual: IMPALA on cart-pole takes up to 0.15 of its run.",
+    ),
+    Check(
+        name="entropy_gone",
+        words="entropy gone early",
+        shows="share of the first",
+        number=entropy_left,
+        below=0.01,
+        begins_by=0.5,
+        source="A policy that never tries another action learns nothing of it (Mnih et al. 2016,"
+        " section 4). Late in a run it may well be certain.",
+    ),
+    Check(
+        name="ratios_clipped",
+        words="ratios clipped in most samples",
+        shows="share",
+        number=metric("ratio_clipped"),
+        above=0.5,
+        source="A sample whose ratio is clipped has no gradient, or one that only pulls it back"
+        " (Schulman et al. 2017, section 3). IMPALA's rho_clipped is no such share: about half of"
+        " all ratios are above 1, however close the policies are.",
+    ),
+    Check(
+        name="dead_units",
+        words="hidden units dead",
+        shows="share",
+        number=metric("dead_units"),
+        above=0.5,
+        source="A unit that is 0 for every sample has no gradient, and the more there are the less"
+        " can still be learned (Sokar et al. 2023, The Dormant Neuron Phenomenon in Deep RL).",
+    ),
+    Check(
+        name="padding",
+        words="replay mostly padding",
+        shows="share learned",
+        number=metric("learned_share"),
+        below=0.5,
+        lasts=0.0,
+        source="More than half of what an update computes teaches nothing.",
+    ),
+    Check(
+        name="stale",
+        words="samples stale",
+        shows="versions of the policy",
+        number=metric("staleness"),
+        above=8.0,
+        lasts=0.0,
+        source="8 versions halve the speed of learning, 32 may break it (Berner et al. 2019,"
+        " section 4.4 and figure 5).",
+    ),
+    Check(
+        name="stale_replay",
+        words="replay stale",
+        shows="updates since a sample was played",
+        number=updates_since_played,
+        above=5500.0,
+        source="With 5,500 updates in place of 1,500 recurrent states were further from what they"
+        " should be, and results worse (Kapturowski et al. 2019, section 3).",
+    ),
+    Check(
+        name="sample_reuse",
+        words="reuse too high",
+        shows="times that each sample is learned from",
+        number=metric("sample_reuse"),
+        above=15.0,
+        lasts=0.0,
+        source="Schulman et al. 2017 have 3 to 15 epochs (tables 3 to 5). OpenAI Five's scale does"
+        " not stand 2 to 3 (Berner et al. 2019, section 4.4), but small tasks do.",
+    ),
+    Check(
+        name="replay_ratio",
+        words="replay ratio too high",
+        shows="steps learned for each played",
+        number=metric("replay_ratio"),
+        above=32.0,
+        lasts=0.0,
+        source="DQN has 8, data-efficient Rainbow 32 (van Hasselt et al. 2019). With more, agents"
+        " overfit to what they saw first (Nikishin et al. 2022, The Primacy Bias in Deep RL).",
+    ),
+)

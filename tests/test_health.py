@@ -1,0 +1,377 @@
+"""A run says when it is unwell: each check on made-up lines, and each warning provoked for real.
+
+PROVOKED takes these metrics of the algorithms: kl, ratio_clipped, entropy, staleness, sample_reuse
+and explained_variance of PPO, popart_scale of IMPALA, and gradient_clipped, update_ratio,
+learned_share and replay_ratio of R2D2.
+"""
+
+import csv
+import inspect
+import json
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlsys import checks, networks, train
+from rlsys.checks import CHECKS
+from rlsys.health import LINES, Health, dead_units
+from rlsys.log import Log
+from rlsys.losses import popart
+from tests import made_up, test_sweep
+
+STEPS = 1000  # of a made-up run, ten a line
+CONFIG = SimpleNamespace(env_steps=STEPS, learning_rate=0.1, max_gradient_norm=0.5, popart=False)
+FINE = {  # a line of a run that is well
+    "env_steps": 0,
+    "learner_steps": 0,
+    "learning_rate": 0.1,
+    "kl": 1e-2,
+    "update_ratio": 1e-3,
+    "gradient_norm": 2.0,
+    "gradient_clipped": 1.0,
+    "popart_scale/one": 3.0,
+    "popart_scale/two": 0.01,
+    "explained_variance": 0.3,
+    "value_loss": 0.5,
+    "v_mean": 3.0,
+    "entropy": 0.7,
+    "ratio_clipped": 0.2,
+    "dead_units": 0.1,
+    "learned_share": 0.9,
+    "staleness": 1.5,
+    "params_lag": 4.0,
+    "replay/sample_age": 600.0,
+    "sample_reuse": 4.0,
+    "replay_ratio": 2.5,
+}
+BAD = {  # what makes each check warn
+    "policy_frozen": {"kl": 9e-6},
+    "parameters_frozen": {"update_ratio": 5e-8},
+    "gradient_clipped": {"gradient_norm": 60.0},
+    "statistics_on_floor": {"popart_scale/two": 1e-4},
+    "value_explains_nothing": {"explained_variance": -0.3},
+    "entropy_gone": {"entropy": 0.006},
+    "ratios_clipped": {"ratio_clipped": 0.6},
+    "dead_units": {"dead_units": 0.6},
+    "padding": {"learned_share": 0.4},
+    "stale": {"staleness": 8.5},
+    "stale_replay": {"replay/sample_age": 6000.0},
+    "sample_reuse": {"sample_reuse": 16.0},
+    "replay_ratio": {"replay_ratio": 33.0},
+}
+NAMES = [check.name for check in CHECKS]
+check_of = {check.name: check for check in CHECKS}
+
+
+def line(number, **changes):
+    steps = 10 * number
+    return {**FINE, "env_steps": steps, "learner_steps": steps, **changes}
+
+
+def lines_of(*parts):
+    """A run's lines; each part of it is a number of lines and what is different in them."""
+    changes = [changes for count, changes in parts for _ in range(count)]
+    return [line(i + 1, **different) for i, different in enumerate(changes)]
+
+
+def run(*parts):
+    """A Health that has seen a run, and what it gave for each line."""
+    health = Health(CONFIG)
+    return health, [health.observe(each) for each in lines_of(*parts)]
+
+
+def warned(seen, name):
+    return [i + 1 for i, values in enumerate(seen) if values[f"health/{name}"]]
+
+
+def lines_before(name):
+    """Lines beyond its level that it takes before a check warns."""
+    return max(LINES, 1 + int(check_of[name].lasts * STEPS / 10))
+
+
+def test_every_check_has_a_case_and_says_where_its_level_is_from():
+    assert list(BAD) == NAMES
+    for check in CHECKS:
+        assert len(check.source) > 40 and check.words and check.shows
+        assert np.isfinite(check.below) != np.isfinite(check.above)
+
+
+def test_the_floor_is_that_of_popart():
+    default = inspect.signature(popart.scale).parameters["min_scale"].default
+    assert default == checks.POPART_FLOOR
+
+
+def test_a_healthy_run_has_no_warnings():
+    health, seen = run((100, {}))
+    assert all(set(values) == {f"health/{name}" for name in NAMES} for values in seen)
+    assert not any(any(values.values()) for values in seen)
+    assert health.warnings() == {} and health.summary() == "health: no warnings"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_warning_begins_lasts_and_ends(name):
+    need = lines_before(name)
+    health, seen = run((10, {}), (need + 5, BAD[name]), (LINES - 1, {}))
+    assert list(health.warnings()) == [name]
+    assert health.warnings()[name] in health.summary() and "steps on" in health.summary()
+    assert check_of[name].words in health.summary() and "from 110 " in health.summary()
+    seen += [health.observe(line(len(seen) + 1))]
+    assert health.warnings() == {}
+    assert warned(seen, name) == [*range(10 + need, 10 + need + 5 + LINES)]
+    assert f"from 110 to {10 * (15 + need)} steps" in health.summary()
+    for other in set(NAMES) - {name}:
+        assert warned(seen, other) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_short_is_no_warning(name):
+    need = lines_before(name)
+    parts = [(5, {}), (need - 1, BAD[name]), (1, {}), (need - 1, BAD[name]), (5, {})]
+    health, seen = run(*parts)
+    assert warned(seen, name) == [] and health.summary() == "health: no warnings"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_odd_line_ends_no_warning(name):
+    need = lines_before(name)
+    health, seen = run((1, {}), (need, BAD[name]), (1, {}), (5, BAD[name]), (LINES - 1, {}))
+    assert warned(seen, name) == [*range(1 + need, 1 + need + 6 + LINES)]
+    assert health.summary().count(" from 20 steps on") == 1 and " and from" not in health.summary()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_number_says_nothing(name):
+    """It neither begins a warning nor ends one."""
+    unknown = dict.fromkeys(BAD[name])
+    unknown |= {"popart_scale/one": None} if name == "statistics_on_floor" else {}
+    health, seen = run((5, {}), (lines_before(name), BAD[name]), (50, unknown))
+    assert warned(seen, name)[-1] == len(seen)
+    health = Health(CONFIG)
+    for i in range(20):
+        values = {k: v for k, v in line(i + 1).items() if k not in unknown}
+        assert f"health/{name}" not in health.observe(values)
+
+
+def test_two_warnings_of_one_check_are_both_told():
+    bad = BAD["stale"]
+    health, _ = run((5, {}), (4, bad), (4, {}), (87, {**bad, "staleness": 12.0}))
+    assert health.summary() == (
+        "health: samples stale from 60 to 90 steps (versions of the policy 8.5) and from 140 steps "
+        "on (versions of the policy 12)"
+    )
+
+
+def test_warnings_of_several_checks_are_all_told():
+    health, seen = run((5, {}), (95, BAD["stale"] | BAD["padding"]))
+    assert health.summary() == (
+        "health: replay mostly padding from 60 steps on (share learned 0.4); samples stale from 60 "
+        "steps on (versions of the policy 8.5)"
+    )
+    assert warned(seen, "stale") == warned(seen, "padding") == [*range(8, 101)]
+
+
+@pytest.mark.parametrize("cut", [3, 14, 17, 40, 60])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resumed_run_warns_as_the_one_that_went_on(name, cut):
+    parts = [(12, {}), (25, BAD[name]), (4, {}), (30, BAD[name])]
+    whole, seen = run(*parts)
+    lines = json.loads(json.dumps(lines_of(*parts)))  # as metrics.jsonl gives them back
+    resumed = Health(CONFIG)
+    for kept in lines[:cut]:
+        resumed.observe(kept)
+    assert [resumed.observe(later) for later in lines[cut:]] == seen[cut:]
+    assert resumed.summary() == whole.summary() and resumed.warnings() == whole.warnings()
+
+
+def test_a_decayed_learning_rate_is_no_frozen_policy():
+    small = {"learning_rate": 0.01, "kl": 1e-6, "update_ratio": 5e-8}  # 1e-4 and 5e-7 at the full
+    assert run((50, {}), (50, small))[0].summary() == "health: no warnings"
+    gone = {"learning_rate": 0.1 * checks.SMALL_RATE / 2, "kl": 0.0, "update_ratio": 0.0}
+    assert run((50, {}), (50, gone))[0].summary() == "health: no warnings"
+    unknown = {"learning_rate": None, "kl": 1e-6}
+    health, _ = run((50, {}), (50, unknown))
+    assert health.summary() == "health: policy frozen from 510 steps on (KL 1e-06)"
+
+
+def test_a_policy_is_frozen_by_its_own_measure():
+    """A slow one moves little all the time; one that never moved is frozen, too."""
+    assert run((50, {"kl": 2e-6}))[0].warnings() == {}
+    assert list(run((50, {"kl": 9e-9}))[0].warnings()) == ["policy_frozen"]
+    jump = {"kl": 5.0}  # of one line: not what it should go on with
+    assert run((10, {}), (1, jump), (50, {"kl": 1e-3}))[0].warnings() == {}
+
+
+def test_the_policy_that_acts_is_not_frozen_where_it_is_the_one_that_learns():
+    assert run((50, {}), (50, {"kl": 0.0, "staleness": 0.0}))[0].warnings() == {}
+    assert list(run((50, {"kl": 0.0}))[0].warnings()) == ["policy_frozen"]
+
+
+def test_a_gradient_that_is_large_but_not_always_clipped():
+    assert run((50, {"gradient_norm": 60.0, "gradient_clipped": 0.9}))[0].warnings() == {}
+
+
+def test_a_value_that_is_close_explains_enough():
+    """Of a solved task: targets hardly differ."""
+    solved = {"explained_variance": -3.0, "value_loss": 0.5, "v_mean": 500.0}
+    assert run((50, solved))[0].warnings() == {}  # an error of 3, PopArt's largest scale
+    for changes in ({"v_mean": 200.0}, {"value_loss": 5.0}, {"popart_scale/one": 10.0}):
+        assert list(run((50, solved | changes))[0].warnings()) == ["value_explains_nothing"]
+
+
+def test_entropy_may_go_late():
+    assert run((51, {}), (49, BAD["entropy_gone"]))[0].summary() == "health: no warnings"
+    health, _ = run((45, {}), (55, BAD["entropy_gone"]))  # begun early, it is told to the end
+    assert "from 460 steps on" in health.summary()
+
+
+def test_dead_units_are_those_that_are_0_for_all():
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, steps, action, core_state):
+            kernel = self.param("kernel", nn.initializers.zeros, (2, 4))
+            hidden = networks.units.relu(self, steps @ kernel)
+            images = networks.units.relu(self, hidden.reshape(-1, 2, 2, 1) - 1.0)
+            return images.sum(), core_state
+
+    # Units: alive for the first sample, for the second, for none, and nowhere (0 is not above 0).
+    params = {"params": {"kernel": jnp.array([[2.0, -1, -1, 0], [-1, 0.5, -1, 0]])}}
+    trajectory = SimpleNamespace(steps=np.eye(2, dtype=np.float32), action=(), core_state=())
+    params = jax.device_put(params, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    found = dead_units(Two(), params, trajectory)
+    assert found == {"dead_units": pytest.approx(2 / 5)}  # of 4 units and a channel
+    trajectory = SimpleNamespace(steps=-np.eye(2, dtype=np.float32), action=(), core_state=())
+    assert dead_units(Two(), params, trajectory) == {"dead_units": pytest.approx(2 / 5)}
+
+
+@pytest.mark.parametrize("kind", ["memoryless", "recurrent", "stacked"])
+def test_dead_units_of_a_network(kind):
+    """Against its parameters: a bias far below 0 kills a layer, whatever it sees."""
+    network, params = made_up.network_of(kind), made_up.params_of(kind)
+    trajectory = SimpleNamespace(
+        steps=made_up.timesteps(kind, 6, 4),
+        action=np.zeros((6, 4), np.int32),
+        core_state=network.initial(4),
+    )
+    units = {"torso": 8, "head": 16}  # the head has 8 of the policy's and 8 of the value's
+    before = dead_units(network, jax.device_put(params), trajectory)["dead_units"]
+    assert 0 <= before < 0.7
+    for part, of_part in units.items():
+        inner = params["params"][part]
+        killed = {**inner["Dense_0"], "bias": np.full_like(inner["Dense_0"]["bias"], -1e6)}
+        dead = {"params": {**params["params"], part: {**inner, "Dense_0": killed}}}
+        total = sum(units.values()) + (48 if kind == "stacked" else 0)
+        found = dead_units(network, jax.device_put(dead), trajectory)["dead_units"]
+        assert found >= of_part / total - 1e-6
+        assert round(found * total) == pytest.approx(found * total, abs=1e-4)
+    out, _ = network.apply(params, trajectory.steps, trajectory.action, trajectory.core_state)
+    assert isinstance(out, tuple)  # nothing is kept unless it is asked for
+
+
+def test_the_log_has_health_and_the_display_tells_of_it(tmp_path, capsys):
+    with Log(tmp_path, STEPS, health=Health(CONFIG)) as log:
+        for i, staleness in enumerate([1.0, *[9.0] * 5, *[1.0] * 4]):
+            log.write(10 * (i + 1), i, {"staleness": staleness})
+    found = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [x["health/stale"] for x in found] == [0, 0, 0, 1, 1, 1, 1, 1, 0, 0]
+    told = [text for text in capsys.readouterr().out.splitlines() if text.startswith("health")]
+    assert told == [
+        "health: samples stale from 20 steps on (versions of the policy 9)",
+        "health: over by 90 steps: samples stale from 20 steps on (versions of the policy 9)",
+    ]
+    health = Health(CONFIG)
+    with Log(tmp_path, STEPS, resume_at=50, health=health) as log:
+        assert list(health.warnings()) == ["stale"]
+        log.write(60, 6, {"staleness": 9.0})
+    assert list(health.warnings()) == ["stale"]
+    assert "from 20 steps on" in health.summary()
+
+
+PPO = (
+    "ppo --num-envs 16 --unroll-length 16 --refresh-steps 16 --epochs 2 --minibatches 2 "
+    "--hidden-size 16 --head-size 16 --env-steps 10240 --log-every 512 --eval-episodes 1"
+)
+IMPALA = (
+    "impala --num-envs 16 --batch-size 8 --hidden-size 16 --head-size 16 --env-steps 9600 "
+    "--log-every 640 --eval-episodes 1"
+)
+R2D2 = (
+    "r2d2 --num-envs 8 --batch-size 8 --hidden-size 16 --core-size 16 --head-size 16 "
+    "--replay-capacity 4000 --learning-starts 400 --replay-ratio 1 --env-steps 4000 "
+    "--log-every 160 --eval-episodes 1"
+)
+PROVOKED = {
+    "policy_frozen": f"{PPO} --learning-rate 1e-7",
+    "parameters_frozen": f"{R2D2} --learning-rate 1e-10",
+    "gradient_clipped": f"{R2D2} --max-gradient-norm 1e-6",
+    "statistics_on_floor": f"{IMPALA} --reward-scale 1e-8 --discount 0",
+    "value_explains_nothing": f"{PPO} --popart False --value-cost 0 --reward-scale 1e-4 "
+    "--discount 0.5 --gae-lambda 1",  # values as they began; needs PPO's explained_variance
+    "entropy_gone": f"{PPO} --learning-rate 0.1 --entropy-cost 0 --clip-eps 10 --popart False",
+    "ratios_clipped": f"{PPO} --clip-eps 1e-4",
+    "dead_units": f"{PPO} --learning-rate 1",
+    "padding": f"{R2D2} --cross-episodes False --length 100 --learning-starts 1000",
+    "stale": f"{PPO} --unrolls-ahead 10",
+    "stale_replay": "r2d2 --num-envs 8 --batch-size 4 --hidden-size 4 --core-size 0 --head-size 4 "
+    "--burn-in 0 --length 2 --stride 2 --replay-capacity 4000 --learning-starts 400 "
+    "--replay-ratio 100 --env-steps 1360 --log-every 80 --eval-episodes 1",
+    "sample_reuse": f"{PPO} --epochs 20",
+    "replay_ratio": f"{R2D2} --replay-ratio 100 --batch-size 64 --env-steps 1600",
+}
+
+
+HEALTHY = {
+    "ppo": "ppo --env-steps 200000 --log-every 8192 --eval-episodes 1",
+    "impala": "impala --env Catch-v0 --num-envs 32 --learning-rate 3e-3 --max-gradient-norm 40 "
+    "--env-steps 64000 --log-every 3200 --eval-episodes 1",
+    "r2d2": R2D2,
+}
+
+
+def train_it(words, folder):
+    with test_sweep.one_device():  # no check depends on their number
+        command = [*words.split(), "--run-dir", str(folder)]
+        assert train.exit_code(lambda: train.main(command)) == 0
+    return [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+SLOW = {"stale_replay"}  # 12,000 updates
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in PROVOKED],
+)
+def test_a_warning_is_provoked(name, tmp_path, capsys):
+    lines = train_it(PROVOKED[name], tmp_path / "run")
+    assert any(x.get(f"health/{name}") for x in lines)
+    summary = [x for x in capsys.readouterr().out.splitlines() if check_of[name].words in x]
+    assert summary and summary[-1].startswith("health: ")
+
+
+@pytest.mark.parametrize("algorithm", HEALTHY)
+def test_a_healthy_run_says_so(algorithm, tmp_path, capsys):
+    lines = train_it(HEALTHY[algorithm], tmp_path / "run")
+    judged = {k for x in lines for k in x if k.startswith("health/")}
+    assert "health/dead_units" in judged and len(judged) >= 3
+    assert not any(x[name] for x in lines for name in judged if name in x)
+    assert capsys.readouterr().out.count("health: no warnings") == 1
+
+
+def test_the_members_of_a_sweep_have_each_their_own_health(tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    words = f"{PPO} --learning-rate 1e-7 3e-3 --run-dir {folder}".split()
+    assert test_sweep.sweep(*words) == 0
+    with (folder / "members.csv").open() as file:
+        frozen, learning = [row["health"] for row in csv.DictReader(file)]
+    assert frozen.startswith("policy frozen from 512 steps on (KL ")
+    assert "frozen" not in learning
+    for i, warns in enumerate([True, False]):
+        text = (folder / "members" / str(i) / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(text[-1])["health/policy_frozen"] == warns
+    whole = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert not any(name.startswith("health/") for name in whole[-1])
+    assert "\nhealth:" not in capsys.readouterr().out
