@@ -106,13 +106,15 @@ def check_sample(history, replay, sample, *, burn_in, length, stride, cross):
             if not history.first[start - burn_in + j + 1, env]
         ]
         assert [start - burn_in + j for j in learned] == expected
+        state, t = trajectory.core_state, start - burn_in
         if early < burn_in:  # the opening of an episode, or of the environment's life
             assert trajectory.steps.first[burn_in - early, i]
+            assert state.lstm[0][i, 0] == state.lstm[1][i, 0] == 0
             openings += 1
             continue
-        t = start - burn_in  # stored in line with the sequence's first step
-        state = trajectory.core_state
-        assert state.lstm[0][i, 0] == history.number[t, env] == -state.lstm[1][i, 0]
+        # Stored in line with the sequence's first step, unless it is forgotten in burn-in.
+        expected = 0 if history.first[t : start + 1, env].any() else history.number[t, env]
+        assert state.lstm[0][i, 0] == expected == -state.lstm[1][i, 0]
         if t > 0:
             assert state.a_tm1[i] == history.number[t - 1, env] % 17
             begin, _ = episode_of(history, env, t - 1)
@@ -268,7 +270,7 @@ def test_a_restored_replay_goes_on_alike():
 
 def test_the_estimate_of_memory_is_what_the_arrays_take():
     replay = make(History(), capacity=B * 123)
-    arrays = jax.tree.leaves((replay._steps, replay._sequences))
+    arrays = jax.tree.leaves((replay._steps, replay._starts, replay._states))
     assert replay.nbytes == sum(x.nbytes for x in arrays) + replay._priorities._nodes.nbytes
     assert replay.memory.startswith("replay of 369 steps: 0.00 GB")
     with pytest.raises(UserError, match=r"--replay-capacity \d+ would fit"):
@@ -299,7 +301,7 @@ def test_sum_tree_against_cumulated_sums():
                 values[leaf] = value
             tree.set(leaves, new)
         np.testing.assert_allclose(tree.total, values.sum(), rtol=1e-14)
-        np.testing.assert_array_equal(tree[np.arange(capacity)], values)
+        np.testing.assert_array_equal(tree.leaves, values)
         if tree.total:
             mass = random.random(500) * tree.total
             found = tree.find(mass)
