@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import optax
 
 
-def linear_decay(learning_rate, decay, num_updates):
-    """A schedule for optax: from learning_rate, of which the share `decay` is gone in the end."""
+def linear_decay(learning_rate, decay, progress):
+    """The learning rate at a share of the run, of which the share `decay` is gone in the end.
 
-    def rate(count):
-        return learning_rate * (1.0 - decay * jnp.clip(count / num_updates, 0.0, 1.0))
-
-    return rate
+    progress: share of the run's environment steps that have been played; LearnerState has it. How
+    many updates there will be is not always known beforehand.
+    """
+    return learning_rate * (1.0 - decay * jnp.clip(progress, 0.0, 1.0))
 
 
 def adam_of_clipped_parameters(learning_rate, *, eps: float, clip_sigmas: float):

@@ -83,8 +83,8 @@ def make_state(network, config: Any, optimizer) -> LearnerState:
     key, init_key = jax.random.split(jax.random.key(config.seed))
     params = networks.init(network, init_key)
     statistics = popart.init(network.head.num_tasks)
-    step = jnp.zeros((), jnp.int32)
-    return LearnerState(params, optimizer.init(params), key, step, popart=statistics)
+    step, progress = jnp.zeros((), jnp.int32), jnp.zeros(())
+    return LearnerState(params, optimizer.init(params), key, step, progress, popart=statistics)
 
 
 def popart_metrics(config: Any, statistics: popart.PopArtState) -> dict[str, float]:

@@ -79,7 +79,7 @@ class Replay:
           timestep: of the environments.
           core_state: of the agent.
           aux: of the actor: a NamedTuple that is kept to compute initial priorities from, but for
-            its field lstm, the recurrent state before each step, which is kept where a sequence needs it.
+            its field lstm, the recurrent state before each step, kept where a sequence needs it.
           num_envs: B.
           capacity: steps held, of all environments together.
           length: learned steps of a sequence.
@@ -132,7 +132,7 @@ class Replay:
 
     def __len__(self) -> int:
         """Number of sequences that can be drawn."""
-        return np.count_nonzero(self._priorities.leaves)
+        return int(np.count_nonzero(self._priorities.leaves))
 
     @property
     def _oldest(self) -> int:
@@ -246,10 +246,8 @@ class Replay:
         """Arrays (only what is in use of them) and counters, for a checkpoint."""
         priorities = self._priorities.leaves.reshape(self.num_envs, self._size)
         rings = jax.tree.map(lambda x: x[:, : self._now], (self._steps, self._starts, priorities))
-        arrays = {
-            jax.tree_util.keystr(path, simple=True, separator="."): x
-            for path, x in jax.tree_util.tree_leaves_with_path((*rings, self._states, self._segment))
-        }
+        leaves = jax.tree_util.tree_leaves_with_path((*rings, self._states, self._segment))
+        arrays = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
         random = self._random.bit_generator.state
         return arrays, {"now": self._now, "made_with": self._made_with, "random": random}
 

@@ -99,14 +99,8 @@ def preserve_outputs(old: popart.PopArtState, new: popart.PopArtState, params, g
     return policy.preserve_outputs(old, new, params), networks.with_value_layer(grads, grad)
 
 
-def num_updates(config: Config) -> float:
-    """Learner steps of the whole run."""
-    return config.env_steps / (config.unroll_length * config.batch_size)
-
-
-def optimizer(config: Config):
-    """RMSProp without momentum or Adam, on clipped gradients."""
-    rate = linear_decay(config.learning_rate, config.learning_rate_decay, num_updates(config))
+def optimizer(config: Config, rate):
+    """RMSProp without momentum or Adam, on clipped gradients, at a learning rate."""
     if config.optimizer == "adam":
         descend = optax.adam(rate, eps=config.optimizer_eps)
     else:  # the mean of squares starts at 1, as that of the authors' library does
@@ -121,10 +115,12 @@ def update(network, config: Config, state: LearnerState, trajectory: Trajectory)
     grad = learner.value_and_grad(functools.partial(loss, network, config))
     (_, (statistics, metrics)), grads = grad(state.params, state.popart, trajectory)
     params, grads = preserve_outputs(state.popart, statistics, state.params, grads)
-    updates, opt_state = optimizer(config).update(grads, state.opt_state, params)
+    rate = linear_decay(config.learning_rate, config.learning_rate_decay, state.progress)
+    updates, opt_state = optimizer(config, rate).update(grads, state.opt_state, params)
     params = optax.apply_updates(params, updates)
     metrics["gradient_norm"] = optax.global_norm(grads)
     metrics["params_norm"] = optax.global_norm(params)
+    metrics["learning_rate"] = rate
     state = state._replace(
         params=params, opt_state=opt_state, step=state.step + 1, popart=statistics
     )
@@ -133,7 +129,7 @@ def update(network, config: Config, state: LearnerState, trajectory: Trajectory)
 
 def make_state(network, config: Config) -> LearnerState:
     """The LearnerState before the first step."""
-    return policy.make_state(network, config, optimizer(config))
+    return policy.make_state(network, config, optimizer(config, config.learning_rate))
 
 
 def batches(config: Config, trajectory: Trajectory) -> Trajectory:
@@ -188,6 +184,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             with run.log.time("learner"):
                 trajectories = learner.place(mesh, trajectories, BATCHES_SPEC)
                 jax.block_until_ready(metrics[-1:])  # one unroll's updates wait at most
+                state = state._replace(progress=learner.place(mesh, run.progress))
                 state, scalars = learn_all(settings, state, trajectories)
             lag = run.learner_steps + np.arange(num_steps) - unroll.learner_step
             metrics.append(scalars | {"params_lag": lag})

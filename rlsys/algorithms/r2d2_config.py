@@ -50,7 +50,9 @@ class Config:
     learning_starts: int = 5_000
     """Steps held before learning begins."""
     replay_ratio: float = 2.5
-    """Learned steps for each environment step."""
+    """Learned steps for each environment step. A step counts where an update learns from it: not
+    in burn-in, not padding past an episode's end. The paper says "effective number of times each
+    experienced observation is being replayed", and nothing of padding."""
     priority_eta: float = 0.9
     """Priority is eta max|delta| + (1 - eta) mean|delta|."""
     priority_exponent: float = 0.9
