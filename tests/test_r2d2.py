@@ -420,7 +420,7 @@ def test_the_atari_preset_is_the_papers_table():
         "importance_exponent": 0.6, "learning_rate": 1e-4, "learning_rate_decay": 0.0,
         "adam_eps": 1e-3, "target_update": 2500,
         "value_rescaling": True, "num_envs": 256, "epsilon_base": 0.4, "epsilon_exponent": 7.0,
-        "frame_stack": 4, "hidden_size": 512, "core_size": 512, "head_size": 512,
+        "frame_stack": 4, "hidden_size": 0, "core_size": 512, "head_size": 512,
         "refresh_steps": 400, "replay_ratio": 0.8, "stored_state": True,
     }  # fmt: skip
     assert {name: getattr(config, name) for name in expected} == expected

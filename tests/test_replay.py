@@ -148,6 +148,65 @@ def test_samples_are_what_happened(cross, burn_in, length, stride, unroll):
     assert openings or cross or not burn_in
 
 
+def test_every_needed_state_is_the_actors_own_at_that_step():
+    """Rings of states never collide, whatever the episodes' lengths: every sequence that can be
+    drawn is compared, until the rings have gone round several times."""
+    compared = 0
+    cases = [(k, s, b) for k in (1, 2, 3, 5) for s in range(1, k + 1) for b in (0, 1, 2, 4, 7)]
+    for n, (length, stride, burn_in) in enumerate(cases):
+        for cross, mean_length in ((False, 3), (False, 12), (True, 12)):
+            history = History(n, 400, mean_length)
+            shape = {"length": length, "stride": stride, "burn_in": burn_in}
+            replay = make(history, capacity=B * 53, cross_episodes=cross, **shape)
+            while history.t < 380:
+                numbers, _, _ = replay.add(history.trajectory(19))
+                replay.set_priorities(numbers, np.ones(len(numbers)))
+            drawn, sample = replay.sample(4 * len(replay))
+            for i in np.unique(drawn, return_index=True)[1]:
+                start, env = divmod(int(drawn[i]), B)
+                t = start - burn_in
+                forgotten = history.first[max(t, 0) : start + 1, env].any()
+                state = 0 if forgotten else history.number[t, env]
+                assert sample.trajectory.core_state.lstm[0][i, 0] == state
+                assert (
+                    sample.trajectory.steps.obs["number"][burn_in, i] == history.number[start, env]
+                )
+                compared += not forgotten
+    assert compared > 1000
+
+
+@pytest.mark.parametrize(
+    ("sizes", "mean_length", "cross"),
+    [
+        pytest.param((0, 500, 500), 20, False, id="whole episodes of cart-pole"),
+        pytest.param((40, 80, 40), 9, False, id="Catch"),
+        pytest.param((10, 20, 10), 20, True, id="the default of cart-pole"),
+        pytest.param((10, 20, 10), 20, False, id="the same within episodes"),
+    ],
+)
+def test_steps_of_short_episodes_can_be_drawn(sizes, mean_length, cross):
+    """What can be drawn, by a list of every step that a drawn mask names; and what is logged."""
+    burn_in, length, stride = sizes
+    history = History(0, 6000, mean_length)
+    shape = {"length": length, "stride": stride, "burn_in": burn_in}
+    replay = make(history, capacity=B * 3125, cross_episodes=cross, **shape)
+    while history.t < 5000:
+        numbers, _, _ = replay.add(history.trajectory(20))
+        replay.set_priorities(numbers, np.ones(len(numbers)))
+    seen = np.zeros_like(history.first)
+    for _ in range(15 if cross else 100):
+        drawn, sample = replay.sample(400)
+        t = drawn // B + np.arange(-burn_in, length)[:, None]
+        env = np.broadcast_to(drawn % B, t.shape)
+        seen[t[sample.mask], env[sample.mask]] = True
+    stored = np.s_[5000 - 3125 : 4999]
+    agents = ~history.first[1:][stored]
+    assert not seen[stored][~agents].any() and not seen[: stored.start].any()
+    share = seen[stored][agents].mean()
+    assert share > 0.95
+    assert replay.metrics()["replay/drawable_share"] == pytest.approx(share, abs=0.01)
+
+
 @pytest.mark.parametrize("cross", [False, True])
 def test_every_step_is_learned(cross):
     """Openings and endings too: each step that an agent took is in one or two sequences."""
@@ -213,6 +272,8 @@ def test_overwritten_sequences_are_forgotten():
         replay.set_priorities(numbers, np.ones(len(numbers)))
     total = replay._priorities.total
     replay.set_priorities(old, np.full(len(old), 1e9))
+    replay.set_priorities(numbers + B, np.full(len(numbers), 1e9))  # where no sequence starts
+    replay.set_priorities(numbers + B * 400, np.full(len(numbers), 1e9))  # nor will for long
     assert replay._priorities.total == total
 
 
