@@ -263,17 +263,16 @@ def test_age_and_uses_of_samples():
 
 def test_overwritten_sequences_are_forgotten():
     history = History()
-    replay = make(history, cross_episodes=True)
-    numbers, _, _ = replay.add(history.trajectory(60))
-    replay.set_priorities(numbers, np.ones(len(numbers)))
-    old = numbers
+    replay = make(history, capacity=B * 122, cross_episodes=True)  # 122 is no multiple of a stride
+    given = []
     while history.t < 400:
         numbers, _, _ = replay.add(history.trajectory(60))
         replay.set_priorities(numbers, np.ones(len(numbers)))
-    total = replay._priorities.total
-    replay.set_priorities(old, np.full(len(old), 1e9))
-    replay.set_priorities(numbers + B, np.full(len(numbers), 1e9))  # where no sequence starts
-    replay.set_priorities(numbers + B * 400, np.full(len(numbers), 1e9))  # nor will for long
+        given.extend(numbers)
+    total, held = replay._priorities.total, set(replay.sample(5000)[0])
+    assert held < set(given)
+    absent = np.array([n for n in range(B * 500) if n not in held])
+    replay.set_priorities(absent, np.full(len(absent), 1e9))
     assert replay._priorities.total == total
 
 
