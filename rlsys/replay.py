@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlsys import windows
+from rlsys import rings, windows
 from rlsys.memory import check_replay, row_bytes
 from rlsys.sum_tree import SumTree
 from rlsys.types import CoreState, Sample, Timestep, Trajectory, UserError
@@ -38,20 +38,6 @@ class Starts(NamedTuple):
 
     learned: Any  # int32, how many steps it learns; 0 where none starts or it can be drawn no more
     uses: Any  # int32, how often it was sampled
-
-
-def _rings(tree, *shape):
-    """Zeros of `shape` for each leaf [B, ...] of tree."""
-    return jax.tree.map(lambda x: np.zeros((*shape, *x.shape[1:]), x.dtype), tree)
-
-
-def _take(rings, rows):
-    """Copies whole rows, as fast as memory does."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]).take(rows, axis=0), rings)
-
-
-def _write(tree, index, values):
-    jax.tree.map(lambda to, x: to.__setitem__(index, x), tree, values)
 
 
 class Replay:
@@ -110,8 +96,7 @@ class Replay:
             )
         steps = Steps(timestep, core_state.a_tm1, aux._replace(lstm=()))
         starts = Starts(np.zeros(1, np.int32), np.zeros(1, np.int32))
-        # Two states that sequences need lie `stride` steps apart or more, also of two segments: a
-        # ring of one place for each stride holds all of S steps.
+        # States that sequences need lie `stride` steps apart or more, also those of two segments.
         self._num_states = self._size // stride + 2
         self._made_with = {
             "capacity": capacity, "num_envs": num_envs, "length": length, "stride": stride,
@@ -122,9 +107,9 @@ class Replay:
         self.nbytes += self._num_states * num_envs * row_bytes(core_state.lstm)
         self.memory = check_replay(self.nbytes, capacity)
 
-        self._steps = _rings(steps, num_envs, self._size)
-        self._starts = _rings(starts, num_envs, self._size)
-        self._states = _rings(core_state.lstm, num_envs, self._num_states)
+        self._steps = rings.zeros(steps, num_envs, self._size)
+        self._starts = rings.zeros(starts, num_envs, self._size)
+        self._states = rings.zeros(core_state.lstm, num_envs, self._num_states)
         self._priorities = SumTree(held)  # leaf env * S + start % S
         self._now = 0  # steps that each environment has taken
         self._segment = np.zeros(num_envs, np.int64)  # of the last step: see windows.py
@@ -164,21 +149,25 @@ class Replay:
 
         slots = (now + np.arange(num_steps)) % self._size
         steps = Steps(jax.tree.map(lambda x: x[:-1], trajectory.steps), trajectory.action, aux)
-        _write(self._steps, np.s_[:, slots], jax.tree.map(lambda x: x.swapaxes(0, 1), steps))
+        rings.write(self._steps, np.s_[:, slots], jax.tree.map(lambda x: x.swapaxes(0, 1), steps))
         states = jax.tree.map(lambda x: x[found.state_at - now, found.state_env], lstm)
-        _write(self._states, (found.state_env, self._state_slot(found.state_at)), states)
+        rings.write(self._states, (found.state_env, self._state_slot(found.state_at)), states)
         held = found.start >= self._oldest
         env, start, learned = found.env[held], found.start[held], found.learned[held]
-        _write(self._starts, (env, start % self._size), Starts(learned, np.zeros_like(learned)))
+        rings.write(
+            self._starts, (env, start % self._size), Starts(learned, np.zeros_like(learned))
+        )
 
         filled = np.resize(np.arange(len(env)), -(-len(env) // self.num_envs) * self.num_envs)
         rows = self._rows(env[filled], start[filled], np.arange(self._length + 1))
-        window = _take(self._steps._replace(timestep=self._steps.timestep._replace(obs=())), rows)
+        window = rings.take(
+            self._steps._replace(timestep=self._steps.timestep._replace(obs=())), rows
+        )
         mask = np.arange(self._length)[:, None] < learned[filled]
         mask &= ~window.timestep.first[1:]  # rule 1
         mask[:, len(env) :] = False
-        learned_steps = Trajectory(window.timestep, window.action[:-1], window.aux, ())
-        return start * self.num_envs + env, learned_steps, mask
+        window = Trajectory(window.timestep, window.action[:-1], window.aux, ())
+        return start * self.num_envs + env, window, mask
 
     def sample(self, batch_size: int) -> tuple[np.ndarray, Sample]:
         """Draws sequences [B] in proportion to priority^priority_exponent, with replacement.
@@ -199,7 +188,7 @@ class Replay:
         weights = probability**-self._importance_exponent
 
         offsets = np.arange(-self._burn_in, self._length + 1)
-        steps = _take(self._steps._replace(aux=()), self._rows(env, start, offsets))
+        steps = rings.take(self._steps._replace(aux=()), self._rows(env, start, offsets))
         mask = (offsets[:-1, None] >= 0) & (offsets[:-1, None] < learned)
         mask &= ~steps.timestep.first[1:]  # rule 1
         forgotten = steps.timestep.first[: self._burn_in + 1].any(axis=0)
@@ -245,8 +234,8 @@ class Replay:
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays (only what is in use of them) and counters, for a checkpoint."""
         priorities = self._priorities.leaves.reshape(self.num_envs, self._size)
-        rings = jax.tree.map(lambda x: x[:, : self._now], (self._steps, self._starts, priorities))
-        leaves = jax.tree_util.tree_leaves_with_path((*rings, self._states, self._segment))
+        used = jax.tree.map(lambda x: x[:, : self._now], (self._steps, self._starts, priorities))
+        leaves = jax.tree_util.tree_leaves_with_path((*used, self._states, self._segment))
         arrays = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
         random = self._random.bit_generator.state
         return arrays, {"now": self._now, "made_with": self._made_with, "random": random}
@@ -299,11 +288,13 @@ class Replay:
         if isinstance(frames, dict):
             obs = {name: obs[name] for name in frames}
         frames = jax.tree.map(
-            lambda x, ring: _take(ring, rows[len(rows) - x.shape[1] :]).swapaxes(0, 1), frames, obs
+            lambda x, ring: rings.take(ring, rows[len(rows) - x.shape[1] :]).swapaxes(0, 1),
+            frames,
+            obs,
         )
-        first = _take(self._steps.timestep.first, rows)[::-1]  # from x_{t-1} backwards
+        first = rings.take(self._steps.timestep.first, rows)[::-1]  # from x_{t-1} backwards
         age = np.where(first.any(axis=0), first.argmax(axis=0) + 1, len(first))
-        lstm = _take(self._states, env * self._num_states + self._state_slot(t))
+        lstm = rings.take(self._states, env * self._num_states + self._state_slot(t))
         for x in jax.tree.leaves(lstm):
             x[forgotten] = 0
-        return CoreState(lstm, _take(self._steps.action, rows[-1]), frames, np.int32(age))
+        return CoreState(lstm, rings.take(self._steps.action, rows[-1]), frames, np.int32(age))

@@ -126,11 +126,6 @@ class Run:
         """Whether a signal ended the run before its last step."""
         return self._signal > 0 and self.env_steps < self._config.env_steps
 
-    @property
-    def progress(self) -> np.float32:
-        """The share of the run's environment steps that have been played: LearnerState.progress."""
-        return np.float32(self.env_steps / self._config.env_steps)
-
     def _begin(self) -> None:
         """Makes the folder of a new run."""
         if any(hosts.gather((self.folder / "config.json").exists())):

@@ -164,6 +164,15 @@ def test_a_member_is_the_run_alone(swept, tmp_path, algorithm, i):
     assert len(updates) > 1, "members must make different numbers of updates"
 
 
+def test_members_may_differ_in_their_replay_ratio(swept, tmp_path):
+    """Each makes as many updates as the run alone, in one program."""
+    ratios = ("--replay-ratio", "1.2", "3", "--epsilon-base", "0.4", "--seed", "5")
+    folder = swept("r2d2", *ratios)
+    assert_alone("r2d2", folder, 1, tmp_path, *ratios)
+    steps = [restored(folder / f"members/{i}", "learner")[0]["['step']"] for i in (0, 1)]
+    assert 2 * steps[0] < steps[1]
+
+
 def test_a_member_is_the_run_alone_with_actors_ahead(swept, tmp_path):
     ahead = ("--unrolls-ahead", "1")
     folder = swept("impala", *ahead)

@@ -184,7 +184,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             with run.log.time("learner"):
                 trajectories = learner.place(mesh, trajectories, BATCHES_SPEC)
                 jax.block_until_ready(metrics[-1:])  # one unroll's updates wait at most
-                state = state._replace(progress=learner.place(mesh, run.progress))
+                state = learner.at(mesh, state, run.env_steps / config.env_steps)
                 state, scalars = learn_all(settings, state, trajectories)
             lag = run.learner_steps + np.arange(num_steps) - unroll.learner_step
             metrics.append(scalars | {"params_lag": lag})

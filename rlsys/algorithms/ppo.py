@@ -236,7 +236,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             with run.log.time("learner"):
                 trajectory = learner.place(mesh, unroll.trajectory, TRAJECTORY_SPEC)
                 jax.block_until_ready(metrics[-1:])  # one unroll's updates wait at most
-                state = state._replace(progress=learner.place(mesh, run.progress))
+                state = learner.at(mesh, state, run.env_steps / config.env_steps)
                 state, scalars = learn_all(settings, state, trajectory)
                 if not config.unrolls_ahead:
                     jax.block_until_ready(scalars)

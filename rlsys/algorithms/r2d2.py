@@ -217,7 +217,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
 
         def learn_from(unroll: actor.Unroll):
             nonlocal state, running
-            state = state._replace(progress=learner.place(mesh, run.progress))
+            state = learner.at(mesh, state, run.env_steps / config.env_steps)
             with run.log.time("replay"):
                 numbers, learned, mask = replay.add(unroll.trajectory)
                 priorities = first_priorities(*jax.device_put((learned, mask)))

@@ -77,7 +77,7 @@ def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bo
 
         def learn_from(unroll: actor.Unroll):
             nonlocal states
-            progress = np.full(num, run.progress)
+            progress = np.full(num, run.env_steps / config.env_steps, np.float32)
             states = states._replace(progress=learner.place(mesh, progress, program.SHARDED))
             states, more = learners.learn(run, states, unroll)
             metrics.extend(more)
