@@ -52,6 +52,11 @@ def place(mesh, tree, spec=REPLICATED):
     return jax.device_put(tree, sharding)
 
 
+def at(mesh, state, progress: float):
+    """state with its progress, the share of the run's steps played before what is learned next."""
+    return state._replace(progress=place(mesh, np.float32(progress)))
+
+
 def _shardings(mesh, spec):
     return jax.tree.map(
         lambda s: jax.NamedSharding(mesh, s), spec, is_leaf=lambda s: isinstance(s, jax.P)

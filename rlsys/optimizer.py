@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import optax
 
 
-def linear_decay(learning_rate, decay, num_updates):
-    """A schedule for optax: from learning_rate, of which the share `decay` is gone in the end."""
+def linear_decay(learning_rate, decay, progress):
+    """The learning rate at a share of the run, of which the share `decay` is gone in the end.
 
-    def rate(count):
-        return learning_rate * (1.0 - decay * jnp.clip(count / num_updates, 0.0, 1.0))
-
-    return rate
+    progress: share of the run's environment steps that have been played; LearnerState has it. How
+    many updates there will be is not always known beforehand.
+    """
+    return learning_rate * (1.0 - decay * jnp.clip(progress, 0.0, 1.0))
 
 
 def adam_of_clipped_parameters(learning_rate, *, eps: float, clip_sigmas: float):
@@ -42,3 +42,28 @@ def adam_of_clipped_parameters(learning_rate, *, eps: float, clip_sigmas: float)
 
     clipped = optax.GradientTransformation(adam.init, update)
     return optax.chain(clipped, optax.scale_by_learning_rate(learning_rate))
+
+
+def step_metrics(config, rate, grads, updates, params) -> dict[str, jax.Array]:
+    """How large a learner step is.
+
+    Args:
+      config: with max_gradient_norm, to which gradients were scaled down.
+      rate: the learning rate of the step.
+      grads: as they were before they were clipped.
+      updates: what was added to the parameters.
+      params: the parameters after the step.
+
+    Returns:
+      metrics by name: the rate, the norm of the gradient, whether it was above max_gradient_norm
+      (1 or 0, which the log averages to a share), the norm of the parameters, and the norm of the
+      updates over that of the parameters.
+    """
+    norm, params_norm = optax.global_norm(grads), optax.global_norm(params)
+    return {
+        "learning_rate": rate,
+        "gradient_norm": norm,
+        "gradient_clipped": (norm > config.max_gradient_norm).astype(jnp.float32),
+        "params_norm": params_norm,
+        "update_ratio": optax.global_norm(updates) / jnp.maximum(params_norm, 1e-9),
+    }

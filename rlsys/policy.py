@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from rlsys import envs, learner, networks, streams
 from rlsys.evaluate import Player
@@ -127,25 +126,13 @@ def explained_variance(moments: dict[str, jax.Array]):
     return jnp.maximum(1.0 - variance("error") / jnp.maximum(of_target, 1e-12), -1.0)
 
 
-def step_metrics(config: Any, grads, updates, params) -> dict[str, jax.Array]:
-    """How large a learner step is: norms of the gradient and of the parameters after the step,
-    whether the gradient was scaled down, and the step's norm over the parameters'."""
-    norm, params_norm = optax.global_norm(grads), optax.global_norm(params)
-    return {
-        "gradient_norm": norm,
-        "gradient_clipped": (norm > config.max_gradient_norm).astype(jnp.float32),
-        "params_norm": params_norm,
-        "update_ratio": optax.global_norm(updates) / jnp.maximum(params_norm, 1e-9),
-    }
-
-
 def make_state(network, config: Any, optimizer) -> LearnerState:
     """The LearnerState before the first step."""
     params = networks.init(network, streams.key(config.seed, "parameters"))
     key = streams.key(config.seed, "minibatches")
     statistics = popart.init(network.head.num_tasks)
-    step = jnp.zeros((), jnp.int32)
-    return LearnerState(params, optimizer.init(params), key, step, popart=statistics)
+    step, progress = jnp.zeros((), jnp.int32), jnp.zeros(())
+    return LearnerState(params, optimizer.init(params), key, step, progress, popart=statistics)
 
 
 def popart_metrics(config: Any, statistics: popart.PopArtState) -> dict[str, float]:

@@ -1,9 +1,11 @@
 """Replay in host memory: every step once, sequences as windows over them, a sum tree over those.
 
-Each environment has a ring of its last steps. A sequence is a window of one ring (windows.py):
-`burn_in` steps, `length` learned steps and one more observation. The recurrent state is kept at
-window starts only. What a window holds past its segment's end is masked. Kapturowski et al. 2019,
-section 2.3; there, sequences never cross an episode's end.
+Each environment has a ring of its last S steps. A sequence is a window of one ring (windows.py):
+`burn_in` steps, `length` learned steps and one more observation. Its number says where its learning
+starts, start * B + env, and each stored step has a leaf of the sum tree, for the sequence that
+starts there: however short the episodes are, there is room for every sequence. The recurrent state
+is kept every `stride` steps at most, in a ring of its own. Kapturowski et al. 2019, section 2.3;
+there, sequences never cross an episode's end.
 
 Sampling is proportional to priority^priority_exponent, importance weights are
 (1 / P(i))^importance_exponent (Schaul et al. 2016, https://arxiv.org/abs/1511.05952, section 3);
@@ -15,10 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rlsys import rings, windows
 from rlsys.memory import check_replay, row_bytes
 from rlsys.sum_tree import SumTree
 from rlsys.types import CoreState, Sample, Timestep, Trajectory, UserError
-from rlsys.windows import Complete, Windows
 
 MIN_PRIORITY = 1e-6  # so that a sequence without error can still be drawn
 
@@ -31,29 +33,11 @@ class Steps(NamedTuple):
     aux: Any
 
 
-class Sequences(NamedTuple):
-    """What is kept of each sequence, [M, ...]."""
+class Starts(NamedTuple):
+    """What is kept of the sequence that starts at each step, [B, S]."""
 
-    env: Any  # int64
-    start: Any  # int64, step of the environment at which learning begins
-    end: Any  # int64, step at which learning ends: start + length, or its segment's last
-    complete: Any  # int64, step at which it was complete
-    uses: Any  # int64, how often it was sampled
-    lstm: Any  # recurrent state before the first step of burn-in
-
-
-def _rings(tree, *shape):
-    """Zeros of `shape` for each leaf [B, ...] of tree."""
-    return jax.tree.map(lambda x: np.zeros((*shape, *x.shape[1:]), x.dtype), tree)
-
-
-def _take(rings, rows):
-    """Copies whole rows, as fast as memory does."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]).take(rows, axis=0), rings)
-
-
-def _write(tree, index, values):
-    jax.tree.map(lambda to, x: to.__setitem__(index, x), tree, values)
+    learned: Any  # int32, how many steps it learns; 0 where none starts or it can be drawn no more
+    uses: Any  # int32, how often it was sampled
 
 
 class Replay:
@@ -81,7 +65,7 @@ class Replay:
           timestep: of the environments.
           core_state: of the agent.
           aux: of the actor: a NamedTuple that is kept to compute initial priorities from, but for
-            its field lstm, the recurrent state before each step, which is kept at window starts.
+            its field lstm, the recurrent state before each step, kept where a sequence needs it.
           num_envs: B.
           capacity: steps held, of all environments together.
           length: learned steps of a sequence.
@@ -95,6 +79,7 @@ class Replay:
         """
         self.num_envs = num_envs
         self._length, self._stride, self._burn_in = length, stride, burn_in
+        self._cross_episodes = cross_episodes
         self._priority_exponent = priority_exponent
         self._importance_exponent = importance_exponent
         self._random = np.random.default_rng(seed)
@@ -109,32 +94,35 @@ class Replay:
                 f"a replay of {capacity} steps holds {self._size} of each of {self.num_envs} "
                 f"environments, but two sequences need {2 * window}"
             )
-        self._capacity = num_envs * (self._size // stride + 1)  # M
         steps = Steps(timestep, core_state.a_tm1, aux._replace(lstm=()))
-        number = np.zeros(1, np.int64)
-        sequence = Sequences(number, number, number, number, number, core_state.lstm)
+        starts = Starts(np.zeros(1, np.int32), np.zeros(1, np.int32))
+        # States that sequences need lie `stride` steps apart or more, also those of two segments.
+        self._num_states = self._size // stride + 2
         self._made_with = {
             "capacity": capacity, "num_envs": num_envs, "length": length, "stride": stride,
             "burn_in": burn_in, "cross_episodes": cross_episodes,
         }  # fmt: skip
-        self._windows = Windows(
-            num_envs, core_state.lstm,
-            length=length, stride=stride, burn_in=burn_in, cross_episodes=cross_episodes,
-        )  # fmt: skip
-        self.nbytes = self._size * num_envs * row_bytes(steps) + SumTree.nbytes(self._capacity)
-        self.nbytes += self._capacity * row_bytes(sequence)
+        held = self._size * num_envs
+        self.nbytes = held * (row_bytes(steps) + row_bytes(starts)) + SumTree.nbytes(held)
+        self.nbytes += self._num_states * num_envs * row_bytes(core_state.lstm)
         self.memory = check_replay(self.nbytes, capacity)
 
-        self._steps = _rings(steps, num_envs, self._size)
+        self._steps = rings.zeros(steps, num_envs, self._size)
+        self._starts = rings.zeros(starts, num_envs, self._size)
+        self._states = rings.zeros(core_state.lstm, num_envs, self._num_states)
+        self._priorities = SumTree(held)  # leaf env * S + start % S
         self._now = 0  # steps that each environment has taken
-        self._sequences = _rings(sequence, self._capacity)  # number i lies at i mod M
-        self._oldest = self._newest = 0  # numbers of the sequences that are there
-        self._priorities = SumTree(self._capacity)
+        self._segment = np.zeros(num_envs, np.int64)  # of the last step: see windows.py
         self._sampled = np.zeros(3)  # since `metrics`: count, sums of age and of uses
 
     def __len__(self) -> int:
-        """Number of sequences held."""
-        return self._newest - self._oldest
+        """Number of sequences that can be drawn."""
+        return int(np.count_nonzero(self._priorities.leaves))
+
+    @property
+    def _oldest(self) -> int:
+        """The first start of which all that a sequence reads is still there."""
+        return self._now - self._size + self._burn_in + self._before
 
     def add(self, trajectory: Trajectory) -> tuple[np.ndarray, Trajectory, np.ndarray]:
         """Adds T steps of every environment; x_T comes with the next call, as its x_0.
@@ -150,25 +138,36 @@ class Replay:
         """
         trajectory = jax.tree.map(np.asarray, trajectory)
         lstm, aux = trajectory.aux.lstm, trajectory.aux._replace(lstm=())
-        num_steps = len(trajectory.action)
-        slots = (self._now + np.arange(num_steps)) % self._size
-        steps = Steps(jax.tree.map(lambda x: x[:-1], trajectory.steps), trajectory.action, aux)
-        _write(self._steps, np.s_[:, slots], jax.tree.map(lambda x: x.swapaxes(0, 1), steps))
-        newest = self._newest
-        for t in range(num_steps):
-            state = jax.tree.map(lambda x, t=t: x[t], lstm)
-            for windows in self._windows.advance(self._now, trajectory.steps.first[t], state):
-                self._append(windows)
-            self._now += 1
-        self._drop_overwritten()
+        num_steps, now = len(trajectory.action), self._now
+        found = windows.find(
+            self._segment, now, trajectory.steps.first[:-1],
+            length=self._length, stride=self._stride, burn_in=self._burn_in,
+            cross_episodes=self._cross_episodes,
+        )  # fmt: skip
+        self._forget(num_steps)
+        self._now, self._segment = now + num_steps, found.segment
 
-        numbers = np.arange(max(newest, self._oldest), self._newest)
-        filled = np.resize(numbers, -(-len(numbers) // self.num_envs) * self.num_envs)
-        rows, learned = self._rows(filled, np.arange(self._length + 1))
-        window = _take(self._steps._replace(timestep=self._steps.timestep._replace(obs=())), rows)
-        mask = learned[:-1] & ~window.timestep.first[1:]
-        mask[:, len(numbers) :] = False
-        return numbers, Trajectory(window.timestep, window.action[:-1], window.aux, ()), mask
+        slots = (now + np.arange(num_steps)) % self._size
+        steps = Steps(jax.tree.map(lambda x: x[:-1], trajectory.steps), trajectory.action, aux)
+        rings.write(self._steps, np.s_[:, slots], jax.tree.map(lambda x: x.swapaxes(0, 1), steps))
+        states = jax.tree.map(lambda x: x[found.state_at - now, found.state_env], lstm)
+        rings.write(self._states, (found.state_env, self._state_slot(found.state_at)), states)
+        held = found.start >= self._oldest
+        env, start, learned = found.env[held], found.start[held], found.learned[held]
+        rings.write(
+            self._starts, (env, start % self._size), Starts(learned, np.zeros_like(learned))
+        )
+
+        filled = np.resize(np.arange(len(env)), -(-len(env) // self.num_envs) * self.num_envs)
+        rows = self._rows(env[filled], start[filled], np.arange(self._length + 1))
+        window = rings.take(
+            self._steps._replace(timestep=self._steps.timestep._replace(obs=())), rows
+        )
+        mask = np.arange(self._length)[:, None] < learned[filled]
+        mask &= ~window.timestep.first[1:]  # rule 1
+        mask[:, len(env) :] = False
+        window = Trajectory(window.timestep, window.action[:-1], window.aux, ())
+        return start * self.num_envs + env, window, mask
 
     def sample(self, batch_size: int) -> tuple[np.ndarray, Sample]:
         """Draws sequences [B] in proportion to priority^priority_exponent, with replacement.
@@ -177,55 +176,69 @@ class Replay:
           their numbers, for set_priorities; and the Sample, of burn_in + length + 1 steps.
         """
         mass = self._random.random(batch_size) * self._priorities.total
-        index = self._priorities.find(mass)
-        numbers = self._oldest + (index - self._oldest) % self._capacity
-        np.add.at(self._sequences.uses, index, 1)
-        age = (self._now - self._sequences.complete[index]) * self.num_envs
-        self._sampled += batch_size, age.sum(), self._sequences.uses[index].sum()
-        weights = (self._priorities.total / self._priorities[index]) ** self._importance_exponent
+        leaf = self._priorities.find(mass)
+        env, slot = np.divmod(leaf, self._size)
+        start = self._now - 1 - (self._now - 1 - slot) % self._size
+        learned, uses = self._starts.learned[env, slot], self._starts.uses
+        np.add.at(uses, (env, slot), 1)
+        # Complete with the step after the last learned one, or with the next segment's first.
+        age = self._now - (start + learned + (learned < self._length))
+        self._sampled += batch_size, age.sum() * self.num_envs, uses[env, slot].sum()
+        probability = self._priorities.leaves[leaf] / self._priorities.total
+        weights = probability**-self._importance_exponent
 
-        rows, learned = self._rows(numbers, np.arange(-self._burn_in, self._length + 1))
-        steps = _take(self._steps._replace(aux=()), rows)
-        mask = learned[:-1] & ~steps.timestep.first[1:]  # rule 1
-        trajectory = Trajectory(
-            steps.timestep, steps.action[:-1], (), self._core_state(numbers, index)
-        )
-        return numbers, Sample(trajectory, mask, np.float32(weights))
+        offsets = np.arange(-self._burn_in, self._length + 1)
+        steps = rings.take(self._steps._replace(aux=()), self._rows(env, start, offsets))
+        mask = (offsets[:-1, None] >= 0) & (offsets[:-1, None] < learned)
+        mask &= ~steps.timestep.first[1:]  # rule 1
+        forgotten = steps.timestep.first[: self._burn_in + 1].any(axis=0)
+        core_state = self._core_state(env, start - self._burn_in, forgotten)
+        trajectory = Trajectory(steps.timestep, steps.action[:-1], (), core_state)
+        return start * self.num_envs + env, Sample(trajectory, mask, np.float32(weights))
 
     def set_priorities(self, numbers: np.ndarray, priorities: np.ndarray) -> None:
         """Gives sequences their priority, before the exponent; those overwritten are left out."""
         priorities = np.maximum(np.asarray(priorities, np.float64), MIN_PRIORITY)
         if not np.isfinite(priorities).all():
             raise ValueError(f"priorities must be finite numbers: {priorities}")
-        held = numbers >= self._oldest
+        start, env = np.divmod(numbers, self.num_envs)
+        slot = start % self._size
+        held = (start >= self._oldest) & (start < self._now) & (self._starts.learned[env, slot] > 0)
         self._priorities.set(
-            numbers[held] % self._capacity, priorities[held] ** self._priority_exponent
+            (env * self._size + slot)[held], priorities[held] ** self._priority_exponent
         )
 
     def metrics(self) -> dict[str, float]:
-        """Means over the samples since the last call: their age and how often each was used."""
+        """How much can be drawn; means over the samples since the last call: their age and how
+        often each was used."""
         samples, self._sampled = self._sampled, np.zeros(3)
         count = max(samples[0], 1)
         return {
-            "replay/sequences": float(len(self)),
+            "replay/sequences": float(len(self)),  # that can be drawn
+            "replay/drawable_share": self._drawable_share(),
             "replay/sample_age": samples[1] / count,  # environment steps since it was complete
             "replay/sample_uses": samples[2] / count,
         }
 
+    def _drawable_share(self) -> float:
+        """The share of the stored steps of the agent that sequences which can be drawn learn."""
+        num = min(self._now, self._size)
+        slots = np.arange(self._now - num, self._now) % self._size  # from the oldest step on
+        env, start = np.nonzero(self._priorities.leaves.reshape(self.num_envs, -1)[:, slots])
+        learned = self._starts.learned[env, slots[start]]
+        covered = windows.covered((self.num_envs, num), env, start, learned)
+        # Whose the newest step is, the agent's or a reset's, only the next one will tell.
+        agents = ~self._steps.timestep.first[:, slots[1:]]
+        return float((covered[:, :-1] & agents).sum() / max(agents.sum(), 1))
+
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays (only what is in use of them) and counters, for a checkpoint."""
-        steps = jax.tree.map(lambda x: x[:, : self._now], self._steps)
-        sequences = jax.tree.map(lambda x: x[: self._newest], self._sequences)
-        priorities = self._priorities[np.arange(min(self._newest, self._capacity))]
-        windows = (self._windows.segment, self._windows.start, self._windows.lstm)
-        tree = (steps, sequences, windows, priorities)
-        arrays = {
-            jax.tree_util.keystr(path, simple=True, separator="."): x
-            for path, x in jax.tree_util.tree_leaves_with_path(tree)
-        }
-        counters = {"now": self._now, "oldest": self._oldest, "newest": self._newest}
+        priorities = self._priorities.leaves.reshape(self.num_envs, self._size)
+        used = jax.tree.map(lambda x: x[:, : self._now], (self._steps, self._starts, priorities))
+        leaves = jax.tree_util.tree_leaves_with_path((*used, self._states, self._segment))
+        arrays = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
         random = self._random.bit_generator.state
-        return arrays, {**counters, "made_with": self._made_with, "random": random}
+        return arrays, {"now": self._now, "made_with": self._made_with, "random": random}
 
     def restore(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
         """Takes on what `state` gave.
@@ -238,67 +251,50 @@ class Replay:
                 f"the replay was saved with {counters['made_with']}, and cannot be restored with "
                 f"{self._made_with}"
             )
-        priorities = np.zeros(min(counters["newest"], self._capacity))
-        windows = (self._windows.segment, self._windows.start, self._windows.lstm)
-        tree = (self._steps, self._sequences, windows, priorities)
+        priorities = np.zeros((self.num_envs, self._size))
+        tree = (self._steps, self._starts, priorities, self._states, self._segment)
         for path, to in jax.tree_util.tree_leaves_with_path(tree):
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             saved = np.asarray(arrays[name])
             to[tuple(slice(n) for n in saved.shape)] = saved
-        self._now, self._oldest = counters["now"], counters["oldest"]
-        self._newest = counters["newest"]
+        self._now = counters["now"]
         self._random.bit_generator.state = counters["random"]
-        self._priorities.set(np.arange(len(priorities)), priorities)
+        leaves = np.flatnonzero(priorities)
+        self._priorities.set(leaves, priorities.ravel()[leaves])
 
-    def _append(self, windows: Complete) -> None:
-        """Makes sequences of complete windows [W]; without priority, they are not sampled yet."""
-        number = self._newest + np.arange(len(windows.env))
-        now, uses = np.full_like(number, self._now), np.zeros_like(number)
-        sequences = Sequences(windows.env, windows.start, windows.end, now, uses, windows.lstm)
-        _write(self._sequences, number % self._capacity, sequences)
-        self._priorities.set(number % self._capacity, np.zeros(len(number)))
-        self._newest += len(number)
+    def _forget(self, num_steps: int) -> None:
+        """Forgets sequences that read what so many new steps will overwrite."""
+        slots = (self._oldest + np.arange(min(num_steps, self._size))) % self._size
+        self._starts.learned[:, slots] = 0
+        leaves = np.arange(self.num_envs)[:, None] * self._size + slots
+        leaves = leaves[self._priorities.leaves[leaves] > 0]
+        self._priorities.set(leaves, np.zeros(len(leaves)))
 
-    def _drop_overwritten(self) -> None:
-        """Forgets sequences of which a step, or the entry itself, has been overwritten."""
-        # A sequence that was complete at step c begins at c - length - 1 at the earliest, and
-        # numbers are given in the order of c.
-        reach = self._before + self._burn_in + self._length + 1
-        oldest = max(self._oldest, self._newest - self._capacity)
-        while oldest < self._newest and (
-            self._sequences.complete[oldest % self._capacity] - reach < self._now - self._size
-        ):
-            oldest += 1
-        dropped = np.arange(max(self._oldest, self._newest - self._capacity), oldest)
-        self._priorities.set(dropped % self._capacity, np.zeros(len(dropped)))
-        self._oldest = oldest
+    def _rows(self, env: np.ndarray, start: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Where steps lie, at offsets [T] from start [N] of env [N]: [T, N]."""
+        return env * self._size + (start + offsets[:, None]) % self._size
 
-    def _rows(self, numbers: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where steps lie, and if they are learned: both [T, N].
+    def _state_slot(self, t: np.ndarray) -> np.ndarray:
+        """Where in its ring the recurrent state before step t lies."""
+        return t // self._stride % self._num_states
 
-        Args:
-          numbers: [N] of sequences.
-          offsets: [T] of steps from the sequences' starts.
+    def _core_state(self, env: np.ndarray, t: np.ndarray, forgotten: np.ndarray) -> CoreState:
+        """What the agents of env [N] remembered before steps t [N].
 
-        What lies past a segment's end is another episode's, or older, and never learned.
+        forgotten: [N] the recurrent state is of no use, and may not be there: it is zero.
         """
-        index = numbers % self._capacity
-        start, end = self._sequences.start[index], self._sequences.end[index]
-        at = start + offsets[:, None]
-        rows = self._sequences.env[index] * self._size + at % self._size
-        return rows, (at >= start) & (at < end)
-
-    def _core_state(self, numbers: np.ndarray, index: np.ndarray) -> CoreState:
-        """What the agent remembered before the first step of burn-in, [N, ...]."""
-        before = np.arange(-self._burn_in - self._before, -self._burn_in)
-        rows, _ = self._rows(numbers, before)
+        rows = self._rows(env, t, np.arange(-self._before, 0))
         obs, frames = self._steps.timestep.obs, self._frames
         if isinstance(frames, dict):
             obs = {name: obs[name] for name in frames}
         frames = jax.tree.map(
-            lambda x, ring: _take(ring, rows[len(rows) - x.shape[1] :]).swapaxes(0, 1), frames, obs
+            lambda x, ring: rings.take(ring, rows[len(rows) - x.shape[1] :]).swapaxes(0, 1),
+            frames,
+            obs,
         )
-        first = _take(self._steps.timestep.first, rows)[::-1]  # from x_{t-1} backwards
+        first = rings.take(self._steps.timestep.first, rows)[::-1]  # from x_{t-1} backwards
         age = np.where(first.any(axis=0), first.argmax(axis=0) + 1, len(first))
-        lstm = jax.tree.map(lambda x: x[index], self._sequences.lstm)
-        return CoreState(lstm, _take(self._steps.action, rows[-1]), frames, np.int32(age))
+        lstm = rings.take(self._states, env * self._num_states + self._state_slot(t))
+        for x in jax.tree.leaves(lstm):
+            x[forgotten] = 0
+        return CoreState(lstm, rings.take(self._steps.action, rows[-1]), frames, np.int32(age))

@@ -18,6 +18,7 @@ class SumTree:
         self.capacity = capacity
         self._depth = _depth(capacity)
         self._nodes = np.zeros(2 << self._depth)  # node i has children 2 i and 2 i + 1; root 1
+        self.leaves = self._nodes[1 << self._depth :][:capacity]  # [capacity], to be read only
 
     @property
     def total(self) -> float:
@@ -27,9 +28,6 @@ class SumTree:
     def nbytes(capacity: int) -> int:
         """Bytes that a tree of so many leaves takes."""
         return 8 * (2 << _depth(capacity))
-
-    def __getitem__(self, leaves):
-        return self._nodes[leaves + (1 << self._depth)]
 
     def set(self, leaves: np.ndarray, values: np.ndarray) -> None:
         """Sets leaves [N] to values [N]; of a leaf named twice, the last value stays."""

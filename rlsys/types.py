@@ -71,5 +71,6 @@ class LearnerState(NamedTuple):
     opt_state: Any
     key: jax.Array
     step: jax.Array  # [] int32, learner steps taken
+    progress: Any  # [] float32, share of the run's steps played before those learned from
     target_params: Any = None  # where the algorithm has a target network
     popart: Any = None  # where the algorithm normalises values: statistics of each task

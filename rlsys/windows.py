@@ -2,94 +2,80 @@
 
 A segment is an episode or, with cross_episodes, all that the environment ever does. Windows of
 `length` learned steps begin every `stride` steps of a segment, each after `burn_in` steps for the
-recurrent state, of which a segment's first windows have fewer: what lies before a segment is burnt
-in and forgotten, because the segment opens with `first`.
+recurrent state. A segment's first windows have fewer: what lies before a segment is burnt in and
+forgotten, because the segment opens with `first`. The last window ends with its segment, and is
+left out where the one before it has learned all.
 """
 
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 
-class Complete(NamedTuple):
-    """Windows that have become complete, [W, ...]."""
+class Found(NamedTuple):
+    """What T steps of B environments bring: W windows that are complete, and V states to keep."""
 
-    env: Any  # int64
-    start: Any  # int64, step of the environment at which learning begins
-    end: Any  # int64, step at which it ends: start + length, or the segment's last step
-    lstm: Any  # recurrent state before the first step of burn-in
+    env: Any  # [W] int64
+    start: Any  # [W] int64, step of the environment at which learning begins
+    learned: Any  # [W] int64, steps until it ends: length, or fewer where the segment ends first
+    state_env: Any  # [V] int64
+    state_at: Any  # [V] int64, steps before which a window needs the recurrent state, in order
+    segment: Any  # [B] int64, the step that opened the segment of the last step
 
 
-class Windows:
-    """The windows that are open: K at most in each environment, a stride apart."""
+def find(
+    segment: np.ndarray,
+    now: int,
+    first: np.ndarray,
+    *,
+    length: int,
+    stride: int,
+    burn_in: int,
+    cross_episodes: bool,
+) -> Found:
+    """The windows that are complete once T more steps are known.
 
-    def __init__(
-        self,
-        num_envs: int,
-        lstm: Any,
-        *,
-        length: int,
-        stride: int,
-        burn_in: int,
-        cross_episodes: bool,
-    ):
-        """lstm: example of a recurrent state [1, ...]."""
-        self._length, self._stride, self._burn_in = length, stride, burn_in
-        self._cross_episodes = cross_episodes
-        self._slots = (burn_in + length) // stride + 2  # K
-        self.segment = np.zeros(num_envs, np.int64)  # the step that opened it
-        self.start = np.full((num_envs, self._slots), -1, np.int64)  # of each window, -1 for none
-        self.lstm = jax.tree.map(
-            lambda x: np.zeros((num_envs, self._slots, *x.shape[1:]), x.dtype), lstm
-        )
+    A window is known to be complete at the step after its last learned one, or at the `first` of
+    the next segment. Which windows there are follows from the segment and the time alone: start =
+    segment + k stride.
 
-    def advance(self, now: int, first: np.ndarray, lstm: Any) -> list[Complete]:
-        """Takes step `now` of every environment; returns what it completes.
+    Args:
+      segment: [B] of the step before now.
+      now: number of the first of these steps.
+      first: [T, B] they open an episode.
+    """
+    t = now + np.arange(len(first))[:, None]  # [T, 1]
+    opened = np.where(first & (not cross_episodes), t, -1)
+    segments = np.maximum.accumulate(np.concatenate([segment[None], opened]))
+    before, segment = segments[:-1], segments[1:]  # [T, B], without and with step t
 
-        Args:
-          now: number of the step, one more at each call.
-          first: [B] it opens an episode.
-          lstm: [B, ...] recurrent state before it.
-        """
-        complete = []
-        if not self._cross_episodes and first.any():
-            complete.append(self._end_segments(now, first))
-        self._open(now, lstm)
-        full = (self.start >= 0) & (self.start + self._length == now)
-        if full.any():
-            complete.append(self._take(full, now))
-        return complete
+    start = t - length
+    full = (start >= segment) & ((start - segment) % stride == 0)
 
-    def _end_segments(self, now: int, first: np.ndarray) -> Complete:
-        """The segment before each `first` has ended at now - 1."""
-        end = now - 1
-        running = (self.start >= 0) & first[:, None]
-        # A later window is of use only if it learns what the one before it did not.
-        opening = self.start == self.segment[:, None]
-        useful = (self.start < end) & (opening | (self.start - self._stride + self._length < end))
-        complete = self._take(running & useful, end)
-        self.start[running] = -1
-        self.segment[first] = now
-        return complete
+    # Before an opening the segment ended at t - 1. Its last window is the first one that reaches
+    # beyond that end; no other learns what the window before it did not.
+    beyond = (t - 1 - length) - before  # >= 0 where the segment held a full window
+    last = before + np.maximum(-(-beyond // stride), 0) * stride
+    cut = (opened >= 0) & np.where(beyond < 0, t - 1 > before, beyond % stride != 0)
 
-    def _open(self, now: int, lstm: Any) -> None:
-        """Opens the windows whose burn-in begins now, or would have before a segment's opening."""
-        age = now - self.segment
-        opening = np.flatnonzero(age == 0)
-        later = np.flatnonzero((age > 0) & ((age + self._burn_in) % self._stride == 0))
-        starts = [(start, opening) for start in range(now, now + self._burn_in + 1, self._stride)]
-        for start, envs in [*starts, (now + self._burn_in, later)]:
-            if len(envs):
-                slot = start // self._stride % self._slots
-                self.start[envs, slot] = start
-                for to, x in zip(jax.tree.leaves(self.lstm), jax.tree.leaves(lstm), strict=True):
-                    to[envs, slot] = x[envs]
+    # Windows that begin burn-in with their segment, or before it, start from zeros.
+    needed = (t > segment) & ((t - segment + burn_in) % stride == 0)
 
-    def _take(self, which: np.ndarray, end: int) -> Complete:
-        """Closes windows, which [B, K]."""
-        env, slot = np.nonzero(which)
-        start = self.start[env, slot]
-        self.start[env, slot] = -1
-        lstm = jax.tree.map(lambda x: x[env, slot], self.lstm)
-        return Complete(env, start, np.full(len(env), end), lstm)
+    (full_t, full_env), (cut_t, cut_env), (at, state_env) = map(np.nonzero, (full, cut, needed))
+    cut_start = last[cut_t, cut_env]
+    return Found(
+        np.concatenate([full_env, cut_env]),
+        np.concatenate([now + full_t - length, cut_start]),
+        np.concatenate([np.full(len(full_t), length), now + cut_t - 1 - cut_start]),
+        state_env,
+        now + at,
+        segments[-1],
+    )
+
+
+def covered(shape: tuple[int, int], env: np.ndarray, start: np.ndarray, learned: np.ndarray):
+    """Which of the steps [B, T] = shape some window [W] learns."""
+    edges = np.zeros((shape[0], shape[1] + 1), np.int32)
+    np.add.at(edges, (env, start), 1)
+    np.add.at(edges, (env, start + learned), -1)
+    return edges.cumsum(axis=1)[:, :-1] > 0

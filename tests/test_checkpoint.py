@@ -26,7 +26,7 @@ class Counts(NamedTuple):
 def learner_state(key: int = 0, features: int = 5) -> LearnerState:
     params = {"dense": {"kernel": jnp.ones((3, features)), "bias": jnp.zeros(3, jnp.bfloat16)}}
     opt_state = (Counts(jnp.int32(4), params), (), [jnp.ones(2), None])
-    return LearnerState(params, opt_state, jax.random.key(key), jnp.int32(7))
+    return LearnerState(params, opt_state, jax.random.key(key), jnp.int32(7), jnp.float32(0.5))
 
 
 def replay(size: int, seed: int = 0) -> dict:

@@ -242,6 +242,9 @@ def test_who_is_killed_ends_the_others_and_all_resume(tmp_path, algorithm, victi
         "r2d2": [*range(800, 8001, 800)],
     }
     assert steps[0] == steps[1] == expected[algorithm]
+    if algorithm == "r2d2":  # the ratio counts what both learned
+        held = lines(tmp_path / "whole")[-1]["replay_ratio"]
+        assert held == pytest.approx(2.5 * (8000 - 800) / 8000, rel=0.02)
 
 
 @pytest.mark.slow

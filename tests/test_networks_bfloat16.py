@@ -42,7 +42,7 @@ def trajectory_of(torso):
 
 
 def state_of(network, rounded=False):
-    state = policy.make_state(network, CONFIG, impala.optimizer(CONFIG))
+    state = policy.make_state(network, CONFIG, impala.optimizer(CONFIG, 0.0))
     if not rounded:
         return state
     return state._replace(

@@ -76,3 +76,18 @@ def test_torso_is_picked_by_shape_unless_named(space, torso, expected):
     )
     params = jax.eval_shape(lambda: networks.init(network, jax.random.key(0)))["params"]
     assert set(params["torso"]) == {"Dense_0"} | ({expected} if expected else set())
+
+
+@pytest.mark.parametrize("core_size", [0, 4])
+def test_without_a_dense_layer_the_convolutions_feed_core_and_head(core_size):
+    """R2D2: DQN's convolutions, an LSTM beside which stand a_{t-1} and r_t, two hidden layers."""
+    network = networks.q_network(
+        spaces.Box(0, 255, (84, 84, 1), np.uint8), spaces.Discrete(18),
+        hidden_size=0, core_size=core_size, head_size=8, frame_stack=4,
+    )  # fmt: skip
+    params = jax.eval_shape(lambda: networks.init(network, jax.random.key(0)))["params"]
+    assert set(params["torso"]) == {"Nature_0"}
+    if core_size:
+        assert params["core"]["kernel"].shape == (7 * 7 * 64 + 18 + 1, 4 * core_size)
+    hidden = params["head"]["Dense_0"]["kernel"].shape
+    assert hidden == (core_size or 7 * 7 * 64, 2 * 8)

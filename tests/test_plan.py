@@ -166,7 +166,8 @@ def test_every_algorithm_can_be_planned_elsewhere(name, quick):
         assert 0 < plan.inference_busy < 1 and plan.env_steps == 80
     assert eight.times.learner != one.times.learner  # less of each batch, and an all-reduce
     updates = {"impala": 1, "ppo": 16, "r2d2": 80 * 2.5 / (8 * 20)}
-    assert one.learner_steps == updates[name]
+    padded = 1.3 if name == "r2d2" else 1.0  # resets between episodes are not learned
+    assert updates[name] <= one.learner_steps <= padded * updates[name]
     assert (one.bytes.replay > 0) == (name == "r2d2")
     state = algorithm_state(name, config)
     assert one.bytes.optimizer == sum(x.nbytes for x in jax.tree.leaves(state.opt_state))
@@ -177,6 +178,14 @@ def algorithm_state(name, config):
 
     module = train.algorithm(name)[0]
     return module.make_state(module.make_network(config, actor.make_envs(config)), config)
+
+
+def test_short_episodes_in_long_sequences_need_more_updates(quick):
+    """For the same replay ratio: 8 to 40 of 100 steps are learned."""
+    whole = {"cross_episodes": False, "length": 100, "stride": 100, "learning_starts": 900}
+    config = dataclasses.replace(CONFIGS["r2d2"], **whole)
+    plan = predict.plan("r2d2", config, H100)
+    assert plan.learner_steps > 2.5 * 80 * 2.5 / (8 * 100)
 
 
 @pytest.mark.slow

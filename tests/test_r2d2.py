@@ -332,7 +332,7 @@ def test_q_of_discretised_actions_is_the_mean_of_their_dimensions():
 def learn(num_devices, config, optimizer, sample, num_updates=5):
     mesh = learner.make_mesh(jax.devices()[:num_devices])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(r2d2, "optimizer", lambda config: optimizer)
+        patch.setattr(r2d2, "optimizer", lambda config, _: optimizer)
         step = learner.data_parallel(
             functools.partial(r2d2.update, make_network()), mesh, SAMPLE_SPEC,
             (learner.SHARDED, learner.REPLICATED),
@@ -373,26 +373,43 @@ def test_the_target_network_is_a_copy_made_every_target_update_steps():
         assert jax.tree.all(jax.tree.map(np.array_equal, params, target)) == (expected == "now")
 
 
-def test_the_learning_rate_decays_to_its_end_and_no_further():
-    config = Config(learning_rate=0.5, learning_rate_decay=0.75)
-    constant = r2d2.optimizer(dataclasses.replace(config, learning_rate_decay=0.0))
-    num_updates = r2d2.updates_allowed(config, config.env_steps)
-    params, grads = {"w": jnp.ones(3)}, {"w": jnp.full(3, 2.0)}
-    start = constant.init(params)
-    for count, rate in ((0, 0.5), (num_updates / 2, 0.3125), (2 * num_updates, 0.125)):
-        state = jax.tree.map(
-            lambda x, c=count: jnp.array(int(c)) if x.dtype == jnp.int32 else x, start
+def test_the_learning_rate_follows_the_environment_steps():
+    config = dataclasses.replace(CONFIG, learning_rate=0.5, learning_rate_decay=0.75)
+    replay, *_ = filled_replay(config, play(60))
+    _, sample = replay.sample(8)
+    mesh = learner.make_mesh(jax.devices()[:1])
+    step = learner.data_parallel(
+        functools.partial(r2d2.update, make_network()), mesh, SAMPLE_SPEC,
+        (learner.SHARDED, learner.REPLICATED),
+    )  # fmt: skip
+    start = r2d2.make_state(make_network(), config)
+
+    def moved(progress):
+        state = jax.tree.map(jnp.copy, start)._replace(progress=jnp.float32(progress))
+        state, (_, metrics) = step(config, learner.place(mesh, state), sample)
+        apart = jax.tree.map(lambda x, y: jnp.abs(x - y).max(), state.params, start.params)
+        return max(map(float, jax.tree.leaves(apart))), metrics
+
+    whole, metrics = moved(0.0)
+    assert metrics["learning_rate"] == 0.5
+    for progress, rate in ((0.5, 0.3125), (1.0, 0.125), (1.2, 0.125)):
+        less, metrics = moved(progress)
+        np.testing.assert_allclose(
+            (less / whole, metrics["learning_rate"]), (rate / 0.5, rate), rtol=1e-4
         )
-        decayed, _ = r2d2.optimizer(config).update(grads, state, params)
-        step, _ = constant.update(grads, state, params)
-        np.testing.assert_allclose(decayed["w"] / step["w"], rate / 0.5, rtol=1e-3)
 
 
-def test_the_replay_ratio_is_held():
-    config = Config(learning_starts=2000, replay_ratio=2.5, batch_size=32, length=20)
-    assert r2d2.updates_allowed(config, 2000) == 0
-    assert r2d2.updates_allowed(config, 2000 + 256) == 1
-    assert 39 < r2d2.updates_allowed(config, 2000 + 256 * 40 - 1) < 40
+@pytest.mark.parametrize("largest", [1e-3, 1e3])
+def test_how_far_an_update_goes_is_told(largest):
+    config = dataclasses.replace(CONFIG, max_gradient_norm=largest)
+    replay, *_ = filled_replay(config, play(60))
+    _, sample = replay.sample(8)
+    before = r2d2.make_state(make_network(), config).params
+    descent = optax.chain(optax.clip_by_global_norm(largest), optax.sgd(0.1))
+    params, _, _, (metrics,) = learn(1, config, descent, sample, num_updates=1)
+    assert metrics["gradient_clipped"] == (metrics["gradient_norm"] > largest) == (largest < 1)
+    step = optax.global_norm(jax.tree.map(jnp.subtract, params, before))
+    np.testing.assert_allclose(metrics["update_ratio"], step / optax.global_norm(before), rtol=1e-3)
 
 
 def test_the_atari_preset_is_the_papers_table():
@@ -403,7 +420,7 @@ def test_the_atari_preset_is_the_papers_table():
         "importance_exponent": 0.6, "learning_rate": 1e-4, "learning_rate_decay": 0.0,
         "adam_eps": 1e-3, "target_update": 2500,
         "value_rescaling": True, "num_envs": 256, "epsilon_base": 0.4, "epsilon_exponent": 7.0,
-        "frame_stack": 4, "hidden_size": 512, "core_size": 512, "head_size": 512,
+        "frame_stack": 4, "hidden_size": 0, "core_size": 512, "head_size": 512,
         "refresh_steps": 400, "replay_ratio": 0.8, "stored_state": True,
     }  # fmt: skip
     assert {name: getattr(config, name) for name in expected} == expected

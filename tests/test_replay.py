@@ -106,13 +106,15 @@ def check_sample(history, replay, sample, *, burn_in, length, stride, cross):
             if not history.first[start - burn_in + j + 1, env]
         ]
         assert [start - burn_in + j for j in learned] == expected
+        state, t = trajectory.core_state, start - burn_in
         if early < burn_in:  # the opening of an episode, or of the environment's life
             assert trajectory.steps.first[burn_in - early, i]
+            assert state.lstm[0][i, 0] == state.lstm[1][i, 0] == 0
             openings += 1
             continue
-        t = start - burn_in  # stored in line with the sequence's first step
-        state = trajectory.core_state
-        assert state.lstm[0][i, 0] == history.number[t, env] == -state.lstm[1][i, 0]
+        # Stored in line with the sequence's first step, unless it is forgotten in burn-in.
+        expected = 0 if history.first[t : start + 1, env].any() else history.number[t, env]
+        assert state.lstm[0][i, 0] == expected == -state.lstm[1][i, 0]
         if t > 0:
             assert state.a_tm1[i] == history.number[t - 1, env] % 17
             begin, _ = episode_of(history, env, t - 1)
@@ -144,6 +146,65 @@ def test_samples_are_what_happened(cross, burn_in, length, stride, unroll):
             )
     assert sampled > 3
     assert openings or cross or not burn_in
+
+
+def test_every_needed_state_is_the_actors_own_at_that_step():
+    """Rings of states never collide, whatever the episodes' lengths: every sequence that can be
+    drawn is compared, until the rings have gone round several times."""
+    compared = 0
+    cases = [(k, s, b) for k in (1, 2, 3, 5) for s in range(1, k + 1) for b in (0, 1, 2, 4, 7)]
+    for n, (length, stride, burn_in) in enumerate(cases):
+        for cross, mean_length in ((False, 3), (False, 12), (True, 12)):
+            history = History(n, 400, mean_length)
+            shape = {"length": length, "stride": stride, "burn_in": burn_in}
+            replay = make(history, capacity=B * 53, cross_episodes=cross, **shape)
+            while history.t < 380:
+                numbers, _, _ = replay.add(history.trajectory(19))
+                replay.set_priorities(numbers, np.ones(len(numbers)))
+            drawn, sample = replay.sample(4 * len(replay))
+            for i in np.unique(drawn, return_index=True)[1]:
+                start, env = divmod(int(drawn[i]), B)
+                t = start - burn_in
+                forgotten = history.first[max(t, 0) : start + 1, env].any()
+                state = 0 if forgotten else history.number[t, env]
+                assert sample.trajectory.core_state.lstm[0][i, 0] == state
+                assert (
+                    sample.trajectory.steps.obs["number"][burn_in, i] == history.number[start, env]
+                )
+                compared += not forgotten
+    assert compared > 1000
+
+
+@pytest.mark.parametrize(
+    ("sizes", "mean_length", "cross"),
+    [
+        pytest.param((0, 500, 500), 20, False, id="whole episodes of cart-pole"),
+        pytest.param((40, 80, 40), 9, False, id="Catch"),
+        pytest.param((10, 20, 10), 20, True, id="the default of cart-pole"),
+        pytest.param((10, 20, 10), 20, False, id="the same within episodes"),
+    ],
+)
+def test_steps_of_short_episodes_can_be_drawn(sizes, mean_length, cross):
+    """What can be drawn, by a list of every step that a drawn mask names; and what is logged."""
+    burn_in, length, stride = sizes
+    history = History(0, 6000, mean_length)
+    shape = {"length": length, "stride": stride, "burn_in": burn_in}
+    replay = make(history, capacity=B * 3125, cross_episodes=cross, **shape)
+    while history.t < 5000:
+        numbers, _, _ = replay.add(history.trajectory(20))
+        replay.set_priorities(numbers, np.ones(len(numbers)))
+    seen = np.zeros_like(history.first)
+    for _ in range(15 if cross else 100):
+        drawn, sample = replay.sample(400)
+        t = drawn // B + np.arange(-burn_in, length)[:, None]
+        env = np.broadcast_to(drawn % B, t.shape)
+        seen[t[sample.mask], env[sample.mask]] = True
+    stored = np.s_[5000 - 3125 : 4999]
+    agents = ~history.first[1:][stored]
+    assert not seen[stored][~agents].any() and not seen[: stored.start].any()
+    share = seen[stored][agents].mean()
+    assert share > 0.95
+    assert replay.metrics()["replay/drawable_share"] == pytest.approx(share, abs=0.01)
 
 
 @pytest.mark.parametrize("cross", [False, True])
@@ -202,15 +263,16 @@ def test_age_and_uses_of_samples():
 
 def test_overwritten_sequences_are_forgotten():
     history = History()
-    replay = make(history, cross_episodes=True)
-    numbers, _, _ = replay.add(history.trajectory(60))
-    replay.set_priorities(numbers, np.ones(len(numbers)))
-    old = numbers
+    replay = make(history, capacity=B * 122, cross_episodes=True)  # 122 is no multiple of a stride
+    given = []
     while history.t < 400:
         numbers, _, _ = replay.add(history.trajectory(60))
         replay.set_priorities(numbers, np.ones(len(numbers)))
-    total = replay._priorities.total
-    replay.set_priorities(old, np.full(len(old), 1e9))
+        given.extend(numbers)
+    total, held = replay._priorities.total, set(replay.sample(5000)[0])
+    assert held < set(given)
+    absent = np.array([n for n in range(B * 500) if n not in held])
+    replay.set_priorities(absent, np.full(len(absent), 1e9))
     assert replay._priorities.total == total
 
 
@@ -268,7 +330,7 @@ def test_a_restored_replay_goes_on_alike():
 
 def test_the_estimate_of_memory_is_what_the_arrays_take():
     replay = make(History(), capacity=B * 123)
-    arrays = jax.tree.leaves((replay._steps, replay._sequences))
+    arrays = jax.tree.leaves((replay._steps, replay._starts, replay._states))
     assert replay.nbytes == sum(x.nbytes for x in arrays) + replay._priorities._nodes.nbytes
     assert replay.memory.startswith("replay of 369 steps: 0.00 GB")
     with pytest.raises(UserError, match=r"--replay-capacity \d+ would fit"):
@@ -299,7 +361,7 @@ def test_sum_tree_against_cumulated_sums():
                 values[leaf] = value
             tree.set(leaves, new)
         np.testing.assert_allclose(tree.total, values.sum(), rtol=1e-14)
-        np.testing.assert_array_equal(tree[np.arange(capacity)], values)
+        np.testing.assert_array_equal(tree.leaves, values)
         if tree.total:
             mass = random.random(500) * tree.total
             found = tree.find(mass)

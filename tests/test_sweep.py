@@ -160,8 +160,19 @@ def test_a_member_is_the_run_alone(swept, tmp_path, algorithm, i):
     assert counters["replays"][i] == alone_counters["replay"]  # also where it will draw next
     for name in mine:
         np.testing.assert_allclose(mine[name], theirs[name], atol=1e-5, err_msg=name)
-    fill = [replay["newest"] for replay in counters["replays"]]
-    assert len(set(fill)) > 1, "members must complete different numbers of sequences"
+    assert counters["replay_ratios"][i] == alone_counters["replay_ratio"]
+    with (folder / "members.csv").open() as file:
+        updates = {row["learner_steps"] for row in csv.DictReader(file)}
+    assert len(updates) > 1, "members must make different numbers of updates"
+
+
+def test_members_may_differ_in_their_replay_ratio(swept, tmp_path):
+    """Each makes as many updates as the run alone, in one program."""
+    ratios = ("--replay-ratio", "1.2", "3", "--epsilon-base", "0.4", "--seed", "5")
+    folder = swept("r2d2", *ratios)
+    assert_alone("r2d2", folder, 1, tmp_path, *ratios)
+    steps = [restored(folder / f"members/{i}", "learner")[0]["['step']"] for i in (0, 1)]
+    assert 2 * steps[0] < steps[1]
 
 
 def test_a_member_is_the_run_alone_with_actors_ahead(swept, tmp_path):
@@ -402,7 +413,6 @@ def test_words_of_a_sweep():
         ("impala --batch-size 16 32", "batch_size cannot vary within one compiled program, only"),
         ("impala --env Catch-v0 CartPole-v1", "env cannot vary within one compiled program"),
         ("impala --flicker 0 0.5", "flicker cannot vary within one compiled program"),
-        ("r2d2 --replay-ratio 1 2", "replay_ratio cannot vary within one compiled program"),
         ("impala --learning-rate", "--learning-rate needs a value"),
         ("impala --learning-rate --seeds 2", "--learning-rate needs a value"),
         ("impala --seeds 0", "--seeds takes one number, 1 or more"),

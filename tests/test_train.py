@@ -1,5 +1,6 @@
 """Whole runs, from the command line, with faults where faults happen."""
 
+import itertools
 import json
 import os
 import signal
@@ -112,8 +113,7 @@ def test_killed_and_resumed_equals_never_killed(tmp_path):
     again = checkpoint(tmp_path / "killed")
     assert number == again[0] == 4 and before < 4
     assert meta == again[2] and meta["counters"]["env_steps"] == 4800
-    config = train.parse(preset(None, "Catch-v0"), [*SMALL[2:], "--env-steps", "4800"], "")
-    assert meta["counters"]["learner_steps"] == int(r2d2.updates_allowed(config, 4800)) > 40
+    assert meta["counters"]["learner_steps"] > 40
     assert len(jax.tree.leaves(trees)) > 30
     jax.tree.map(np.testing.assert_array_equal, trees, again[1])
     lines = [logged(tmp_path / folder) for folder in ("whole", "killed")]
@@ -154,6 +154,8 @@ def test_the_others_killed_and_resumed_equal_never_killed(tmp_path, algorithm):
     jax.tree.map(np.testing.assert_array_equal, trees, again[1])
     lines = [logged(tmp_path / name) for name in ("whole", "killed")]
     assert lines[0] == lines[1] and len(lines[0]) > 10
+    rates = [line["learning_rate"] for line in lines[0] if line.get("learning_rate") is not None]
+    assert len(rates) > 10 and all(x > y > 0 for x, y in itertools.pairwise(rates))
     assert np.ptp([lines[0][-1][f"popart_mean/{task}"] for task in TASKS]) > 0
     if algorithm == "ppo":
         assert all(line["sample_reuse"] == 2 for line in lines[0])

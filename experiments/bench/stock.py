@@ -58,7 +58,8 @@ class StockAgent(Agent):
         length, batch = steps.first.shape
         x = steps.obs.reshape(length * batch, *steps.obs.shape[2:]).astype(jnp.float32) / 255.0
         x = {"nature": Nature, "impala": Impala}[self.torso]()(x)
-        x = nn.relu(nn.Dense(self.hidden_size)(x.reshape(x.shape[0], -1)))
+        x = x.reshape(length * batch, -1)
+        x = nn.relu(nn.Dense(self.hidden_size)(x)) if self.hidden_size else x
         x = x.reshape(length, batch, -1)
         lstm = core_state.lstm
         if self.core_size:

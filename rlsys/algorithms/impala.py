@@ -32,7 +32,7 @@ from rlsys.losses import popart
 from rlsys.losses.policy_gradient import baseline_loss, policy_gradient_loss
 from rlsys.losses.ppo import MAX_LOG_RATIO
 from rlsys.losses.vtrace import vtrace
-from rlsys.optimizer import linear_decay
+from rlsys.optimizer import linear_decay, step_metrics
 from rlsys.run import Run
 from rlsys.types import TRAJECTORY_SPEC, LearnerState, Trajectory
 
@@ -106,14 +106,8 @@ def preserve_outputs(old: popart.PopArtState, new: popart.PopArtState, params, g
     return policy.preserve_outputs(old, new, params), networks.with_value_layer(grads, grad)
 
 
-def num_updates(config: Config) -> float:
-    """Learner steps of the whole run."""
-    return config.env_steps / (config.unroll_length * config.batch_size)
-
-
-def optimizer(config: Config):
-    """RMSProp without momentum or Adam, on clipped gradients."""
-    rate = linear_decay(config.learning_rate, config.learning_rate_decay, num_updates(config))
+def optimizer(config: Config, rate):
+    """RMSProp without momentum or Adam, on clipped gradients, at a learning rate."""
     if config.optimizer == "adam":
         descend = optax.adam(rate, eps=config.optimizer_eps)
     else:  # the mean of squares starts at 1, as that of the authors' library does
@@ -127,12 +121,13 @@ def update(network, config: Config, state: LearnerState, trajectory: Trajectory)
     """One learner step -> LearnerState, metrics."""
     grad = learner.value_and_grad(functools.partial(loss, network, config))
     (_, (statistics, metrics)), grads = grad(state.params, state.popart, trajectory)
-    seen = [policy.statistics_of(config, s) for s in (state.popart, statistics)]
-    params, grads = preserve_outputs(*seen, state.params, grads)
-    updates, opt_state = optimizer(config).update(grads, state.opt_state, params)
+    old, new = (policy.statistics_of(config, s) for s in (state.popart, statistics))
+    params, grads = preserve_outputs(old, new, state.params, grads)
+    rate = linear_decay(config.learning_rate, config.learning_rate_decay, state.progress)
+    updates, opt_state = optimizer(config, rate).update(grads, state.opt_state, params)
     params = optax.apply_updates(params, updates)
     metrics["explained_variance"] = policy.explained_variance(metrics.pop("moments"))
-    metrics |= policy.step_metrics(config, grads, updates, params)
+    metrics |= step_metrics(config, rate, grads, updates, params)
     state = state._replace(
         params=params, opt_state=opt_state, step=state.step + 1, popart=statistics
     )
@@ -141,7 +136,7 @@ def update(network, config: Config, state: LearnerState, trajectory: Trajectory)
 
 def make_state(network, config: Config) -> LearnerState:
     """The LearnerState before the first step."""
-    return policy.make_state(network, config, optimizer(config))
+    return policy.make_state(network, config, optimizer(config, config.learning_rate))
 
 
 def batches(config: Config, trajectory: Trajectory) -> Trajectory:
@@ -196,6 +191,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             with run.log.time("learner"):
                 trajectories = learner.place(mesh, trajectories, BATCHES_SPEC)
                 jax.block_until_ready(metrics[-1:])  # one unroll's updates wait at most
+                state = learner.at(mesh, state, run.env_steps / config.env_steps)
                 state, scalars = learn_all(settings, state, trajectories)
             lag = run.learner_steps + np.arange(num_steps) - unroll.learner_step
             metrics.append(scalars | {"params_lag": lag, "staleness": lag / num_steps})

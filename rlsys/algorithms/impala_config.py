@@ -71,7 +71,7 @@ class Config:
     torso: str | None = None
     """nature, shallow, impala (the deep one), grid or mlp; by the observation's shape if None."""
     hidden_size: int = 64
-    """Of the torso's dense layer."""
+    """Size of the torso's dense layer; 0 for none."""
     core_size: int = 0
     """Of the LSTM; 0 for a memoryless agent, without previous action and reward."""
     head_size: int = 64
@@ -109,7 +109,7 @@ class Config:
             "env_steps num_envs batch_size frame_stack actors unroll_length refresh_steps "
             "checkpoint_every keep_checkpoints log_every eval_episodes",
         )
-        check_at_least(self, 0, "seed core_size head_size unrolls_ahead actor_devices")
+        check_at_least(self, 0, "seed hidden_size core_size head_size unrolls_ahead actor_devices")
         check_positive(self, "learning_rate max_gradient_norm clip_rho clip_pg_rho")
         check_within(
             self,

@@ -34,7 +34,7 @@ from rlsys.losses.gae import gae
 from rlsys.losses.policy_gradient import baseline_loss
 from rlsys.losses.ppo import MAX_LOG_RATIO, clipped_surrogate, clipped_value_loss
 from rlsys.minibatches import Batch, minibatch, sequences
-from rlsys.optimizer import adam_of_clipped_parameters, linear_decay
+from rlsys.optimizer import adam_of_clipped_parameters, linear_decay, step_metrics
 from rlsys.run import Run
 from rlsys.types import TRAJECTORY_SPEC, LearnerState, Trajectory, UserError
 
@@ -138,15 +138,8 @@ def loss(network, config: Config, params, batch: Batch):
     return total, ((), metrics)
 
 
-def num_updates(config: Config) -> float:
-    """Learner steps of the whole run."""
-    unrolls = config.env_steps / (config.unroll_length * config.num_envs)
-    return unrolls * config.epochs * config.minibatches
-
-
-def optimizer(config: Config):
-    """Adam on gradients that are clipped by their norm, or entry by entry."""
-    rate = linear_decay(config.learning_rate, config.learning_rate_decay, num_updates(config))
+def optimizer(config: Config, rate):
+    """Adam at a learning rate, on gradients that are clipped by their norm, or entry by entry."""
     if config.clip_entries:
         return adam_of_clipped_parameters(rate, eps=config.adam_eps, clip_sigmas=config.clip_sigmas)
     clip = optax.clip_by_global_norm(config.max_gradient_norm)
@@ -157,9 +150,10 @@ def update(network, config: Config, state: LearnerState, batch: Batch):
     """One learner step, on one minibatch -> LearnerState, metrics."""
     grad = learner.value_and_grad(functools.partial(loss, network, config))
     (_, (_, metrics)), grads = grad(state.params, minibatch(config, state, batch))
-    updates, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
+    rate = linear_decay(config.learning_rate, config.learning_rate_decay, state.progress)
+    updates, opt_state = optimizer(config, rate).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics |= policy.step_metrics(config, grads, updates, params)
+    metrics |= step_metrics(config, rate, grads, updates, params)
     return state._replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
 
 
@@ -183,7 +177,7 @@ def learn(network, config: Config, state: LearnerState, trajectory: Trajectory):
 
 def make_state(network, config: Config) -> LearnerState:
     """The LearnerState before the first step."""
-    return policy.make_state(network, config, optimizer(config))
+    return policy.make_state(network, config, optimizer(config, config.learning_rate))
 
 
 def check_batch(mesh, config: Config) -> None:
@@ -227,6 +221,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             with run.log.time("learner"):
                 trajectory = learner.place(mesh, unroll.trajectory, TRAJECTORY_SPEC)
                 jax.block_until_ready(metrics[-1:])  # one unroll's updates wait at most
+                state = learner.at(mesh, state, run.env_steps / config.env_steps)
                 state, scalars = learn_all(settings, state, trajectory)
                 if not config.unrolls_ahead:
                     jax.block_until_ready(scalars)

@@ -8,7 +8,8 @@ Departures, and why:
 - Sequences may cross episodes (cross_episodes), so that short episodes fill them. State, targets
   and priorities do not leak from one to the next (tests/test_r2d2.py). Off in "atari".
 - The first window of an episode learns its opening: the paper does not say what is burnt in there.
-- Replay ratio is held: updates wait for data and data for updates. The paper's ran free, at 0.8.
+- Replay ratio is held: updates wait for data and data for updates (rlsys/replay_ratio.py). The
+  paper's ran free, at 0.8.
 - Continuous actions are discretised (rlsys/q_policy.py).
 """
 
@@ -28,9 +29,10 @@ from rlsys.algorithms.r2d2_config import Config
 from rlsys.losses.q_learning import identity, n_step_double_q
 from rlsys.losses.r2d2 import sequence_loss, sequence_priority
 from rlsys.losses.value_rescaling import h, h_inv
-from rlsys.optimizer import linear_decay
+from rlsys.optimizer import linear_decay, step_metrics
 from rlsys.q_policy import Aux, greedy, q_of
 from rlsys.replay import Replay
+from rlsys.replay_ratio import ReplayRatio
 from rlsys.run import Run
 from rlsys.types import SAMPLE_SPEC, LearnerState, Sample, Timestep, Trajectory
 
@@ -97,21 +99,10 @@ def loss(network, config: Config, params, target_params, sample: Sample):
     return value, (priorities, metrics)
 
 
-def updates_allowed(config: Config, env_steps: int):
-    """Updates that the replay ratio allows after so many environment steps, a fraction too."""
-    learned = float(env_steps - config.learning_starts) * config.replay_ratio
-    return learned / (config.batch_size * config.length)
-
-
-def optimizer(config: Config):
-    """Adam on clipped gradients."""
-    learning_rate = linear_decay(
-        config.learning_rate, config.learning_rate_decay, updates_allowed(config, config.env_steps)
-    )
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_gradient_norm),
-        optax.adam(learning_rate, eps=config.adam_eps),
-    )
+def optimizer(config: Config, rate):
+    """Adam on clipped gradients, at a learning rate."""
+    clip = optax.clip_by_global_norm(config.max_gradient_norm)
+    return optax.chain(clip, optax.adam(rate, eps=config.adam_eps))
 
 
 def update(network, config: Config, state: LearnerState, sample: Sample):
@@ -120,15 +111,14 @@ def update(network, config: Config, state: LearnerState, sample: Sample):
     sample = sample._replace(weights=weights)
     grad = learner.value_and_grad(functools.partial(loss, network, config))
     (value, (priorities, metrics)), grads = grad(state.params, state.target_params, sample)
-    updates, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
+    rate = linear_decay(config.learning_rate, config.learning_rate_decay, state.progress)
+    updates, opt_state = optimizer(config, rate).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     step = state.step + 1
     target_params = optax.periodic_update(params, state.target_params, step, config.target_update)
-    metrics["gradient_norm"] = optax.global_norm(grads)
-    metrics["gradient_clipped"] = metrics["gradient_norm"] > config.max_gradient_norm
-    metrics["update_ratio"] = optax.global_norm(updates) / optax.global_norm(params)
+    metrics |= step_metrics(config, rate, grads, updates, params)
     # Priorities cross to the host at every update, and tell it when learning has failed.
-    failed = ~jnp.isfinite(value + metrics["gradient_norm"] + optax.global_norm(params))
+    failed = ~jnp.isfinite(value + metrics["gradient_norm"] + metrics["params_norm"])
     priorities = jnp.where(failed, jnp.nan, priorities)
     return state._replace(
         params=params, opt_state=opt_state, step=step, target_params=target_params
@@ -152,9 +142,10 @@ def make_state(network, config: Config) -> LearnerState:
     """The LearnerState before the first step."""
     params = networks.init(network, streams.key(config.seed, "parameters"))
     key = streams.key(config.seed, "minibatches")
-    step = jnp.zeros((), jnp.int32)
+    opt_state = optimizer(config, config.learning_rate).init(params)
+    step, progress = jnp.zeros((), jnp.int32), jnp.zeros(())
     target_params = jax.tree.map(jnp.copy, params)
-    return LearnerState(params, optimizer(config).init(params), key, step, target_params)
+    return LearnerState(params, opt_state, key, step, progress, target_params)
 
 
 def make_replay(config: Config, network) -> Replay:
@@ -195,7 +186,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
     own = hosts.share(config)
     pools = actor.make_envs(own)
     network = make_network(config, pools)
-    replay = make_replay(own, network)
+    replay, ratio = make_replay(own, network), ReplayRatio(config)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(
             Run("r2d2", config, ["learner", "actors", "replay"], resume=resume)
@@ -213,6 +204,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             trees, meta = run.restore({"learner": state, "actors": actors.states, "replay": None})
             state, actors.states = trees["learner"], trees["actors"]
             replay.restore(trees.pop("replay"), meta["replay"])
+            ratio.restore(meta["replay_ratio"])
             actors.restart(run.number)
         state = learner.place(mesh, state)
         settings = learner.place(mesh, config)  # else its numbers would cross at every step
@@ -221,6 +213,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
 
         def learn_from(unroll: actor.Unroll):
             nonlocal state, running
+            state = learner.at(mesh, state, run.env_steps / config.env_steps)
             with run.log.time("replay"):
                 numbers, learned, mask = replay.add(unroll.trajectory)
                 priorities = first_priorities(*jax.device_put((learned, mask)))
@@ -229,9 +222,11 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 replay.set_priorities(numbers, priorities)
             run.env_steps += config.unroll_length * config.num_envs
             run.log.episodes(actors.pop_episodes())
-            while run.learner_steps + 1 <= updates_allowed(config, run.env_steps):
+            due, learned_steps = ratio.due(run.env_steps), 0
+            for _ in range(due):
                 with run.log.time("replay"):  # while the update before this one runs
                     numbers, sample = replay.sample(own.batch_size)
+                    learned_steps += int(sample.mask.sum())
                 finish_update()
                 with run.log.time("learner"):
                     sample = learner.place(mesh, sample, SAMPLE_SPEC)
@@ -240,6 +235,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 running = numbers, priorities
                 metrics.append(scalars)
             finish_update()
+            if due:
+                ratio.learned(due, hosts.total(learned_steps))
 
         def finish_update():
             nonlocal running
@@ -259,17 +256,16 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 for unroll in actors.drain(state.params, run.learner_steps):
                     learn_from(unroll)
             if write:
-                learned = run.learner_steps * config.batch_size * config.length
-                ratio = {"replay_ratio": learned / run.env_steps}
-                lag = {"params_lag": run.learner_steps - unroll.learner_step}
+                more = {"replay_ratio": ratio.learned_steps / run.env_steps}
+                more |= {"params_lag": run.learner_steps - unroll.learner_step}
                 with run.log.time("learner"):
-                    dead = health.dead_units(network, state.params, unroll.trajectory)
-                run.write(metrics, replay.metrics() | ratio | lag | dead)
+                    more |= health.dead_units(network, state.params, unroll.trajectory)
+                run.write(metrics, replay.metrics() | more)
                 metrics.clear()
             if save:
                 arrays, counters = replay.state()
                 trees = {"learner": state, "actors": actors.states, "replay": arrays}
-                run.save(trees, {"replay": counters})
+                run.save(trees, {"replay": counters, "replay_ratio": ratio.state()})
                 if not run.ended:
                     actors.restart(run.number)
         params = learner.snapshot(state.params)

@@ -50,7 +50,9 @@ class Config:
     learning_starts: int = 5_000
     """Steps held before learning begins."""
     replay_ratio: float = 2.5
-    """Learned steps for each environment step."""
+    """Learned steps for each environment step. A step counts where an update learns from it: not
+    in burn-in, not padding past an episode's end. The paper says "effective number of times each
+    experienced observation is being replayed", and nothing of padding."""
     priority_eta: float = 0.9
     """Priority is eta max|delta| + (1 - eta) mean|delta|."""
     priority_exponent: float = 0.9
@@ -74,7 +76,8 @@ class Config:
     torso: str | None = None
     """nature, shallow, impala, grid or mlp; by the observation's shape if None."""
     hidden_size: int = 64
-    """Of the torso's dense layer."""
+    """Size of the torso's dense layer; 0 for none, as in the paper: the convolutions' output goes
+    to the LSTM as it is."""
     core_size: int = 64
     """Of the LSTM; 0 for a memoryless agent, without previous action and reward."""
     head_size: int = 64
@@ -112,7 +115,7 @@ class Config:
             "env_steps num_envs batch_size n target_update frame_stack actors "
             "unroll_length refresh_steps checkpoint_every keep_checkpoints log_every eval_episodes",
         )
-        check_at_least(self, 0, "seed core_size burn_in unrolls_ahead actor_devices")
+        check_at_least(self, 0, "seed hidden_size core_size burn_in unrolls_ahead actor_devices")
         check_positive(self, "learning_rate replay_ratio max_gradient_norm")
         if len(envs.tasks(self.env, self.task)) > 1:
             raise UserError("r2d2 plays one task; impala plays several")
@@ -173,7 +176,7 @@ PRESETS = {
         learning_rate_decay=0.0,
         adam_eps=1e-3,
         target_update=2500,
-        hidden_size=512,
+        hidden_size=0,
         core_size=512,
         head_size=512,
         frame_stack=4,

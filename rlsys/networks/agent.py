@@ -117,7 +117,7 @@ class Agent(nn.Module):
             self.dtype,
             name="torso",
         )(obs)
-        x = x.reshape(length, batch, -1)  # [T, B, hidden_size]
+        x = x.reshape(length, batch, -1)  # [T, B, hidden_size], or all features
 
         lstm = core_state.lstm
         if self.core_size:
@@ -209,7 +209,7 @@ def agent(
       action_space: Discrete(n) or MultiDiscrete([k] * D).
       head: [T, B, H] -> what the agent is to return.
       torso: "nature", "shallow", "impala", "grid" or "mlp"; None picks by each array's shape.
-      hidden_size: of the torso's dense layer.
+      hidden_size: of the torso's dense layer; 0 for none, as R2D2 has it.
       core_size: of the LSTM, 0 for a memoryless network.
       frame_stack: images seen at once; taken as 1 where the observation has none.
       conv: form of the convolutions, see convolution.conv2d.

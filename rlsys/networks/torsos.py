@@ -165,7 +165,8 @@ class Grid(nn.Module):
 
 
 class Torso(nn.Module):
-    """Encodes every leaf of the observation, concatenates, and ends in one dense layer.
+    """Encodes every leaf of the observation, concatenates, and ends in one dense layer, or in none
+    if hidden_size is 0.
 
     Images and grids pass through convolutions first, so that with one image this is the
     published network.
@@ -179,7 +180,8 @@ class Torso(nn.Module):
 
     @nn.compact
     def __call__(self, leaves):
-        """leaves: arrays [N, ...] in the order of space_leaves -> [N, hidden_size] of dtype."""
+        """leaves: arrays [N, ...] in the order of space_leaves -> [N, hidden_size] of dtype; all
+        features, [N, D], if hidden_size is 0."""
         layers = {"nature": Nature, "shallow": Shallow, "impala": Impala, "grid": Grid}
         features = []
         for space, x in zip(space_leaves(self.observation_space), leaves, strict=True):
@@ -189,4 +191,4 @@ class Torso(nn.Module):
                 x = layers[torso](self.conv, self.dtype)(x.reshape(*x.shape[:3], -1))
             features.append(x.reshape(x.shape[0], -1))
         x = jnp.concatenate(features, axis=-1)
-        return relu(self, Dense(self.hidden_size, self.dtype)(x))
+        return relu(self, Dense(self.hidden_size, self.dtype)(x)) if self.hidden_size else x

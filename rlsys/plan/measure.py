@@ -142,23 +142,32 @@ def learning(config: Any, mesh, program, state, batch, spec, num_calls: int) -> 
     return begin
 
 
-def replay(work: Work, trajectory) -> tuple[float, float]:
-    """Seconds to add the round to the replay, and to draw a batch from it."""
+def replay(work: Work, trajectory) -> tuple[float, float, Work]:
+    """Seconds to add the round to the replay, and to draw a batch from it; and the work with as
+    many updates as the replay ratio asks for, where sequences end with their episodes.
+
+    Episodes are those of the agent that plays here, which has not learned.
+    """
     if work.add is None:
-        return 0.0, 0.0
+        return 0.0, 0.0, work
+    assert work.learned is not None
     for _ in range(work.first_adds):
         work.add(trajectory)
     adds: list[float] = []
     draws: list[float] = []
+    learned: list[float] = []
     begin = time.perf_counter()
     while again(len(adds), begin):
         start = time.perf_counter()
         work.add(trajectory)
         middle = time.perf_counter()
-        work.batch(trajectory)
+        batch = work.batch(trajectory)
         adds.append(middle - start)
         draws.append(time.perf_counter() - middle)
-    return float(np.median(adds)), float(np.median(draws))
+        learned.append(work.learned(batch))
+    more = 1.0 / float(np.mean(learned))
+    work = work._replace(programs=work.programs * more, learner_steps=work.learner_steps * more)
+    return float(np.median(adds)), float(np.median(draws)), work
 
 
 def fastest(function: Callable, *args: Any) -> float:

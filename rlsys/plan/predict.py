@@ -39,7 +39,7 @@ def here(config: Any, pools: list, work: Work) -> Plan:
     """Every part is measured by itself."""
     mesh = learner.make_mesh(reserved=config.actor_devices)
     played = measure.play(config, pools, work.policies, work.network, work.state.params)
-    add, draw = measure.replay(work, played.trajectory)
+    add, draw, work = measure.replay(work, played.trajectory)
     batch = work.batch(played.trajectory)
     program = learner.data_parallel(
         functools.partial(work.learn, work.network), mesh, work.spec, work.out_spec
@@ -83,7 +83,8 @@ def elsewhere(config: Any, pools: list, work: Work, machine: Machine) -> Plan:
     idle = [measure.without_network(work.network, x, *inputs) for x in work.policies]
     played = measure.play(config, pools, idle, work.network, params)
     alone = measure.play(config, actor.make_envs(config)[:1], idle[:1], work.network, params)
-    add, draw = (x / machine.core_speed for x in measure.replay(work, played.trajectory))
+    add, draw, work = measure.replay(work, played.trajectory)
+    add, draw = add / machine.core_speed, draw / machine.core_speed
 
     found = cost.products(work.policies[0], *inputs, jax.random.key(0))
     inference = cost.seconds(found, machine)  # of a call, on the device

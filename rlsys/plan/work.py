@@ -22,11 +22,12 @@ class Work(NamedTuple):
     spec: Any  # of a batch
     out_spec: Any
     state: LearnerState
-    programs: float  # calls of learn in a round
-    learner_steps: float  # in a round
+    programs: float  # calls of learn in a round; more by 1 / learned, where there is a replay
+    learner_steps: float  # in a round, alike
     batch: Callable  # Trajectory of all environments -> what one call of learn takes, numpy
     add: Callable | None = None  # Trajectory -> None, before batch, where there is a replay
     first_adds: int = 0  # after which batch can be called
+    learned: Callable | None = None  # batch -> share of its learned steps that are no padding
     replay_bytes: float = 0.0  # when full
 
 
@@ -89,6 +90,7 @@ def r2d2_work(config: Any, network) -> Work:
         batch=lambda trajectory: replay.sample(config.batch_size)[1],
         add=add,
         first_adds=-(-window // config.unroll_length) + 1,
+        learned=lambda sample: sample.mask[config.burn_in :].mean(),
         replay_bytes=replay.nbytes * config.replay_capacity / small.replay_capacity,
     )
 

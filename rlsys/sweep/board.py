@@ -56,8 +56,10 @@ class Board:
             named.append(episode._replace(task=self.members[i].name))
         return named
 
-    def write(self, run: Run, metrics: Metrics) -> dict[str, float]:
+    def write(self, run: Run, metrics: Metrics, steps: np.ndarray) -> dict[str, float]:
         """A line in each living member's log; the means of those for the sweep's own.
+
+        steps: [S] learner steps that each member has taken.
 
         Raises:
           FloatingPointError: no member is alive.
@@ -67,9 +69,14 @@ class Board:
             name: np.concatenate([m[name].reshape(len(self.members), -1) for m in fetched], axis=1)
             for name in (fetched or [{}])[0]
         }  # [S, updates]
+        due = flat.pop("due", None)
+        own = [
+            {name: x[i] if due is None else x[i, due[i]] for name, x in flat.items()}
+            for i in range(len(self.members))
+        ]  # of the updates that a member made
         for i in self.alive:
-            if wrong := first_not_finite({name: x[i] for name, x in flat.items()}):
-                self.died[i] = run.learner_steps - wrong[1]
+            if wrong := first_not_finite(own[i]):
+                self.died[i] = int(steps[i]) - wrong[1]
                 run.log.say(
                     f"{self.members[i].name}: {wrong[0]} is no finite number at learner step "
                     f"{self.died[i]}; it is set aside, the others go on"
@@ -78,10 +85,14 @@ class Board:
             raise FloatingPointError(
                 f"all members are set aside, the last at learner step {max(self.died.values())}"
             )
+        means = {i: {k: x.mean() for k, x in own[i].items() if len(x)} for i in self.alive}
         for i in self.alive:
-            means = {name: x[i].mean() for name, x in flat.items()}
-            self._logs[i].write(run.env_steps, run.learner_steps, means)
-        return {name: float(x[self.alive].mean()) for name, x in flat.items()}
+            self._logs[i].write(run.env_steps, int(steps[i]), means[i])
+        return {
+            name: float(np.mean([mean[name] for mean in means.values() if name in mean]))
+            for name in flat
+            if any(name in mean for mean in means.values())
+        }
 
     def table(self) -> Table:
         """The members, best first."""

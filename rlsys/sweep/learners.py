@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlsys import learner, memory
 from rlsys.actor import Unroll
+from rlsys.replay_ratio import ReplayRatio
 from rlsys.run import Run
 from rlsys.sweep import program
-from rlsys.types import SAMPLE_SPEC, Sample, Trajectory, UserError
+from rlsys.types import SAMPLE_SPEC, Sample, Trajectory
 
-Metrics = list[dict[str, Any]]  # each [S] or [S, N updates]
+Metrics = list[dict[str, Any]]  # each [S] or [S, N updates]; "due" [S] bool: who made the update
 
 
 class FromUnrolls:
@@ -64,28 +66,32 @@ class FromUnrolls:
 
 
 class FromReplays:
-    """The learners of R2D2's members, each with a replay of its own."""
+    """The learners of R2D2's members, each with a replay of its own.
+
+    How many updates are due differs between members, as each holds the replay ratio by the steps
+    that its own samples learn: in the last updates after an unroll the others' states stay.
+    """
 
     def __init__(self, module, network, configs: Sequence[Any], mesh, num_actors: int):
-        """As of FromUnrolls.
-
-        Raises:
-          UserError: members differ in the replay ratio, so in the number of their updates.
-        """
-        if len({config.replay_ratio for config in configs}) > 1:
-            raise UserError(
-                "replay_ratio cannot vary within one compiled program, as it sets how many updates "
-                "there are; --print-commands gives a command for each member"
-            )
+        """As of FromUnrolls."""
         self._module, self._configs, self._mesh = module, configs, mesh
         self._num_actors = num_actors
         self._numbers = program.place_numbers(mesh, configs)
         self._replays = [module.make_replay(config, network) for config in configs]
+        self._ratios = [ReplayRatio(config) for config in configs]
         self.trees = tuple(f"replay-{i}" for i in range(len(configs)))
-        self._spec = program.of_members(SAMPLE_SPEC)
-        update = functools.partial(module.update, network)
-        self._update = program.make_program(update, mesh, SAMPLE_SPEC, (jax.P("batch"), jax.P()))
+        batch_spec = SAMPLE_SPEC, jax.P()
+        self._spec = program.of_members(batch_spec)
+        update = functools.partial(self._update_if_due, network)
+        self._update = program.make_program(update, mesh, batch_spec, (jax.P("batch"), jax.P()))
         self._first_priorities = jax.jit(jax.vmap(module.initial_priorities))
+
+    def _update_if_due(self, network, config, state, batch):
+        """A learner step of one member, whose state stays as it is unless the step is due."""
+        sample, due = batch
+        new, (priorities, metrics) = self._module.update(network, config, state, sample)
+        state = jax.tree.map(functools.partial(jnp.where, due), new, state)
+        return state, (priorities, metrics | {"due": due})
 
     def compile(self, states: Any, trajectory: Trajectory) -> tuple[int, int]:
         """Compiles what learns from samples of unrolls like this one; bytes of the host that it and
@@ -116,35 +122,43 @@ class FromReplays:
             jax.tree.map(env_major, played.core_state),
         )
         first, reward = played.steps.first, played.steps.reward
-        return learner.placed_shapes(
-            self._mesh,
-            Sample(trajectory, time_major(num_steps, first), env_major(reward[0])),
-            self._spec,
-        )
+        sample = Sample(trajectory, time_major(num_steps, first), env_major(reward[0]))
+        due = jax.ShapeDtypeStruct((num_members,), bool)
+        return learner.placed_shapes(self._mesh, (sample, due), self._spec)
 
     def learn(self, run: Run, states: Any, unroll: Unroll) -> tuple[Any, Metrics]:
         """Adds an unroll to the replays; states after the learner steps that are due, and their
         metrics."""
-        config = self._configs[0]
+        batch_size = self._configs[0].batch_size
         with run.log.time("replay"):
             parts = program.split(unroll.trajectory, len(self._configs), self._num_actors)
             added = [r.add(part) for r, part in zip(self._replays, parts, strict=True)]
             self._first(added)
         env_steps = run.env_steps + unroll.env_steps // len(self._configs)
+        due = np.array([ratio.due(env_steps) for ratio in self._ratios])
+        learned = np.zeros_like(due)
         metrics: Metrics = []
         waiting: tuple[Any, Any] | None = None  # numbers and priorities of the update before
-        while run.learner_steps + 1 <= self._module.updates_allowed(config, env_steps):
+        for i in range(due.max()):
             with run.log.time("replay"):
-                drawn = [replay.sample(config.batch_size) for replay in self._replays]
-                samples = program.stack([sample for _, sample in drawn])
+                drawn = {
+                    k: self._replays[k].sample(batch_size) for k in range(len(due)) if i < due[k]
+                }
+                for k, (_, sample) in drawn.items():
+                    learned[k] += sample.mask.sum()
+                some = next(iter(drawn.values()))  # in place of what the others would draw
+                samples = program.stack([drawn.get(k, some)[1] for k in range(len(due))])
             self._give(run, waiting)
             with run.log.time("learner"):
-                samples = learner.place(self._mesh, samples, self._spec)
-                states, (priorities, scalars) = self._update(self._numbers, states, samples)
-            waiting = [numbers for numbers, _ in drawn], priorities
+                batch = learner.place(self._mesh, (samples, i < due), self._spec)
+                states, (priorities, scalars) = self._update(self._numbers, states, batch)
+            waiting = {k: numbers for k, (numbers, _) in drawn.items()}, priorities
             metrics.append(scalars)
             run.learner_steps += 1
         self._give(run, waiting)
+        for k, ratio in enumerate(self._ratios):
+            if due[k]:
+                ratio.learned(int(due[k]), int(learned[k]))
         return states, metrics
 
     def _first(self, added: list[tuple]) -> None:
@@ -158,7 +172,7 @@ class FromReplays:
 
         learned = [jax.tree.map(widen, (part, mask)) for _, part, mask in added]
         priorities = self._first_priorities(self._numbers, *program.stack(learned))
-        self._set([numbers for numbers, _, _ in added], np.asarray(priorities))
+        self._set(dict(enumerate(numbers for numbers, _, _ in added)), np.asarray(priorities))
 
     def _give(self, run: Run, waiting: tuple[Any, Any] | None) -> None:
         """Gives an update's priorities to the replays."""
@@ -169,19 +183,22 @@ class FromReplays:
             priorities = np.asarray(priorities)  # waits for it
         self._set(numbers, priorities)
 
-    def _set(self, numbers: list[np.ndarray], priorities: np.ndarray) -> None:
-        """Sets priorities [S, W]; those of a member whose learning has failed are 1."""
+    def _set(self, numbers: dict[int, np.ndarray], priorities: np.ndarray) -> None:
+        """Sets priorities [S, W] of members' sequences; where learning has failed they are 1."""
         priorities = np.where(np.isfinite(priorities), priorities, 1.0)
-        for replay, which, mine in zip(self._replays, numbers, priorities, strict=True):
-            replay.set_priorities(which, mine[: len(which)])
+        for k, which in numbers.items():
+            self._replays[k].set_priorities(which, priorities[k, : len(which)])
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Trees and meta for a checkpoint."""
         pairs = [replay.state() for replay in self._replays]
         arrays = dict(zip(self.trees, [a for a, _ in pairs], strict=True))
-        return arrays, {"replays": [counters for _, counters in pairs]}
+        ratios = [ratio.state() for ratio in self._ratios]
+        return arrays, {"replays": [counters for _, counters in pairs], "replay_ratios": ratios}
 
     def restore(self, trees: dict[str, Any], meta: dict[str, Any]) -> None:
         """Goes on from them."""
         for name, replay, counters in zip(self.trees, self._replays, meta["replays"], strict=True):
             replay.restore(trees[name], counters)
+        for ratio, saved in zip(self._ratios, meta["replay_ratios"], strict=True):
+            ratio.restore(saved)

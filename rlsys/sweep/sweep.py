@@ -79,6 +79,8 @@ def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bo
 
         def learn_from(unroll: actor.Unroll):
             nonlocal states
+            progress = np.full(num, run.env_steps / config.env_steps, np.float32)
+            states = states._replace(progress=learner.place(mesh, progress, program.SHARDED))
             states, more = learners.learn(run, states, unroll)
             metrics.extend(more)
             run.env_steps += unroll.env_steps // num
@@ -91,7 +93,8 @@ def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bo
                 for unroll in actors.drain(states.params, run.learner_steps):
                     learn_from(unroll)
             if write:
-                run.log.write(run.env_steps, run.learner_steps, board.write(run, metrics))
+                means = board.write(run, metrics, np.asarray(states.step))
+                run.log.write(run.env_steps, run.learner_steps, means)
                 metrics.clear()
             if save:
                 arrays, meta = learners.state()
@@ -111,7 +114,8 @@ def _conclude(algorithm, module, network, configs, states, run: Run, board: Boar
     for i, (member, config) in enumerate(zip(board.members, configs, strict=True)):
         path = run.folder / "members" / str(i)
         row = {"member": i, **{k[2:]: v for k, v in member.values.items()}, "seed": config.seed}
-        row |= {"env_steps": run.env_steps, "learner_steps": run.learner_steps}
+        steps = {"env_steps": run.env_steps, "learner_steps": int(states.step[i])}
+        row |= steps
         row["training_return"] = board.returns()[i]
         row["health"] = board.healths[i].summary().removeprefix("health: ")
         if i in board.died:
@@ -120,8 +124,8 @@ def _conclude(algorithm, module, network, configs, states, run: Run, board: Boar
         state = program.one(states, i)
         own = dataclasses.replace(config, run_dir=str(path))
         Run.write_config(path, {"algorithm": algorithm, "config": dataclasses.asdict(own)})
-        counters = {"checkpoint": 1, "env_steps": run.env_steps, "learner_steps": run.learner_steps}
-        Checkpoints(path / "checkpoints").save(1, {"learner": state}, {"counters": counters})
+        counters = {"counters": {"checkpoint": 1, **steps}}
+        Checkpoints(path / "checkpoints").save(1, {"learner": state}, counters)
         played = evaluate.play_tasks(
             module.make_player, config, network, state.params, module.PLAYERS,
             config.eval_episodes,
