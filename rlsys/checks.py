@@ -13,7 +13,6 @@ A_WHILE = 0.05  # share of the run's environment steps
 CLIPPED = 0.99  # share of clipped gradients that counts as always
 SMALL_RATE = 0.05  # share of the Config's learning rate below which standing still is no danger
 USUAL_KL = (1e-5, 3e-2)  # bounds of what a run's largest KL is taken for
-CLOSE = 0.01  # of its targets' mean: a value that errs by less is right
 POPART_FLOOR = 1e-4  # losses.popart.scale's min_scale
 
 Line = dict[str, Any]  # of the log: numbers, or None where unknown
@@ -90,20 +89,6 @@ def smallest_scale(line: Line, config: Any, past: Past) -> float | None:
     return min(scales(line), default=None)
 
 
-def explained_variance(line: Line, config: Any, past: Past) -> float | None:
-    """1 - Var[target - v] / Var[target], but 0 at least for a value that is close to its targets.
-
-    Where a task is solved its targets hardly differ, and errors of a thousandth are more than they
-    do.
-    """
-    explained, v = line.get("explained_variance"), line.get("v_mean")
-    loss = line.get("value_loss", line.get("baseline_loss"))  # half of the squared error
-    if explained is None or v is None or loss is None or (config.popart and not scales(line)):
-        return None
-    error = math.sqrt(2 * loss) * max(scales(line), default=1.0)
-    return max(explained, 0.0) if error < CLOSE * abs(v) else explained
-
-
 def entropy_left(line: Line, config: Any, past: Past) -> float | None:
     """Entropy of the policy as a share of the first line's."""
     entropy, begin = line.get("entropy"), past.first.get("entropy")
@@ -144,10 +129,10 @@ CHECKS = (
         words="gradient always clipped",
         shows="norm / largest allowed",
         number=gradient_excess,
-        above=100.0,
-        source="Adam does not see a constant factor, so it does no harm to clip every gradient:"
-        " on cart-pole PPO learns well at 60. Beyond 100 one loss, mostly the value's, leaves the"
-        " others a hundredth of their step; the frozen run above had 400 to 1,200.",
+        above=20.0,
+        source="Adam does not see a constant factor, so it does little harm to clip every gradient"
+        " by a little. Beyond 20 one loss, mostly the value's, may starve the others: PPO on"
+        " cart-pole still learned at 60, and its policy was frozen at 400 to 1,200.",
     ),
     Check(
         name="statistics_on_floor",
@@ -162,7 +147,7 @@ CHECKS = (
         name="value_explains_nothing",
         words="value explains nothing",
         shows="explained variance",
-        number=explained_variance,
+        number=metric("explained_variance"),
         below=0.0,
         lasts=0.2,
         source="A constant would predict better (Schulman 2016, The Nuts and Bolts of Deep RL"

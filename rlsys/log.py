@@ -30,6 +30,7 @@ class Log:
         total_env_steps: int,
         resume_at: int | None = None,
         *,
+        group: int = 1,
         health: Health | None = None,
         display: bool = True,
     ):
@@ -39,6 +40,9 @@ class Log:
             run_dir: folder of metrics.jsonl and of the TensorBoard events.
             total_env_steps: environment steps of the whole run.
             resume_at: as of Records.
+            group: episodes that a line's statistics are over, at least; lines wait for them. Give
+                the number of environments: of those that started together, short episodes are
+                the first to end, and a few of them alone would look like a fall.
             health: takes the lines, those kept of a resumed run first, and adds health/<name>.
             display: show the progress.
         Raises:
@@ -54,7 +58,8 @@ class Log:
         self._lock = threading.Lock()
         self._busy: list[dict[str, float]] = []  # per thread: seconds by activity, ever growing
         self._busy_before: dict[str, float] = {}
-        self._episodes: list[Any] = []  # since the last write
+        self._episodes: list[Any] = []  # that no line has counted yet
+        self._group = group
         self._returns: collections.deque = collections.deque(maxlen=100)
         # Names of the tasks seen; a resumed run has them from the lines before.
         names = {name for line in kept for name in line if name.startswith(TASK_RETURN)}
@@ -92,13 +97,23 @@ class Log:
                 self._returns.append(episode.episode_return)
 
     def pop_episodes(self) -> list[Any]:
-        """Those taken since the last write, which now leaves them out."""
+        """The episodes that no line has counted yet, which now no line will."""
         with self._lock:
             episodes, self._episodes = self._episodes, []
         return episodes
 
-    def write(self, env_steps: int, learner_steps: int, scalars: dict[str, Any]) -> None:
+    def write(
+        self,
+        env_steps: int,
+        learner_steps: int,
+        scalars: dict[str, Any],
+        *,
+        all_episodes: bool = True,
+    ) -> None:
         """Writes one line to metrics.jsonl and TensorBoard, and shows it.
+
+        all_episodes: count the episodes that there are, be they fewer than a group, as at a
+        checkpoint, which does not hold them.
 
         Beside scalars (floats or host arrays of shape []) a line has env_steps, learner_steps,
         seconds (of the run, with those before it was resumed), env_steps_per_second,
@@ -106,14 +121,15 @@ class Log:
         may pass 1), and of the episodes that ended: episodes (how many), episode_return,
         episode_return_min, episode_return_max, episode_length, and where several
         tasks were seen episode_return/<task> of each; and health/<name>, 1. while that check warns,
-        else 0. All but the first three (and health) are of the time since
-        the last write; what is unknown or not finite is null.
+        else 0. Rates and times are of the time since the last write, episodes those that no line
+        has counted yet; what is unknown or not finite is null.
         """
         last, now = self._last, time.perf_counter()
         wall = max(now - last.now, 1e-9)
-        episodes = self.pop_episodes()
         with self._lock:
+            count = all_episodes or len(self._episodes) >= self._group
             tasks = sorted(self._tasks)
+        episodes = self.pop_episodes() if count else []
         values = {
             "env_steps": int(env_steps),
             "learner_steps": int(learner_steps),
@@ -168,7 +184,7 @@ class Silent(Log):
         self._busy, self._episodes = [], []
         self._tasks, self._returns = set(), collections.deque(maxlen=0)
 
-    def write(self, env_steps: int, learner_steps: int, scalars: dict[str, Any]) -> None:
+    def write(self, *args, **options) -> None:
         pass
 
     def say(self, message: str) -> None:

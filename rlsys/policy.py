@@ -96,16 +96,16 @@ def moments(config: Any, statistics: popart.PopArtState, v, target, task, mask):
       task: [B] int.
       mask: [T, B] bool, True where the step counts.
     """
+    floor = config.popart_floor * target / popart.scale(statistics)[task][None]
     v, target = (popart.normalize(statistics, x, task) for x in (v, target))
     error, weight = target - v, mask.astype(jnp.float32)
-    floor = (config.popart_floor * statistics.mean / popart.scale(statistics)) ** 2
     terms = {
         "share": weight,
         "error": weight * error,
         "error_square": weight * error**2,
         "target": weight * target,
         "target_square": weight * target**2,
-        "floor": weight * floor[task][None],
+        "floor": weight * floor**2,
     }
     return {name: jnp.mean(x) for name, x in terms.items()}
 
@@ -113,7 +113,7 @@ def moments(config: Any, statistics: popart.PopArtState, v, target, task, mask):
 def explained_variance(moments: dict[str, jax.Array]):
     """1 - var(target - v) / var(target): 1 for perfect values, 0 for a constant, less for worse.
 
-    The targets' variance counts as popart_floor of their mean at least, squared: where returns
+    The targets' deviation counts as popart_floor of their root mean square at least: where returns
     hardly differ, values are not asked to tell them apart. The result is held above -1, so that a
     mean over many updates still says something.
     """

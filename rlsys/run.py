@@ -78,13 +78,16 @@ class Run:
         self.env_steps = counters.get("env_steps", 0)
         self.learner_steps = counters.get("learner_steps", 0)
         self._logged = self._saved = self.env_steps
+        self.saving = False  # whether a checkpoint comes with the next line of the log
         self.ended = self.env_steps >= config.env_steps
         self.log: Log = Silent()
         # Members of a sweep have each their own.
         self._health = None if "members" in self._content else Health(config)
         if hosts.first():
             resume_at = self.env_steps if resume else None
-            self.log = Log(self.folder, config.env_steps, resume_at, health=self._health)
+            group = config.num_envs * len(self._content.get("members", [config]))
+            options = {"group": group, "health": self._health}
+            self.log = Log(self.folder, config.env_steps, resume_at, **options)
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
@@ -178,6 +181,7 @@ class Run:
             name = signal.Signals(self._signal).name
             self.log.say(f"{name}: saving a checkpoint, then stopping")
         save = self.ended or self.env_steps - self._saved >= self._config.checkpoint_every
+        self.saving = save
         write = save or self.env_steps - self._logged >= self._config.log_every
         self._logged = self.env_steps if write else self._logged
         return write, save
@@ -236,7 +240,8 @@ class Run:
         if hosts.count() > 1:
             others = hosts.gather([] if hosts.first() else self.log.pop_episodes())
             self.log.episodes(itertools.chain(*others) if hosts.first() else [])
-        self.log.write(self.env_steps, self.learner_steps, {**means, **more})
+        counters = self.env_steps, self.learner_steps
+        self.log.write(*counters, {**means, **more}, all_episodes=self.saving)
 
     def conclude(
         self, make_player: Callable, network: Any, params: Any, kinds: Sequence[str], score: str

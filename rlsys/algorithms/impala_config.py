@@ -166,7 +166,17 @@ ATARI = Config(  # Espeholt et al. 2018, table G.1, shallow network, no LSTM
     eval_episodes=32,
 )
 PRESETS = {
-    "cartpole": Config(num_envs=64, learning_rate=5e-4, vtrace_lambda=0.95),
+    "cartpole": Config(
+        num_envs=64,
+        batch_size=64,
+        unroll_length=10,
+        refresh_steps=10,
+        vtrace_lambda=0.95,
+        # Where Adam's eps is small, a policy that is all but perfect takes steps as large as ever,
+        # at random, and breaks sooner or later; where gradients are clipped to small ones, too.
+        optimizer_eps=1e-3,
+        max_gradient_norm=5.0,
+    ),
     "small": Config(env_steps=5_000_000),
     "atari": ATARI,
     "atari-lstm": dataclasses.replace(ATARI, core_size=256),

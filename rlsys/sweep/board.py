@@ -87,7 +87,8 @@ class Board:
             )
         means = {i: {k: x.mean() for k, x in own[i].items() if len(x)} for i in self.alive}
         for i in self.alive:
-            self._logs[i].write(run.env_steps, int(steps[i]), means[i])
+            log, counters = self._logs[i], (run.env_steps, int(steps[i]))
+            log.write(*counters, means[i], all_episodes=run.saving)
         return {
             name: float(np.mean([mean[name] for mean in means.values() if name in mean]))
             for name in flat

@@ -56,8 +56,9 @@ def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bo
         resumed = run.env_steps if resume else None
         folders = [run.folder / "members" / str(i) for i in range(num)]
         healths = [Health(c) for c in configs]
+        options = {"group": config.num_envs, "display": False}
         logs = [
-            stack.enter_context(Log(path, config.env_steps, resumed, health=health, display=False))
+            stack.enter_context(Log(path, config.env_steps, resumed, health=health, **options))
             for path, health in zip(folders, healths, strict=True)
         ]
         board = Board(members, logs, healths)
@@ -94,7 +95,8 @@ def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bo
                     learn_from(unroll)
             if write:
                 means = board.write(run, metrics, np.asarray(states.step))
-                run.log.write(run.env_steps, run.learner_steps, means)
+                counters = run.env_steps, run.learner_steps
+                run.log.write(*counters, means, all_episodes=run.saving)
                 metrics.clear()
             if save:
                 arrays, meta = learners.state()
