@@ -148,10 +148,11 @@ CHECKS = (
         words="value explains nothing",
         shows="explained variance",
         number=metric("explained_variance"),
-        below=0.0,
+        below=-0.05,
         lasts=0.2,
-        source="A constant would predict better (Schulman 2016, The Nuts and Bolts of Deep RL"
-        " Research). At the start that is usual: IMPALA on cart-pole takes up to 0.15 of its run.",
+        source="Below 0 a constant would predict better (Schulman 2016, The Nuts and Bolts of Deep"
+        " RL Research); a batch's figure varies by some hundredths. At the start it is usual: on"
+        " cart-pole IMPALA and PPO take up to 0.15 of their runs.",
     ),
     Check(
         name="entropy_gone",

@@ -36,8 +36,6 @@ FINE = {  # a line of a run that is well
     "popart_scale/one": 3.0,
     "popart_scale/two": 0.01,
     "explained_variance": 0.3,
-    "value_loss": 0.5,
-    "v_mean": 3.0,
     "entropy": 0.7,
     "ratio_clipped": 0.2,
     "dead_units": 0.1,
@@ -214,14 +212,6 @@ def test_a_gradient_that_is_large_but_not_always_clipped():
     assert run((50, {"gradient_norm": 60.0, "gradient_clipped": 0.9}))[0].warnings() == {}
 
 
-def test_a_value_that_is_close_explains_enough():
-    """Of a solved task: targets hardly differ."""
-    solved = {"explained_variance": -3.0, "value_loss": 0.5, "v_mean": 500.0}
-    assert run((50, solved))[0].warnings() == {}  # an error of 3, PopArt's largest scale
-    for changes in ({"v_mean": 200.0}, {"value_loss": 5.0}, {"popart_scale/one": 10.0}):
-        assert list(run((50, solved | changes))[0].warnings()) == ["value_explains_nothing"]
-
-
 def test_entropy_may_go_late():
     assert run((51, {}), (49, BAD["entropy_gone"]))[0].summary() == "health: no warnings"
     health, _ = run((45, {}), (55, BAD["entropy_gone"]))  # begun early, it is told to the end
@@ -313,7 +303,7 @@ PROVOKED = {
     "entropy_gone": f"{PPO} --learning-rate 0.1 --entropy-cost 0 --clip-eps 10 --popart False",
     "ratios_clipped": f"{PPO} --clip-eps 1e-4",
     "dead_units": f"{PPO} --learning-rate 1",
-    "padding": f"{R2D2} --cross-episodes False --length 100 --learning-starts 1000",
+    "padding": f"{R2D2} --env Catch-v0 --cross-episodes False --length 40",
     "stale": f"{PPO} --unrolls-ahead 10",
     "stale_replay": "r2d2 --num-envs 8 --batch-size 4 --hidden-size 4 --core-size 0 --head-size 4 "
     "--burn-in 0 --length 2 --stride 2 --replay-capacity 4000 --learning-starts 400 "
@@ -324,9 +314,9 @@ PROVOKED = {
 
 
 HEALTHY = {
-    "ppo": "ppo --env-steps 200000 --log-every 8192 --eval-episodes 1",
+    "ppo": "ppo --env-steps 200000 --learning-rate 3e-3 --log-every 8192 --eval-episodes 1",
     "impala": "impala --env Catch-v0 --num-envs 32 --learning-rate 3e-3 --max-gradient-norm 40 "
-    "--env-steps 64000 --log-every 3200 --eval-episodes 1",
+    "--env-steps 96000 --log-every 3200 --eval-episodes 1",
     "r2d2": R2D2,
 }
 

@@ -46,8 +46,8 @@ def lines(monkeypatch):
     calls = []
     write = Log.write
 
-    def writing(self, env_steps, learner_steps, scalars):
-        write(self, env_steps, learner_steps, scalars)
+    def writing(self, env_steps, learner_steps, scalars, **options):
+        write(self, env_steps, learner_steps, scalars, **options)
         for call in calls:
             call(env_steps, learner_steps)
 
@@ -122,9 +122,9 @@ def test_a_transfer_unasked_is_refused(tmp_path, monkeypatch, lines):
     """And told of by the test above."""
     write = Log.write
 
-    def careless(self, env_steps, learner_steps, scalars):
+    def careless(self, env_steps, learner_steps, scalars, **options):
         more = {"mean": jax.jit(jnp.negative)(np.float32(1))}
-        write(self, env_steps, learner_steps, scalars | more)
+        write(self, env_steps, learner_steps, scalars | more, **options)
 
     with guarded(lines) as seen, pytest.raises(jax.errors.JaxRuntimeError, match="host-to-device"):
         monkeypatch.setattr(Log, "write", careless)
@@ -139,8 +139,8 @@ from rlsys.log import Log
 
 write = Log.write
 
-def writing(self, env_steps, *rest):
-    write(self, env_steps, *rest)
+def writing(self, env_steps, *rest, **options):
+    write(self, env_steps, *rest, **options)
     print("rss", env_steps, psutil.Process().memory_info().rss, flush=True)
 
 Log.write = writing

@@ -287,7 +287,8 @@ def test_the_first_number_that_is_not_finite_is_named():
 
 def test_a_run_ends_with_the_unrolls_that_a_checkpoint_takes_in(tmp_path):
     """Or one that is resumed from there would end before it."""
-    words = "--num-envs 32 --hidden-size 8 --env-steps 1900 --checkpoint-every 1280".split()
+    words = "--num-envs 32 --batch-size 32 --unroll-length 20 --refresh-steps 20 --hidden-size 8"
+    words = f"{words} --env-steps 1900 --checkpoint-every 1280".split()
     assert play("impala", *words, "--eval-episodes", 2, "--run-dir", tmp_path / "run") == 0
     number, _, meta = checkpoint(tmp_path / "run")
     assert number == 1 and meta["counters"]["env_steps"] == 1920
@@ -346,9 +347,9 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path, algorithm):
         ("r2d2 --sticky-actions 0.25", "sticky_actions is for Atari"),
         ("r2d2 --torso natur", "nature"),
         ("r2d2 --preset atari --replay-capacity 4000000000", "--replay-capacity"),
-        ("impala --batch-size 24", "batch_size 24 must divide the 256 environments of an actor"),
+        ("impala --batch-size 24", "batch_size 24 must divide the 64 environments of an actor"),
         ("impala --num-envs 2 --batch-size 2", "a batch of 2 cannot be split evenly over 4 devic"),
-        ("impala --num-envs 16", "batch_size 32 is more than the 16 environments"),
+        ("impala --num-envs 16", "batch_size 64 is more than the 16 environments"),
         ("impala --optimizer sgd", "optimizer must be rmsprop or adam, not 'sgd'"),
         ("impala --env CartPole-v1,Catch-v0", "one agent cannot play both 'CartPole-v1' and 'Catc"),
         ("impala --env Catch-v0,Catch-v0", "task 'Catch-v0' is named twice"),
