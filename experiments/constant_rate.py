@@ -4,9 +4,10 @@
 
 A return alone does not tell: a policy that is frozen scores as well as one that learns. So the
 learning rate is held constant for 1.5 million steps (2 million for IMPALA, which learns later), and
-the log is looked at from the step on by which the task should be learned. A row for each seed in
-experiments/results/constant-rate-log.csv: medians of KL, gradient norm, explained variance and entropy,
-the share of clipped gradients, the least and the median training return, and the run's health.
+the log is looked at from the step on by which the task should be learned.
+experiments/results/constant-rate-log.csv has a row for each seed: medians of KL, gradient norm,
+explained variance and entropy, the share of clipped gradients, the least and the median training
+return, and the run's health.
 """
 
 import json

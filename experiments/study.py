@@ -32,13 +32,18 @@ class Options:
     """Folder of the runs, each <study>-<agent>-<seed>; those that are complete are not repeated."""
 
 
-def study(name: str, agents: dict[str, list[str]], options: Options) -> None:
-    """Writes results/<name>.csv, <name>-curves.csv and <name>.png, and prints a line an agent."""
+def study(
+    name: str, agents: dict[str, list[str]], options: Options, *, pinned: bool = True
+) -> None:
+    """Writes results/<name>.csv, <name>-curves.csv and <name>.png, and prints a line an agent.
+
+    pinned: each run has a core to itself, and no more.
+    """
     jobs = [(agent, seed) for seed in range(options.seeds) for agent in agents]
     folders = {(a, s): Path(options.runs) / f"{name}-{a}-{s}" for a, s in jobs}
-    cores: queue.Queue = queue.Queue()
-    for core in sorted(os.sched_getaffinity(0))[: options.jobs]:
-        cores.put(core)
+    everywhere, cores = os.sched_getaffinity(0), queue.Queue[set[int]]()
+    for core in sorted(everywhere)[: options.jobs]:
+        cores.put({core} if pinned else everywhere)
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         runs = [pool.submit(play, agents[a], s, folders[a, s], cores) for a, s in jobs]
         for run in runs:
@@ -59,19 +64,19 @@ def study(name: str, agents: dict[str, list[str]], options: Options) -> None:
 
 
 def play(words: list[str], seed: int, folder: Path, cores: queue.Queue) -> None:
-    """One run, pinned to one of the free cores."""
+    """One run, pinned to free cores."""
     if (folder / "evaluation.json").exists():
         return
-    core = cores.get()
+    free = cores.get()
     try:
         subprocess.run(
             [sys.executable, "-m", "rlsys.train", *words, f"--seed={seed}", f"--run-dir={folder}"],
             check=True,
             stdout=subprocess.DEVNULL,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=lambda: os.sched_setaffinity(0, free),
         )
     finally:
-        cores.put(core)
+        cores.put(free)
 
 
 def flat(row: dict) -> dict:

@@ -128,7 +128,10 @@ def explained_variance(moments: dict[str, jax.Array]):
 
 def make_state(network, config: Any, optimizer) -> LearnerState:
     """The LearnerState before the first step."""
-    params = networks.init(network, streams.key(config.seed, "parameters"))
+    init_key, again_key = jax.random.split(streams.key(config.seed, "parameters"))
+    params = networks.init(network, init_key)
+    if config.orthogonal:
+        params = networks.orthogonalize(params, again_key)
     key = streams.key(config.seed, "minibatches")
     statistics = popart.init(network.head.num_tasks)
     step, progress = jnp.zeros((), jnp.int32), jnp.zeros(())
@@ -165,6 +168,8 @@ def make_network(config: Any, pools: list[envs.Envs]) -> networks.Agent:
         head_size=config.head_size,
         frame_stack=config.frame_stack,
         bfloat16=config.bfloat16,
+        pixel_offset=config.pixel_offset,
+        pixel_scale=config.pixel_scale,
     )
 
 

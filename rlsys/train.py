@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import tyro
 
 from rlsys import envs, evaluate, hosts, run
@@ -80,11 +81,18 @@ def parse(default: Any, args: list[str], description: str):
     return tyro.cli(type(default), default=default, args=args, config=TYRO, description=description)
 
 
-def config_of(name: str, args: list[str]) -> Any:
-    """The Config of an algorithm that the words after its name give."""
+def config_of(name: str, args: list[str], *, on_cpu: bool | None = None) -> Any:
+    """The Config of an algorithm that the words after its name give.
+
+    on_cpu: whether it is for a machine without accelerator, where some tasks have presets of their
+      own; this machine's, if None.
+    """
     configs = algorithm(name)[1]
     preset, args = take(args, "--preset")
     env, args = take(args, "--env")
+    if preset is None and env in configs.ON_CPU:
+        on_cpu = jax.default_backend() == "cpu" if on_cpu is None else on_cpu
+        preset = configs.ON_CPU[env] if on_cpu else None
     return parse(configs.preset(preset, env), args, f"Presets: {', '.join(configs.PRESETS)}.")
 
 
@@ -142,7 +150,9 @@ def main(args: list[str]) -> None:
         module.train(config, **options)
 
     if command not in ("resume", "eval"):
-        train(algorithm(command)[0], config_of(command, args))
+        # Which devices there are cannot be asked before the processes have met.
+        on_cpu = False if where is not None else None
+        train(algorithm(command)[0], config_of(command, args, on_cpu=on_cpu))
         return
     if not args or not args[0]:
         raise UserError(f"{command} needs the folder of a run: make {command} RUN=runs/...")

@@ -191,8 +191,9 @@ def test_short_episodes_in_long_sequences_need_more_updates(quick):
 @pytest.mark.slow
 def test_faster_machines_are_predicted_to_be_faster(quick):
     config = dataclasses.replace(
-        CONFIGS["ppo"], core_size=256, hidden_size=2048, num_envs=64, bfloat16=True
-    )
+        CONFIGS["ppo"], core_size=256, sequence_length=CONFIGS["ppo"].unroll_length,
+        hidden_size=2048, num_envs=64, bfloat16=True,
+    )  # fmt: skip
     pool = dataclasses.replace(H100, launch=1e-9, dispatch=1e-6)
     fast = dataclasses.replace(pool, bfloat16_flops=1e30, bandwidth=1e30)
     slow = dataclasses.replace(pool, bfloat16_flops=1e12)

@@ -78,6 +78,12 @@ class Config:
     """Of a hidden layer of the policy's and one of the value's own; 0 for none."""
     frame_stack: int = 1
     """Images seen at once."""
+    pixel_offset: int = 0
+    """The grey of an image that the network sees as 0, such as the background's."""
+    pixel_scale: int = 255
+    """The difference of two greys that the network sees as 1."""
+    orthogonal: bool = False
+    """Begin with orthogonal weights of gain sqrt(2) in the layers that end in a ReLU."""
     bfloat16: bool = False
     """Compute the network in bfloat16; parameters, statistics and results stay float32."""
 
@@ -106,8 +112,8 @@ class Config:
         check_at_least(
             self,
             1,
-            "env_steps num_envs batch_size frame_stack actors unroll_length refresh_steps "
-            "checkpoint_every keep_checkpoints log_every eval_episodes",
+            "env_steps num_envs batch_size frame_stack pixel_scale actors unroll_length "
+            "refresh_steps checkpoint_every keep_checkpoints log_every eval_episodes",
         )
         check_at_least(self, 0, "seed hidden_size core_size head_size unrolls_ahead actor_devices")
         check_positive(self, "learning_rate max_gradient_norm clip_rho clip_pg_rho")
@@ -185,6 +191,7 @@ PRESETS = {
     "pixels": dataclasses.replace(ATARI, torso="impala", task=envs.Options(clip_rewards=True)),
 }
 SUITS = {"atari": "atari", "procgen": "pixels", "vizdoom": "pixels"}  # families of tasks
+ON_CPU: dict[str, str] = {}  # presets of tasks, without an accelerator
 
 
 def preset(name: str | None, env: str | None) -> Config:

@@ -227,7 +227,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
                     jax.block_until_ready(scalars)
             num_steps = config.epochs * config.minibatches
             lag = run.learner_steps + np.arange(num_steps) - unroll.learner_step
-            metrics.append(scalars | {"staleness": lag / num_steps})
+            metrics.append(scalars | {"params_lag": lag, "staleness": lag / num_steps})
             run.learner_steps += num_steps
             run.env_steps += unroll.env_steps * hosts.count()
             run.log.episodes(actors.pop_episodes())

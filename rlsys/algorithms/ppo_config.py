@@ -84,6 +84,12 @@ class Config:
     """Of a hidden layer of the policy's and one of the value's own; 0 for none."""
     frame_stack: int = 1
     """Images seen at once."""
+    pixel_offset: int = 0
+    """The grey of an image that the network sees as 0, such as the background's."""
+    pixel_scale: int = 255
+    """The difference of two greys that the network sees as 1."""
+    orthogonal: bool = False
+    """Begin with orthogonal weights of gain sqrt(2) in the layers that end in a ReLU."""
     bfloat16: bool = False
     """Compute the network in bfloat16; parameters, statistics and results stay float32."""
 
@@ -112,7 +118,7 @@ class Config:
         check_at_least(
             self,
             1,
-            "env_steps num_envs epochs minibatches sequence_length frame_stack actors "
+            "env_steps num_envs epochs minibatches sequence_length frame_stack pixel_scale actors "
             "unroll_length refresh_steps checkpoint_every keep_checkpoints log_every eval_episodes",
         )
         check_at_least(self, 0, "seed hidden_size core_size head_size unrolls_ahead actor_devices")
@@ -178,9 +184,25 @@ PRESETS = {
         sequence_length=16,
     ),
     "atari": ATARI,
+    # Pong on a CPU: a small network, few environments, many small updates.
+    "pong-cpu": dataclasses.replace(
+        ATARI,
+        env_steps=1_200_000,
+        num_envs=32,
+        popart=False,  # returns are of order 1
+        minibatches=8,
+        torso="shallow",
+        hidden_size=256,
+        pixel_offset=87,  # the court's grey, so that what moves on it stands out
+        pixel_scale=40,
+        orthogonal=True,
+        checkpoint_every=300_000,
+        log_every=20_480,
+    ),
     "pixels": dataclasses.replace(ATARI, torso="impala", task=envs.Options(clip_rewards=True)),
 }
 SUITS = {"atari": "atari", "procgen": "pixels", "vizdoom": "pixels"}  # families of tasks
+ON_CPU: dict[str, str] = {"Pong-v5": "pong-cpu"}  # presets of tasks, without an accelerator
 
 
 def preset(name: str | None, env: str | None) -> Config:

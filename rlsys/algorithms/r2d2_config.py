@@ -192,6 +192,7 @@ PRESETS = {
 
 
 SUITS = {"atari": "atari", "procgen": "atari", "vizdoom": "atari"}  # families of tasks
+ON_CPU: dict[str, str] = {}  # presets of tasks, without an accelerator
 
 
 def preset(name: str | None, env: str | None) -> Config:

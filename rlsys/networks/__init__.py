@@ -2,16 +2,14 @@
 
 from rlsys.networks.agent import (
     Agent,
-    init,
     legal,
     policy_value_network,
     q_network,
     sample_obs,
-    value_layer,
-    with_value_layer,
     without_mask,
 )
 from rlsys.networks.frames import stack_frames
+from rlsys.networks.parameters import init, orthogonalize, value_layer, with_value_layer
 from rlsys.networks.units import alive_units
 
 __all__ = [
@@ -19,6 +17,7 @@ __all__ = [
     "alive_units",
     "init",
     "legal",
+    "orthogonalize",
     "policy_value_network",
     "q_network",
     "sample_obs",

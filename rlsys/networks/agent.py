@@ -1,7 +1,6 @@
 """Agents: a torso, an LSTM core, and a head on it, for Q-values or for a policy and its value."""
 
 import difflib
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -66,6 +65,8 @@ class Agent(nn.Module):
     conv: str
     reward_bound: float  # the core sees rewards clipped to it, either way
     dtype: Any = jnp.float32  # that torso, core and hidden layers compute in
+    pixel_offset: float = 0.0  # see torsos.encode
+    pixel_scale: float = 255.0
 
     def initial(self, batch: int) -> CoreState:
         """CoreState of zeros for environments about to show their first x_t, as numpy arrays.
@@ -115,6 +116,8 @@ class Agent(nn.Module):
             self.hidden_size,
             self.conv,
             self.dtype,
+            self.pixel_offset,
+            self.pixel_scale,
             name="torso",
         )(obs)
         x = x.reshape(length, batch, -1)  # [T, B, hidden_size], or all features
@@ -200,6 +203,8 @@ def agent(
     conv: str = "auto",
     reward_bound: float = float("inf"),
     bfloat16: bool = False,
+    pixel_offset: float = 0.0,
+    pixel_scale: float = 255.0,
 ) -> Agent:
     """An agent for observations and actions of these spaces.
 
@@ -216,6 +221,7 @@ def agent(
       reward_bound: the core sees rewards clipped to it, either way.
       bfloat16: compute torso, core and hidden layers in bfloat16. Parameters, the core's state and
         the result stay float32 (recurrent.lstm_scan and heads.py say why).
+      pixel_offset, pixel_scale: of images, see torsos.encode.
 
     Raises:
       UserError: the torso or the form is unknown, or does not fit the observation, or the action
@@ -249,29 +255,6 @@ def agent(
         conv,
         reward_bound,
         compute_dtype(bfloat16),
+        pixel_offset,
+        pixel_scale,
     )
-
-
-def value_layer(params):
-    """The last layer of the values of a policy_value_network: kernel [D, N], bias [N]."""
-    return params["params"]["head"]["value"]
-
-
-def with_value_layer(params, layer):
-    """params with another last layer of the values."""
-    head = {**params["params"]["head"], "value": layer}
-    return {**params, "params": {**params["params"], "head": head}}
-
-
-def init(network: Agent, key: jax.Array):
-    """Random parameters of network, from its spaces alone."""
-    obs = jax.tree.map(lambda x: x[None], sample_obs(network.observation_space))
-    flags, numbers = np.zeros((1, 1), bool), np.zeros((1, 1), np.float32)
-    state = network.initial(1)
-    steps = Timestep(obs, flags, numbers, numbers, flags)
-    return _jitted_init(network)(key, steps, np.zeros((0, *state.a_tm1.shape), np.int32), state)
-
-
-@functools.cache
-def _jitted_init(network: Agent):
-    return jax.jit(network.init)  # traced once for all members of a sweep

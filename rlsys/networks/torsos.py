@@ -66,17 +66,19 @@ def symlog(x):
     return jnp.sign(x) * jnp.log1p(jnp.abs(x))
 
 
-def encode(space: gymnasium.Space, x):
+def encode(space: gymnasium.Space, x, *, pixel_offset: float = 0.0, pixel_scale: float = 255.0):
     """An observation as float32 of order 1, by its space.
 
     Categories become one-hot on a new last axis: Discrete and MultiDiscrete, integers known to lie
     within [0, 32), and the bytes of small grids (MiniGrid's object, colour and state). Other bytes
-    are divided by 255, other bounded numbers by their bound (vectors: to +-SPAN), and unbounded
-    ones squashed by symlog.
+    become (x - pixel_offset) / pixel_scale, other bounded numbers are divided by their bound
+    (vectors: to +-SPAN), and unbounded ones squashed by symlog.
 
     Args:
       space: gymnasium space of one observation.
       x: [N, ...] observations; images may hold more channels (stacked frames) than the space.
+      pixel_offset: the grey that becomes 0, that of the background for instance.
+      pixel_scale: difference of two greys that becomes 1.
 
     Returns:
       [N, ...] float32, of categories [N, ..., depth].
@@ -95,7 +97,7 @@ def encode(space: gymnasium.Space, x):
         return one_hot(x, CATEGORIES)
     x = x.astype(jnp.float32)
     if space.dtype == np.uint8:
-        return x / 255.0
+        return (x - pixel_offset) / pixel_scale
     low, high = space.low.astype(np.float64)[None], space.high.astype(np.float64)[None]
     bound = np.maximum(np.abs(low), np.abs(high))
     bounded = bound < 1e6
@@ -177,15 +179,18 @@ class Torso(nn.Module):
     hidden_size: int
     conv: str
     dtype: Any = jnp.float32
+    pixel_offset: float = 0.0
+    pixel_scale: float = 255.0
 
     @nn.compact
     def __call__(self, leaves):
         """leaves: arrays [N, ...] in the order of space_leaves -> [N, hidden_size] of dtype; all
         features, [N, D], if hidden_size is 0."""
         layers = {"nature": Nature, "shallow": Shallow, "impala": Impala, "grid": Grid}
+        pixels = {"pixel_offset": self.pixel_offset, "pixel_scale": self.pixel_scale}
         features = []
         for space, x in zip(space_leaves(self.observation_space), leaves, strict=True):
-            x = encode(space, x).astype(self.dtype)
+            x = encode(space, x, **pixels).astype(self.dtype)
             torso = pick_torso(space, self.name_of_torso)
             if torso != "mlp":
                 x = layers[torso](self.conv, self.dtype)(x.reshape(*x.shape[:3], -1))

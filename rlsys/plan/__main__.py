@@ -9,7 +9,7 @@ from rlsys import run
 from rlsys.plan.expectation import Plan
 from rlsys.plan.machine import load
 from rlsys.plan.predict import plan
-from rlsys.train import algorithm, exit_code, parse, take
+from rlsys.train import config_of, exit_code, take
 
 
 def main(args: list[str]) -> None:
@@ -17,12 +17,10 @@ def main(args: list[str]) -> None:
         print(__doc__)
         return
     name, *args = args
-    _, configs = algorithm(name)
-    machine, args = take(args, "--machine")
-    preset, args = take(args, "--preset")
-    env, args = take(args, "--env")
-    config = parse(configs.preset(preset, env), args, "What a run would cost.")
-    found = plan(name, config, None if machine in (None, "here") else load(machine))
+    given, args = take(args, "--machine")
+    machine = None if given in (None, "here") else load(given)
+    config = config_of(name, args, on_cpu=None if machine is None else False)
+    found = plan(name, config, machine)
     show(f"{name} on {config.env}", found)
 
 

@@ -55,7 +55,8 @@ class FromUnrolls:
         shape = next(iter(metrics.values())).shape  # [S, N updates]
         lag = run.learner_steps + np.arange(shape[1]) - unroll.learner_step
         run.learner_steps += shape[1]
-        return states, [metrics | {"staleness": np.broadcast_to(lag / shape[1], shape)}]
+        lags = np.broadcast_to(lag, shape)
+        return states, [metrics | {"params_lag": lags, "staleness": lags / shape[1]}]
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Trees and meta for a checkpoint."""

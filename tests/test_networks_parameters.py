@@ -1,0 +1,56 @@
+"""How networks begin, and how they see images."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from gymnasium import spaces
+
+from rlsys import networks, train
+from rlsys.networks.torsos import encode
+from tests import made_up
+
+
+def test_orthogonal_kernels_keep_the_size_of_what_passes():
+    params = made_up.params_of("stacked")
+    new = networks.orthogonalize(params, jax.random.key(7))
+    assert jax.tree.structure(new) == jax.tree.structure(params)
+    hidden = 0
+    pairs = zip(jax.tree_util.tree_leaves_with_path(new), jax.tree.leaves(params), strict=True)
+    for (path, x), old in pairs:
+        layer, name = (entry.key for entry in path[-2:])
+        if name != "kernel" or not layer.startswith(("Conv_", "Dense_")):
+            np.testing.assert_array_equal(x, old)
+            continue
+        hidden += 1
+        matrix = np.float64(x).reshape(-1, x.shape[-1])
+        matrix = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+        np.testing.assert_allclose(matrix.T @ matrix, 2 * np.eye(matrix.shape[1]), atol=1e-4)
+    assert hidden >= 3
+
+
+def test_pixels_are_moved_and_scaled_as_the_network_is_told():
+    space = spaces.Box(0, 255, (84, 84, 1), np.uint8)
+    x = np.array([[87, 127, 7]], np.uint8)
+    np.testing.assert_allclose(encode(space, x, pixel_offset=87, pixel_scale=40), [[0, 1, -2]])
+    np.testing.assert_allclose(encode(space, x)[0], x[0] / 255, rtol=1e-6)
+    network, params = made_up.network_of("stacked"), made_up.params_of("stacked")
+    steps, action = made_up.timesteps("stacked", 2, 3), np.zeros((1, 3), np.int32)
+    moved = dataclasses.replace(network, pixel_offset=50.0, pixel_scale=20.0)
+    (logits, _), (others, _) = (
+        n.apply(params, steps, action, network.initial(3))[0] for n in (network, moved)
+    )
+    assert np.abs(logits - others).max() > 1e-3
+
+
+def test_pong_has_a_preset_of_its_own_where_there_is_no_accelerator():
+    words = ["--env", "Pong-v5"]
+    here = train.config_of("ppo", words)  # tests run on a CPU
+    assert (here.torso, here.pixel_offset, here.orthogonal) == ("shallow", 87, True)
+    assert train.config_of("ppo", words, on_cpu=True) == here
+    for large in (
+        train.config_of("ppo", words, on_cpu=False),
+        train.config_of("ppo", [*words, "--preset", "atari"]),
+    ):
+        assert (large.torso, large.pixel_offset, large.orthogonal) == ("nature", 0, False)
+    assert train.config_of("ppo", ["--env", "Breakout-v5"]).torso == "nature"
