@@ -17,20 +17,13 @@ POPART_FLOOR = 1e-4  # losses.popart.scale's min_scale
 Line = dict[str, Any]  # of the log: numbers, or None where unknown
 
 
-class Past(NamedTuple):
-    """Each number's first and largest known value, up to the line that is judged."""
-
-    first: Line
-    largest: Line
-
-
 class Check(NamedTuple):
     """What is checked, and when it is a danger."""
 
     name: str  # health/<name> in the log
     words: str  # of the warning
     shows: str  # what the number is
-    number: Callable[[Line, Any, Past], float | None]  # of (line, Config, Past)
+    number: Callable[[Line, Any, Line], float | None]  # of line, Config and first values
     source: str  # of the level
     below: float = -math.inf  # there is a danger below this level,
     above: float = math.inf  # or above this one
@@ -41,7 +34,7 @@ class Check(NamedTuple):
 
 def metric(name: str) -> Callable:
     """A number that the line has as it is."""
-    return lambda line, config, past: line.get(name)
+    return lambda line, config, first: line.get(name)
 
 
 def rate_share(line: Line, config: Any) -> float:
@@ -52,7 +45,7 @@ def rate_share(line: Line, config: Any) -> float:
     return share if share >= SMALL_RATE else 0.0
 
 
-def kl(line: Line, config: Any, past: Past) -> float | None:
+def kl(line: Line, config: Any, first: Line) -> float | None:
     """KL of the acting policy from the one that is learned, for one update between the two.
 
     It goes with the square of how many updates there are between the two, and with the square of
@@ -65,13 +58,13 @@ def kl(line: Line, config: Any, past: Past) -> float | None:
     return line["kl"] / (share * lag) ** 2
 
 
-def update_ratio(line: Line, config: Any, past: Past) -> float | None:
+def update_ratio(line: Line, config: Any, first: Line) -> float | None:
     """An update's norm over the parameters', at the Config's learning rate."""
     ratio, share = line.get("update_ratio"), rate_share(line, config)
     return ratio / share if ratio is not None and share > 0 else None
 
 
-def gradient_excess(line: Line, config: Any, past: Past) -> float | None:
+def gradient_excess(line: Line, config: Any, first: Line) -> float | None:
     """Norm of the gradients over the largest allowed, where all are clipped; else 0."""
     clipped, norm = line.get("gradient_clipped"), line.get("gradient_norm")
     if clipped is None or norm is None:
@@ -84,17 +77,17 @@ def scales(line: Line) -> list[float]:
     return [x for name, x in line.items() if name.startswith("popart_scale/") and x is not None]
 
 
-def smallest_scale(line: Line, config: Any, past: Past) -> float | None:
+def smallest_scale(line: Line, config: Any, first: Line) -> float | None:
     return min(scales(line), default=None)
 
 
-def entropy_left(line: Line, config: Any, past: Past) -> float | None:
+def entropy_left(line: Line, config: Any, first: Line) -> float | None:
     """Entropy of the policy as a share of the first line's."""
-    entropy, begin = line.get("entropy"), past.first.get("entropy")
+    entropy, begin = line.get("entropy"), first.get("entropy")
     return entropy / begin if entropy is not None and begin else None
 
 
-def updates_since_played(line: Line, config: Any, past: Past) -> float | None:
+def updates_since_played(line: Line, config: Any, first: Line) -> float | None:
     """Updates between the parameters that played a sample of a replay and those that learn it."""
     lag, age = line.get("params_lag"), line.get("replay/sample_age")
     if lag is None or age is None or not line["env_steps"]:

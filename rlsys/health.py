@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from rlsys import hosts, learner, networks
-from rlsys.checks import CHECKS, Check, Line, Past
+from rlsys.checks import CHECKS, Check, Line
 from rlsys.types import Trajectory
 
 LINES = 3  # of the log in a row, at least, before a check warns, and before it no longer does
@@ -43,7 +43,7 @@ class Health:
     def __init__(self, config: Any):
         """config: of the run."""
         self._config = config
-        self._past = Past({}, {})
+        self._first: Line = {}  # each number's first known value
         self._spans: dict[str, list[Span]] = {}  # by check, of those that have been judged
         self._open: set[str] = set()  # checks whose last span goes on
 
@@ -52,10 +52,9 @@ class Health:
         warns, else 0."""
         for name, value in line.items():
             if value is not None:
-                self._past.first.setdefault(name, value)
-                self._past.largest[name] = max(value, self._past.largest.get(name, value))
+                self._first.setdefault(name, value)
         for check in CHECKS:
-            number = check.number(line, self._config, self._past)
+            number = check.number(line, self._config, self._first)
             if number is not None:
                 self._judge(check, number, line)
         warning = {check.name for check in self._warning()}

@@ -12,7 +12,8 @@ Departures, and why:
 - An actor is a thread with many environments, so that inference is batched; it is at most
   unrolls_ahead unrolls ahead, and of several tasks the learner takes first what was finished first.
 - Time-outs bootstrap from the true last observation; the paper's code took them for ends.
-- PopArt's statistics begin with larger steps, so that they do not remember their arbitrary start.
+- PopArt's statistics begin with larger steps, so that they do not remember their arbitrary start,
+  and losses see a deviation of popart_floor of the mean at least (ppo.py says why).
 - The small presets average the losses and use Adam.
 """
 

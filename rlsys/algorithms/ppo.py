@@ -12,7 +12,9 @@ Departures, and why:
 - A minibatch takes one of every few neighbouring sequences, chosen at random (stratified): so which
   sequences meet does not depend on the number of devices.
 - Values are normalised by PopArt in place of rewards by their running deviation: the same purpose,
-  without a reward whose meaning drifts.
+  without a reward whose meaning drifts. They are not normalised by less than popart_floor of their
+  mean: once a task is solved its returns hardly differ, and the values' gradient, in units of that
+  difference, took over the torso and froze the policy.
 - Time-outs bootstrap from the true last observation.
 """
 
