@@ -128,10 +128,9 @@ def explained_variance(moments: dict[str, jax.Array]):
 
 def make_state(network, config: Any, optimizer) -> LearnerState:
     """The LearnerState before the first step."""
-    init_key, again_key = jax.random.split(streams.key(config.seed, "parameters"))
-    params = networks.init(network, init_key)
+    params = networks.init(network, streams.key(config.seed, "parameters"))
     if config.orthogonal:
-        params = networks.orthogonalize(params, again_key)
+        params = networks.orthogonalize(params, streams.key(config.seed, "orthogonal"))
     key = streams.key(config.seed, "minibatches")
     statistics = popart.init(network.head.num_tasks)
     step, progress = jnp.zeros((), jnp.int32), jnp.zeros(())

@@ -7,7 +7,9 @@ neighbouring seeds, the same numbers.
 import jax
 import numpy as np
 
-STREAMS = ("parameters", "minibatches", "actions", "environments", "replay", "evaluation")
+STREAMS = (
+    "parameters", "minibatches", "actions", "environments", "replay", "evaluation", "orthogonal",
+)  # fmt: skip
 
 
 def key(seed: int, stream: str) -> jax.Array:

@@ -33,7 +33,7 @@ def play(name, folder, *words):
 @pytest.mark.parametrize("module", [impala, pytest.param(r2d2, marks=pytest.mark.slow)])
 def test_results_do_not_depend_on_who_acts(module, tmp_path, monkeypatch):
     """3 devices learn and one acts, or all 4 learn: the same but for rounding, by SGD."""
-    monkeypatch.setattr(module, "optimizer", lambda config: optax.sgd(0.1))
+    monkeypatch.setattr(module, "optimizer", lambda config, rate: optax.sgd(0.1))
     name = module.__name__.rpartition(".")[2]
     split = play(name, tmp_path / "split", "--actor-devices", "1")
     together = play(name, tmp_path / "together")

@@ -139,12 +139,12 @@ def test_family(family, task, tmp_path, monkeypatch):
 
 SHAPES = {  # task -> (a key of obs or None, its shape, the action space)
     "Pong-v5": (None, (84, 84, 1), spaces.Discrete(18)),
-    "Racetrack-v0": (None, (12, 12, 2), spaces.MultiDiscrete([5])),
+    "Racetrack-v0": (None, (12, 12, 2), spaces.MultiDiscrete([11])),
     "MiniGrid-MemoryS7-v0": ("image", (7, 7, 3), spaces.Discrete(7)),
     "BinPack-v2": ("action_mask", (800,), spaces.Discrete(40 * 20)),
     "JobShop-v0": ("action_mask", (10, 21), spaces.MultiDiscrete([21] * 10)),
     "RubiksCube-v0": ("cube", (6, 3, 3), spaces.Discrete(18)),
-    "SearchAndRescue-v0": ("positions", (2, 2), spaces.MultiDiscrete([5] * 4)),
+    "SearchAndRescue-v0": ("positions", (2, 2), spaces.MultiDiscrete([11] * 4)),
     "FrozenLake-v1": (None, (), spaces.Discrete(4)),
     "LunarLander-v3": (None, (8,), spaces.Discrete(4)),
 }

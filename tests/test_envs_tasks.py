@@ -181,7 +181,7 @@ def test_shared_spaces_hold_every_task():
         ),
         (
             ("Pendulum-v1", "Pendulum-v1:action_bins=3"),
-            "actions of 1 dimensions with 5 values each against actions of 1 dimensions with 3",
+            "actions of 1 dimensions with 11 values each against actions of 1 dimensions with 3",
         ),
         (
             ("Maze-v0", "FrozenLake-v1"),

@@ -73,7 +73,7 @@ def all_reduces(text):
 @pytest.mark.parametrize(
     ("make", "metrics", "others"),
     [
-        (impala_step, 1 + 7, [[3, 3, 3]]),  # PopArt's counts and sums of 3 tasks
+        (impala_step, 1 + 14, [[3, 3]] * 2),  # PopArt's sums for 3 tasks, and those about the mean
         (ppo_step, 1 + 6, []),
         (r2d2_step, 1 + 6, [[1]]),  # the largest importance weight
     ],
@@ -87,10 +87,11 @@ def test_an_update_averages_its_gradients_by_one_all_reduce(make, metrics, other
     assert sorted(found) == sorted([[num_params + metrics], *others])
 
 
-def test_ppo_needs_two_small_sums_before_it_learns():
-    """Of PopArt; and of advantages, with the values."""
+def test_ppo_needs_four_small_sums_before_it_learns():
+    """PopArt's two; advantages for their mean, then for their deviation, with the values."""
     step, *inputs = ppo_preparation(learner.make_mesh(jax.devices()[:4]))
-    assert sorted(all_reduces(step.lower(*inputs).compile().as_text())) == [[3, 1], [3, 3, 3]]
+    found = all_reduces(step.lower(*inputs).compile().as_text())
+    assert sorted(sum(sizes) for sizes in found) == [2, 6, 6, 8]
 
 
 def test_gradients_are_those_of_the_mean_over_devices():

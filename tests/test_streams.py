@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rlsys import actor, networks, policy, streams
-from rlsys.algorithms import r2d2
+from rlsys.algorithms import ppo_config, r2d2
 from rlsys.algorithms.r2d2_config import Config
 from rlsys.log import Silent
 
@@ -53,7 +53,7 @@ def test_runs_of_neighbouring_seeds_share_no_key(init_keys):
     pools = [SimpleNamespace(num_envs=1, name="a", reset=lambda: (), close=lambda: None)] * 2
     keys = []
     for seed in SEEDS:
-        config = Config(seed=seed, actors=2)
+        config = ppo_config.Config(seed=seed, actors=2)
         optimizer = SimpleNamespace(init=lambda params: ())
         keys.append(policy.make_state(network, config, optimizer).key)
         actors = actor.Actors(pools, [None] * 2, network.initial, config, Silent())

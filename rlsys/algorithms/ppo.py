@@ -85,11 +85,10 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     share, mean = learner.mean((jnp.mean(mask), jnp.mean(mask * advantage)))
     share = jnp.maximum(share, 1e-9)  # all may be resets
     advantage = mask * (advantage - mean / share)
-    deviation = jnp.sqrt(learner.mean(jnp.mean(advantage**2)) / share)
-    advantage = advantage / (deviation + 1e-8)
-
     moments = policy.moments(config, statistics, v[:-1], target, task, mask)
-    v_mean, moments = learner.mean((jnp.mean(v), moments))
+    square, v_mean, moments = learner.mean((jnp.mean(advantage**2), jnp.mean(v), moments))
+    deviation = jnp.sqrt(square / share)
+    advantage = advantage / (deviation + 1e-8)
     metrics = {
         "v_mean": v_mean,
         "advantage_deviation": deviation,
