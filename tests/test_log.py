@@ -285,3 +285,19 @@ def test_closing_twice(tmp_path):
     log.close()
     log.close()
     assert lines(tmp_path) == []
+
+
+def test_a_line_waits_for_a_group_of_episodes(tmp_path):
+    """Of environments that start together, short episodes are the first to end."""
+    with Log(tmp_path, 1000, group=4, display=False) as log:
+        log.episodes([Episode(12.0, 7)])
+        log.write(10, 0, {}, all_episodes=False)
+        log.episodes([Episode(500.0, 7)] * 3)
+        log.write(20, 0, {}, all_episodes=False)
+        log.episodes([Episode(100.0, 7)])
+        log.write(30, 0, {}, all_episodes=False)
+        log.write(40, 0, {}, all_episodes=True)  # as at a checkpoint, which does not hold them
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [x["episodes"] for x in lines] == [0, 4, 0, 1]
+    assert [x["episode_return"] for x in lines] == [None, 378.0, None, 100.0]
+    assert lines[1]["episode_return_min"] == 12.0

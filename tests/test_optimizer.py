@@ -1,13 +1,15 @@
 """Optimisers: literal versions in float64, and optax where it is right."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
-from rlsys.optimizer import adam_of_clipped_parameters, linear_decay
+from rlsys.optimizer import adam_of_clipped_parameters, linear_decay, step_metrics
 
 
 def gradients(num_updates, seed=0):
@@ -60,3 +62,17 @@ def test_adam_clips_each_entry_by_its_own_second_moment():
     # It would show: without the clip the steps are others.
     unclipped = descend(adam_of_clipped_parameters(0.1, eps=eps, clip_sigmas=1e9))(grads)
     assert np.abs(unclipped - np.array(expected)).max() > 0.02
+
+
+def test_how_large_a_step_is():
+    """By hand: a gradient of norm 5, an update of norm 1.3, parameters of norm 13 after it."""
+    grads, updates = {"w": np.array([3.0, 4.0])}, {"w": np.array([0.5, 1.2])}
+    params = {"w": np.array([5.0, 12.0])}
+    for largest, clipped in ((4.9, 1.0), (5.1, 0.0)):
+        config = SimpleNamespace(max_gradient_norm=largest)
+        found = step_metrics(config, 0.25, grads, updates, params)
+        expected = {
+            "learning_rate": 0.25, "gradient_norm": 5.0, "gradient_clipped": clipped,
+            "params_norm": 13.0, "update_ratio": 0.1,
+        }  # fmt: skip
+        assert found == pytest.approx(expected)

@@ -171,3 +171,43 @@ def test_the_network_is_made_for_the_tasks():
     assert (network.hidden_size, network.core_size, network.frame_stack) == (24, 12, 1)
     assert (network.head.num_tasks, network.head.hidden_size) == (2, 6)
     assert network.reward_bound == 1.0
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_explained_variance_is_that_of_its_definition(floor):
+    """In float64, of steps that count, each task in units of its own deviation."""
+    random = np.random.default_rng(3)
+    task = np.array([0, 1, 0, 1])
+    statistics = popart.PopArtState(
+        *np.array([[1.0, 500.0], [4.0, 2500.0], [9.0, 9.0]], np.float32)
+    )
+    target = random.normal([1, 500, 1, 500], [2, 50, 2, 50], (30, 4)).astype(np.float32)
+    v = (target + random.normal(0, [1, 30, 1, 30], (30, 4))).astype(np.float32)
+    mask = random.random((30, 4)) < 0.8
+    config = Config(env="Catch-v0,Catch-v0:permute=1", actors=2, popart_floor=floor)
+    moments = policy.moments(config, statistics, v, target, task, mask)
+    found = policy.explained_variance(moments)
+    scale = np.array([2.0, 50.0])[task]
+    y, e = (np.float64(x / scale)[mask] for x in (target - statistics.mean[task], target - v))
+    square = (floor * np.float64(target / scale)[mask]) ** 2
+    np.testing.assert_allclose(found, 1 - e.var() / max(y.var(), square.mean()), rtol=1e-4)
+    # Means of two halves, averaged, are those of the whole, as over two devices.
+    halves = [policy.moments(config, statistics, *(x[i::2] for x in (v, target)), task, mask[i::2])
+              for i in range(2)]  # fmt: skip
+    together = jax.tree.map(lambda x, y: (x + y) / 2, *halves)
+    np.testing.assert_allclose(policy.explained_variance(together), found, rtol=1e-4)
+
+
+def test_explained_variance_of_what_hardly_differs_and_of_nothing():
+    config, task, mask = Config(), np.zeros(4, int), np.ones((8, 4), bool)
+    statistics = popart.init(1)._replace(mean=np.full(1, 100.0), variance=np.full(1, 100.0))
+    target = np.full((8, 4), 100.0, np.float32)
+
+    def explained(v, mask=mask):
+        found = policy.moments(config, statistics, v, target, task, mask)
+        return float(policy.explained_variance(found))
+
+    near = target + np.random.default_rng(0).normal(0, 1, target.shape).astype(np.float32)
+    assert 0.9 < explained(near) <= 1  # 1 % off, where a tenth is the least that counts
+    assert explained(near * np.float32([1, 30, 1, 30])) == -1  # however bad
+    assert np.isfinite(explained(near, np.zeros_like(mask)))

@@ -317,6 +317,29 @@ def test_scale_is_kept_within_bounds():
     np.testing.assert_allclose(scale, [0.1, 1e6, 0.3, 3.0], rtol=1e-6)
 
 
+def test_a_floor_is_what_a_loss_sees_and_the_statistics_stay_exact():
+    state = PopArtState(
+        mean=np.array([500.0, -500.0, 3.0, 0.0], np.float32),
+        variance=np.array([1.0, 1e4, 1.0, 1e-6], np.float32),
+        count=np.ones(4, np.float32),
+    )
+    seen = popart.with_floor(state, 0.1)
+    np.testing.assert_allclose(popart.scale(seen), [50.0, 100.0, 1.0, 1e-3], rtol=1e-6)
+    np.testing.assert_allclose(popart.scale(state), [1.0, 100.0, 1.0, 1e-3], rtol=1e-6)
+    np.testing.assert_array_equal(popart.scale(popart.with_floor(state, 0.0)), popart.scale(state))
+    each = popart.with_floor(state, np.array([0.0, 0.5, 0.5, 0.5], np.float32))
+    np.testing.assert_allclose(popart.scale(each), [1.0, 250.0, 1.5, 1e-3], rtol=1e-6)
+    # Outputs are preserved from one view to the other, as from one state to the next.
+    rng = np.random.default_rng(22)
+    features = rng.normal(size=(20, 6)).astype(np.float32)
+    kernel = rng.normal(size=(6, NUM_TASKS)).astype(np.float32)
+    layer = popart.preserve_outputs(state, seen, kernel, np.zeros(NUM_TASKS, np.float32))
+    tasks = np.arange(NUM_TASKS)
+    before = popart.unnormalize(state, features @ kernel, tasks)
+    after = popart.unnormalize(seen, features @ layer[0] + layer[1], tasks)
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-4)
+
+
 def test_normalize_and_unnormalize_undo_each_other():
     state, (targets, task, _) = random_state(12), random_inputs(12)
     sigma = np.sqrt(np.float64(state.variance))
