@@ -336,7 +336,7 @@ def test_a_floor_is_what_a_loss_sees_and_the_statistics_stay_exact():
     layer = popart.preserve_outputs(state, seen, kernel, np.zeros(NUM_TASKS, np.float32))
     tasks = np.arange(NUM_TASKS)
     before = popart.unnormalize(state, features @ kernel, tasks)
-    after = popart.unnormalize(seen, features @ layer[0] + layer[1], tasks)
+    after = popart.unnormalize(seen, features @ layer[0] + layer[1][None], tasks)
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-4)
 
 
