@@ -41,8 +41,9 @@ def trajectory_of(torso):
     return Trajectory(steps, action, logits, network.initial(B), np.zeros(B, np.int32))
 
 
-def state_of(network, rounded=False):
-    state = policy.make_state(network, CONFIG, impala.optimizer(CONFIG, 0.0))
+def state_of(network, rounded=False, seed=0):
+    config = dataclasses.replace(CONFIG, seed=seed)
+    state = policy.make_state(network, config, impala.optimizer(config, 0.0))
     if not rounded:
         return state
     return state._replace(
@@ -60,12 +61,12 @@ def gradient(network, config, state, trajectory):
     return state, grads
 
 
-def prepared(step, torso, bfloat16, rounded=False):
+def prepared(step, torso, bfloat16, rounded=False, seed=0):
     """A learner step and its arguments; rounded: from rounded parameters."""
     network = network_of(torso, bfloat16)
     mesh = learner.make_mesh(jax.devices()[:1])
     learn = learner.data_parallel(functools.partial(step, network), mesh, TRAJECTORY_SPEC)
-    state = learner.place(mesh, state_of(network, rounded))
+    state = learner.place(mesh, state_of(network, rounded, seed))
     return learn, (CONFIG, state, trajectory_of(torso))
 
 
@@ -87,18 +88,21 @@ def flat(tree):
 
 
 def test_the_gradient_is_nearly_that_of_float32():
-    """About as near as float32's own is with parameters rounded to bfloat16."""
-    exact, found, floor = (
-        learn(*arguments)[1]["params"]
-        for learn, arguments in (
-            prepared(gradient, "shallow", *how) for how in [(False,), (True,), (False, True)]
+    """About as near as float32's own is with parameters rounded to bfloat16: in the median over
+    seeds, since now and then one of the two rounds a ReLU's input to the other side of 0."""
+    learn = {how: prepared(gradient, "shallow", how)[0] for how in (False, True)}
+    errors, floors = [], []
+    for seed in range(5):
+        exact, found, floor = (
+            learn[bfloat16](*prepared(gradient, "shallow", bfloat16, rounded, seed)[1])[1]["params"]
+            for bfloat16, rounded in [(False, False), (True, False), (False, True)]
         )
-    )
-    error = np.linalg.norm(flat(found) - flat(exact))
-    assert 0 < error < 3 * np.linalg.norm(flat(floor) - flat(exact))
-    for name in ("policy", "value"):
-        x, y = flat(exact["head"][name]), flat(found["head"][name])
-        assert np.linalg.norm(y - x) < 0.02 * np.linalg.norm(x)
+        errors.append(np.linalg.norm(flat(found) - flat(exact)))
+        floors.append(np.linalg.norm(flat(floor) - flat(exact)))
+        for name in ("policy", "value"):
+            x, y = flat(exact["head"][name]), flat(found["head"][name])
+            assert np.linalg.norm(y - x) < 0.02 * np.linalg.norm(x)
+    assert min(errors) > 0 and np.median(errors) < 3 * np.median(floors)
 
 
 def test_gradients_of_biases_add_up_in_float32():
