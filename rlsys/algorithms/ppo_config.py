@@ -176,7 +176,7 @@ ATARI = Config(
 )
 PRESETS = {
     "cartpole": Config(),
-    "small": Config(env_steps=5_000_000),
+    "small": Config(env_steps=5_000_000, learning_rate=3e-3),
     "recurrent": Config(  # cart-pole without velocities
         task=envs.Options(observe=(0, 2)),
         env_steps=800_000,
