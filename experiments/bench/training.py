@@ -50,7 +50,7 @@ RUNS = (
     Run(
         "CartPole-v1",
         "ppo",
-        "--num-envs 2048 --unroll-length 16 --refresh-steps 16 "
+        "--num-envs 2048 --unroll-length 16 --refresh-steps 16 --learning-rate 3e-3 "
         "--env-steps 1000000 --log-every 64000",
         "2048 environments",
         0.25,
