@@ -1,6 +1,7 @@
 """How much faster members train as one sweep than the same runs one after the other.
 
-    python -m experiments.bench_sweep [--members 8] [--fields="--num-envs 32 --batch-size 32"] [--csv FILE]
+    python -m experiments.bench_sweep [--members 8] [--csv FILE]
+        [--fields="--num-envs 32 --batch-size 32"]
 
 Whole commands, each a process of its own: start, compiling, training and evaluation; and training
 by itself: environment steps of all members per second, the median over the log's lines but the
