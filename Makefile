@@ -40,7 +40,7 @@ eval: .venv  ## play a run's newest checkpoint: RUN=<dir> [ARGS="--episodes 100"
 	@$(BIN)/python -m rlsys.train eval "$(RUN)" $(ARGS)
 
 report: .venv  ## a table and learning curves of runs and sweeps: RUNS="<dir> <dir> ..." [ARGS="--out DIR"]
-	@$(BIN)/python -m rlsys.report $(RUNS) $(ARGS)
+	@$(BIN)/python -m rlsys.results.report $(RUNS) $(ARGS)
 
 bench: .venv  ## measure everything, in half an hour: [BASE=<earlier.json>] [ARGS="--only learner replay"]
 	@$(BIN)/python -m experiments.bench $(if $(BASE),--base "$(BASE)") $(ARGS)

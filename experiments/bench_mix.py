@@ -22,7 +22,8 @@ import numpy as np
 import tyro
 from gymnasium import spaces
 
-from rlsys import envs, run, train
+from rlsys import envs, train
+from rlsys.running import run
 
 NETWORK = "--torso shallow --hidden-size 16 --frame-stack 1"
 WAYS = {"first come": [], "in turn": ["--unrolls-ahead", "0", "--batch-size", "64"]}

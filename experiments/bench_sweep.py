@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from rlsys import records
+from rlsys.running import metrics_file
 from rlsys.sweep.members import members
 
 
@@ -57,7 +57,7 @@ def command(module: str, words: list[str], folder: Path, cache: Path | None) -> 
         env=env,
     )
     seconds = time.perf_counter() - begin
-    rates = [line["env_steps_per_second"] for line in records.read(folder)][2:]
+    rates = [line["env_steps_per_second"] for line in metrics_file.read(folder)][2:]
     return seconds, float(np.median(rates))
 
 

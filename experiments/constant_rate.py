@@ -17,9 +17,9 @@ import numpy as np
 import tyro
 
 from experiments.study import RESULTS, Options, study, write
-from rlsys import records
 from rlsys.config import from_dict
-from rlsys.health import Health
+from rlsys.running import metrics_file
+from rlsys.running.health import Health
 from rlsys.train import algorithm
 
 STAYS = "--learning-rate-decay 0 --env-steps"
@@ -34,7 +34,7 @@ def summarize(folder: Path, learned_by: int) -> dict[str, float | str]:
     """The log of a run from a step on, and the health of the whole run."""
     saved = json.loads((folder / "config.json").read_text())
     config = from_dict(algorithm(saved["algorithm"])[1].Config, saved["config"])
-    lines, health = records.read(folder), Health(config)
+    lines, health = metrics_file.read(folder), Health(config)
     for line in lines:
         health.observe(line)
     late = [line for line in lines if line["env_steps"] >= learned_by]

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import jax
 
-from rlsys import run, train
+from rlsys import train
+from rlsys.running import run
 from rlsys.types import UserError
 
 WARM = 3  # lines of the log with updates: by then every program is compiled

@@ -21,9 +21,10 @@ from gymnasium import spaces
 
 from experiments.stragglers import simulate
 from experiments.study import RESULTS
-from rlsys import learner, networks
+from rlsys import networks
 from rlsys.algorithms import r2d2
 from rlsys.algorithms.r2d2_config import PRESETS
+from rlsys.learning import learner
 from rlsys.plan import cost
 from rlsys.plan.machine import MACHINES
 from rlsys.plan.predict import OPTIMIZER_PASSES
@@ -63,11 +64,11 @@ class Share(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class Workload:
     """An algorithm, and how its batch is spread."""
 
     name: str
-    spread: Callable  # (Work, devices) -> Share
+    spread: Callable  # (Workload, devices) -> Share
     batch: str  # "grows" with the devices, or "fixed"
     parameters: int
     per_core: float  # environment steps per second
@@ -76,7 +77,7 @@ class Work:
     largest: float  # batch that the paper used, samples
 
 
-def five(work: Work, devices: int) -> Share:
+def five(work: Workload, devices: int) -> Share:
     """Arithmetic as 6 x parameters x evaluations, in bfloat16."""
     samples = FIVE_SAMPLES * FIVE_UNROLL * devices if work.batch == "grows" else 1536 * 1920
     rate, adam = HOST.bfloat16_flops, optimizer_seconds(work.parameters)
@@ -86,7 +87,7 @@ def five(work: Work, devices: int) -> Share:
     return Share(devices, samples, seconds, 2 / 3 * arithmetic / devices / seconds, whole)
 
 
-def atari(work: Work, devices: int) -> Share:
+def atari(work: Workload, devices: int) -> Share:
     """R2D2: its own update's products, in TF32, none smaller than a tile and two kernels."""
     if work.batch == "grows":
         used, each = devices, R2D2.batch_size
@@ -151,14 +152,14 @@ def atari_sample(network, sequences: int) -> Sample:
     return Sample(Trajectory(steps, action, (), core_state), mask, weights)
 
 
-def works() -> list[Work]:
+def works() -> list[Workload]:
     """All four."""
-    ppo = Work(
+    ppo = Workload(
         "ppo", five, "grows", FIVE_PARAMETERS, RERUN_PER_CPU, 1.0, FIVE_OBSERVATION, FIVE_LARGEST
     )
     # A step: frame, first, reward, discount, truncated, action, two Q; a recurrent state per stride
     step_bytes = FRAME + 1 + 4 + 4 + 1 + 4 + 4 + 4 + 2 * 4 * R2D2.core_size / R2D2.stride
-    replayed = Work(
+    replayed = Workload(
         "r2d2", atari, "grows", atari_parameters(), ATARI_PER_CORE, R2D2.replay_ratio, step_bytes,
         R2D2.batch_size * R2D2.length,
     )  # fmt: skip
@@ -193,7 +194,7 @@ def exchange(gradient_bytes: float, hosts: int, rate: float) -> Exchange:
     return Exchange(in_host, ring, tree)
 
 
-def predict(work: Work, hosts: int, gigabits: float) -> dict[str, float | str]:
+def predict(work: Workload, hosts: int, gigabits: float) -> dict[str, float | str]:
     """A row of the table."""
     devices = hosts * HOST.devices
     share = work.spread(work, devices)
@@ -252,7 +253,7 @@ def predict(work: Work, hosts: int, gigabits: float) -> dict[str, float | str]:
     }
 
 
-def priorities(work: Work, samples: float, env_steps: float) -> float:
+def priorities(work: Workload, samples: float, env_steps: float) -> float:
     """Bytes/s to the replay: of sequences learned from, number and priority; of new ones, one."""
     if work.name != "r2d2":
         return 0.0

@@ -17,11 +17,13 @@ import jax
 import numpy as np
 import tyro
 
-from rlsys import actor, learner, networks, run, train
-from rlsys.actor import Actors
+from rlsys import networks, train
+from rlsys.acting.actors import Actors, make_envs
 from rlsys.algorithms import impala, ppo, r2d2
-from rlsys.log import Silent
-from rlsys.minibatches import BATCH_SPEC
+from rlsys.algorithms.ppo_minibatches import BATCH_SPEC
+from rlsys.learning import learner
+from rlsys.running import run
+from rlsys.running.log import Silent
 from rlsys.types import SAMPLE_SPEC, TRAJECTORY_SPEC
 
 
@@ -39,10 +41,10 @@ class Config:
 
 def played(module, config, num_unrolls: int = 1):
     """An algorithm's network, and its actors' first unrolls."""
-    pools = actor.make_envs(config)
+    pools = make_envs(config)
     network = module.make_network(config, pools)
     policies = module.make_policies(network, config)
-    actors = Actors(pools, policies, network.initial, config, Silent())
+    actors = Actors(pools, policies, network.initial, config, Silent().time)
     params = networks.init(network, jax.random.key(0))
     unrolls = [actors.get(params, 0).trajectory for _ in range(num_unrolls)]
     actors.close()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlsys import evaluate, report
+from rlsys.results import evaluate, report
 
 RESULTS = Path("experiments/results")
 

@@ -21,9 +21,12 @@ from typing import Any
 import jax
 import tyro
 
-from rlsys import envs, evaluate, hosts, run
-from rlsys.checkpoint import Checkpoints
+from rlsys import envs
 from rlsys.config import from_dict
+from rlsys.learning import hosts
+from rlsys.results import evaluate
+from rlsys.running import run
+from rlsys.running.checkpoint import Checkpoints
 from rlsys.types import UserError
 
 ALGORITHMS = ("r2d2", "impala", "ppo")
@@ -182,7 +185,13 @@ def evaluate_run(module, config, options: EvalConfig) -> None:
     checkpoints = Checkpoints(Path(config.run_dir) / "checkpoints")
     params = checkpoints.restore({"learner": state})[1]["learner"].params
     episodes = evaluate.play_tasks(
-        module.make_player, config, network, params, module.PLAYERS, options.episodes, options.seed
+        module.make_player,
+        config,
+        network,
+        params,
+        module.EVAL_MODES,
+        options.episodes,
+        options.seed,
     )
     print(f"saved {evaluate.report(Path(config.run_dir), module.SCORE, episodes)}")
     if options.gif:

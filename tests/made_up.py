@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from gymnasium import spaces
 
-from rlsys import networks, policy
+from rlsys import networks
+from rlsys.acting import actor_critic
 from rlsys.types import Timestep, Trajectory
 
 VECTOR = spaces.Box(-1.0, 1.0, (4,), np.float32)
@@ -88,7 +89,7 @@ def timesteps(kind, num_steps, num_envs, seed=0, mean_length=5):
 
 @functools.cache
 def policy_of(act, kind):
-    return policy.make_policy(act, network_of(kind))
+    return actor_critic.make_policy(act, network_of(kind))
 
 
 def play(act, kind, num_steps, num_envs=4, *, seed=0, warm_up=7, task=None, mean_length=5):

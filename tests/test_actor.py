@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from rlsys import actor, learner
+from rlsys.acting.actors import Actors, make_envs
 from rlsys.envs import Envs, Options
-from rlsys.log import Log
+from rlsys.learning import learner
+from rlsys.running.log import Log
 from rlsys.types import Timestep, UserError
 
 T, B = 3, 2
@@ -79,7 +80,7 @@ def make_actors(envs, folder, join=None, policies=None, refresh_steps=T, ahead=0
     )
     log = Log(folder / str(time.perf_counter_ns()), 1)
     policies = policies or [policy] * len(envs)
-    return actor.Actors(envs, policies, lambda n: np.zeros(n), config, log, join)
+    return Actors(envs, policies, lambda n: np.zeros(n), config, log.time, join)
 
 
 def params(step):
@@ -320,7 +321,7 @@ def test_join_must_divide_the_actors(make):
 def test_make_envs_deals_tasks_in_turn():
     env = "Catch-v0,Catch-v0:reward-scale=0.5"
     config = SimpleNamespace(env=env, task=Options(), num_envs=12, actors=4, seed=3)
-    pools = actor.make_envs(config)
+    pools = make_envs(config)
     assert [e.name for e in pools] == ["Catch-v0", "Catch-v0:reward-scale=0.5"] * 2
     assert [e.num_envs for e in pools] == [3] * 4
     for e in pools:

@@ -8,7 +8,7 @@ from made_up import close
 
 from rlsys import train
 from rlsys.algorithms import impala, r2d2
-from rlsys.checkpoint import Checkpoints
+from rlsys.running.checkpoint import Checkpoints
 
 WORDS = (
     "--env Catch-v0 --num-envs 24 --actors 2 --hidden-size 16 --core-size 8 --head-size 16 "

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlsys.checkpoint import CheckpointError, Checkpoints, arrays
-from rlsys.learner import make_mesh, place
+from rlsys.learning.learner import make_mesh, place
+from rlsys.running.checkpoint import CheckpointError, Checkpoints, arrays
 from rlsys.types import CoreState, LearnerState
 
 
@@ -213,7 +213,7 @@ def run(script: str, *arguments) -> subprocess.CompletedProcess:
 KILLED = """
 import os, signal, sys, time
 import numpy as np
-from rlsys.checkpoint import Checkpoints
+from rlsys.running.checkpoint import Checkpoints
 
 def tree(number):
     return {f"array{i}": np.full(20_000, number + i) for i in range(5)}
@@ -256,7 +256,7 @@ def test_killed_while_saving(tmp_path):
 LIMITED = """
 import os, resource, sys, threading
 import numpy as np
-from rlsys.checkpoint import CheckpointError, Checkpoints
+from rlsys.running.checkpoint import CheckpointError, Checkpoints
 
 checkpoints = Checkpoints(sys.argv[1])
 noise = np.random.default_rng(0).integers(0, 256, (100, 10_000), dtype=np.uint8)

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rlsys import evaluate, train
+from rlsys import train
 from rlsys.envs import Envs, Episode, Options
+from rlsys.results import evaluate
 from rlsys.types import Timestep
 
 
@@ -50,7 +51,7 @@ class Made:
 
 
 def player(envs, action=None):
-    return evaluate.Player(envs, lambda params, t, state, key: (action, (), state, key), (), 0)
+    return evaluate.EvalPolicy(envs, lambda params, t, state, key: (action, (), state, key), (), 0)
 
 
 def forever(length):

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlsys import checks, networks, train
-from rlsys.checks import CHECKS
-from rlsys.health import LINES, Health, dead_units
-from rlsys.log import Log
+from rlsys import networks, train
 from rlsys.losses import popart
+from rlsys.running import checks
+from rlsys.running.checks import CHECKS
+from rlsys.running.health import LINES, Health, dead_units
+from rlsys.running.log import Log
 from tests import made_up, test_sweep
 
 STEPS = 1000  # of a made-up run, ten a line

@@ -13,9 +13,10 @@ import jax
 import numpy as np
 import pytest
 
-from rlsys import hosts, train
+from rlsys import train
 from rlsys.algorithms.impala_config import Config
-from rlsys.checkpoint import Checkpoints
+from rlsys.learning import hosts
+from rlsys.running.checkpoint import Checkpoints
 from rlsys.types import UserError
 
 SMALL = (
@@ -29,7 +30,9 @@ RUNS = {  # 10 updates of IMPALA, 12 of PPO, none of R2D2 whose processes sample
 }
 SEVERAL = """
 import sys
-from rlsys import hosts, run, train
+from rlsys import train
+from rlsys.learning import hosts
+from rlsys.running import run
 run.prepare_process()
 hosts.start(hosts.Address(sys.argv[1], 2, int(sys.argv[2])))
 hosts.end, end = lambda: None, hosts.end  # there is more than one run
@@ -159,7 +162,7 @@ def test_a_share_is_even_or_refused(monkeypatch):
     monkeypatch.setattr(hosts, "gather", lambda x: [x, x])
     mine = hosts.share(config)
     assert (mine.num_envs, mine.batch_size, mine.env_steps) == (128, 16, config.env_steps)
-    assert [*range(6)][hosts.own(3)] == [3, 4, 5]
+    assert [*range(6)][hosts.local_slice(3)] == [3, 4, 5]
     with pytest.raises(UserError, match="num_envs 33 cannot be shared evenly by 2 processes"):
         hosts.share(Config(num_envs=33, batch_size=33))
     monkeypatch.setattr(hosts, "gather", lambda x: [(Config(seed=1), x[1]), x])

@@ -10,12 +10,14 @@ import optax
 import pytest
 from made_up import close, network_of, params_of, pieces, play, several_devices
 
-from rlsys import learner, networks, policy
+from rlsys import networks
+from rlsys.acting import actor_critic
 from rlsys.algorithms import impala
 from rlsys.algorithms.impala_config import PRESETS, SUITS, Config, preset
 from rlsys.envs import Options
+from rlsys.learning import learner
+from rlsys.learning.optimizer import linear_decay
 from rlsys.losses import popart
-from rlsys.optimizer import linear_decay
 from rlsys.types import TRAJECTORY_SPEC, LearnerState, UserError
 
 T, B = 16, 8
@@ -50,7 +52,7 @@ def compiled(network, num_devices, gradient):
         loss = functools.partial(impala.loss, network, config)
         if not gradient:
             _, (statistics, metrics) = loss(*state, trajectory)
-            return state, (statistics, learner.mean(metrics))
+            return state, (statistics, learner.pmean(metrics))
         grad = learner.value_and_grad(loss)
         (value, (statistics, metrics)), grads = grad(*state, trajectory)
         return state, (value, statistics, metrics, grads)
@@ -519,5 +521,5 @@ def test_act_keeps_the_logits_that_acted():
     assert 0 < (~some).sum() < some.size
     taken = np.take_along_axis(legal, trajectory.action[..., None], -1)[..., 0]
     assert taken[some].all()
-    np.testing.assert_array_equal((trajectory.aux == policy.ILLEGAL).any(-1),
+    np.testing.assert_array_equal((trajectory.aux == actor_critic.ILLEGAL).any(-1),
                                   some & ~legal.all(-1))  # fmt: skip

@@ -17,9 +17,9 @@ import test_ppo
 import test_r2d2
 from made_up import network_of
 
-from rlsys import learner
 from rlsys.algorithms import impala, ppo, r2d2
-from rlsys.minibatches import BATCH_SPEC
+from rlsys.algorithms.ppo_minibatches import BATCH_SPEC
+from rlsys.learning import learner
 from rlsys.types import SAMPLE_SPEC, TRAJECTORY_SPEC
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-import rlsys.log
-from rlsys.log import Log
+import rlsys.running.log
+from rlsys.running.log import Log
 
 
 class Episode(NamedTuple):
@@ -52,7 +52,7 @@ def events(run_dir: Path) -> list[Event]:
 def clock(monkeypatch):
     """Time that passes only when told to: clock[0] += seconds."""
     now = [1000.0]
-    monkeypatch.setattr(rlsys.log.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(rlsys.running.log.time, "perf_counter", lambda: now[0])
     return now
 
 
@@ -140,7 +140,7 @@ def test_shares_of_time_by_threads(tmp_path, clock):
                 clock[0] += 1.0
                 return clock[0]
 
-        rlsys.log.time.perf_counter = tick  # undone by the fixture
+        rlsys.running.log.time.perf_counter = tick  # undone by the fixture
         threads = [threading.Thread(target=spend, args=("environment",)) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -227,7 +227,7 @@ def test_time_left_after_resume_is_by_this_process(tmp_path, clock, capsys):
 def test_a_full_disk_loses_no_line_and_stops_no_run(tmp_path):
     script = """
 import resource, sys
-from rlsys.log import Log
+from rlsys.running.log import Log
 with Log(sys.argv[1], 1000) as log:
     log.write(1, 1, {"loss": 1.0})
     resource.setrlimit(resource.RLIMIT_FSIZE, (400, -1))
@@ -247,7 +247,7 @@ with Log(sys.argv[1], 1000) as log:
 def test_display_in_a_terminal(tmp_path):
     script = """
 import collections, sys, time
-from rlsys.log import Log
+from rlsys.running.log import Log
 Episode = collections.namedtuple("Episode", "episode_return length env task")
 with Log(sys.argv[1], 1000) as log:
     log.say("before [it]")

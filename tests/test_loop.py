@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlsys import actor, train
-from rlsys.log import Log
+from rlsys import train
+from rlsys.acting import actors
+from rlsys.running.log import Log
 from tests.test_train import OTHERS, SMALL
 
 COMPILE = "/jax/core/compile/backend_compile_duration"
@@ -75,7 +76,7 @@ def test_nothing_is_compiled_when_it_is_warm(tmp_path, algorithm, ahead, compile
 
 def test_a_shape_that_changes_is_compiled_for(tmp_path, monkeypatch, compiled, lines):
     """And told of by the test above."""
-    calls, unroll = [], actor.unroll
+    calls, unroll = [], actors.unroll
 
     def changing(*args):
         trajectory, state = unroll(*args)
@@ -86,7 +87,7 @@ def test_a_shape_that_changes_is_compiled_for(tmp_path, monkeypatch, compiled, l
             trajectory = trajectory._replace(steps=steps)
         return trajectory, state
 
-    monkeypatch.setattr(actor, "unroll", changing)
+    monkeypatch.setattr(actors, "unroll", changing)
     assert compiled_when_warm(tmp_path / "run", "impala", 0, compiled, lines)
 
 
@@ -134,8 +135,9 @@ def test_a_transfer_unasked_is_refused(tmp_path, monkeypatch, lines):
 
 MEMORY = """
 import sys, psutil
-from rlsys import run, train
-from rlsys.log import Log
+from rlsys import train
+from rlsys.running import run
+from rlsys.running.log import Log
 
 write = Log.write
 

@@ -12,9 +12,11 @@ import pytest
 from gymnasium import spaces
 from made_up import IMAGES, timesteps
 
-from rlsys import learner, networks, policy
+from rlsys import networks
+from rlsys.acting import actor_critic
 from rlsys.algorithms import impala, ppo, r2d2
 from rlsys.algorithms.impala_config import Config
+from rlsys.learning import learner
 from rlsys.networks.dense import Dense
 from rlsys.networks.recurrent import lstm_scan
 from rlsys.train import algorithm
@@ -43,7 +45,7 @@ def trajectory_of(torso):
 
 def state_of(network, rounded=False, seed=0):
     config = dataclasses.replace(CONFIG, seed=seed)
-    state = policy.make_state(network, config, impala.optimizer(config, 0.0))
+    state = actor_critic.make_state(network, config, impala.optimizer(config, 0.0))
     if not rounded:
         return state
     return state._replace(

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from rlsys.optimizer import adam_of_clipped_parameters, linear_decay, step_metrics
+from rlsys.learning.optimizer import adam_with_clipped_gradients, linear_decay, step_metrics
 
 
 def gradients(num_updates, seed=0):
@@ -41,14 +41,14 @@ def test_linear_decay_runs_to_its_end_and_no_further():
 
 def test_adam_that_clips_nothing_is_adam():
     grads = gradients(120)
-    ours = descend(adam_of_clipped_parameters(0.1, eps=1e-5, clip_sigmas=1e9))(grads)
+    ours = descend(adam_with_clipped_gradients(0.1, eps=1e-5, clip_sigmas=1e9))(grads)
     np.testing.assert_allclose(ours, descend(optax.adam(0.1, eps=1e-5))(grads), rtol=2e-4)
 
 
 def test_adam_clips_each_entry_by_its_own_second_moment():
     """The moment is of gradients that are not clipped, and knows the one that it clips."""
     grads, eps, sigmas = gradients(120), 1e-5, 2.0
-    optimizer = adam_of_clipped_parameters(0.1, eps=eps, clip_sigmas=sigmas)
+    optimizer = adam_with_clipped_gradients(0.1, eps=eps, clip_sigmas=sigmas)
     m, v, expected, clipped = np.zeros(6), np.zeros(6), [], np.zeros((120, 6), bool)
     for t, g in enumerate(np.float64(grads), 1):
         v = 0.999 * v + 0.001 * g**2
@@ -60,7 +60,7 @@ def test_adam_clips_each_entry_by_its_own_second_moment():
     some = clipped[:, ::2].mean(), clipped[:, 1::2].mean()
     assert some[0] > 0.05 and clipped.any(0).all() and not clipped.all(0).any()
     # It would show: without the clip the steps are others.
-    unclipped = descend(adam_of_clipped_parameters(0.1, eps=eps, clip_sigmas=1e9))(grads)
+    unclipped = descend(adam_with_clipped_gradients(0.1, eps=eps, clip_sigmas=1e9))(grads)
     assert np.abs(unclipped - np.array(expected)).max() > 0.02
 
 

@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlsys import envs, learner, train
+from rlsys import envs, train
+from rlsys.acting.actors import make_envs
 from rlsys.algorithms import impala_config, ppo_config, r2d2_config
+from rlsys.learning import learner
 from rlsys.networks.convolution import plain
 from rlsys.plan import __main__ as command
 from rlsys.plan import cost, measure, predict
-from rlsys.plan.expectation import Bytes, Plan, Times
 from rlsys.plan.machine import H100, MACHINES, load
+from rlsys.plan.prediction import Bytes, Plan, Times
 from rlsys.types import UserError
 
 MACHINE = dataclasses.replace(
@@ -174,10 +176,9 @@ def test_every_algorithm_can_be_planned_elsewhere(name, quick):
 
 
 def algorithm_state(name, config):
-    from rlsys import actor
 
     module = train.algorithm(name)[0]
-    return module.make_state(module.make_network(config, actor.make_envs(config)), config)
+    return module.make_state(module.make_network(config, make_envs(config)), config)
 
 
 def test_short_episodes_in_long_sequences_need_more_updates(quick):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from made_up import MASKED, close, network_of, params_of, timesteps
 
-from rlsys import networks, policy
+from rlsys import networks
+from rlsys.acting import actor_critic
 from rlsys.algorithms.impala_config import Config
 from rlsys.losses import popart
 from rlsys.types import CoreState, Timestep
@@ -24,19 +25,19 @@ def softmax(x):
 
 
 def test_illegal_actions_have_no_chance_unless_all_are():
-    logits = policy.legal_logits(LOGITS, {"action_mask": MASK, "x": 0})
+    logits = actor_critic.legal_logits(LOGITS, {"action_mask": MASK, "x": 0})
     pi = np.asarray(jax.nn.softmax(logits))
     assert (pi[~MASK & MASK.any(-1, keepdims=True)] == 0).all()
     np.testing.assert_array_equal(logits[MASK], LOGITS[MASK])
     np.testing.assert_array_equal(logits[:, 2], LOGITS[:, 2])
     for obs in (np.zeros((1, 3, 4)), {"x": np.zeros((1, 3, 4))}):
-        assert policy.legal_logits(LOGITS, obs) is LOGITS
+        assert actor_critic.legal_logits(LOGITS, obs) is LOGITS
 
 
 def test_illegal_actions_have_no_gradient():
     def loss(logits, action):
-        logits = policy.legal_logits(logits, {"action_mask": MASK})
-        terms = policy.log_prob(logits, action) - 0.3 * policy.entropy(logits)
+        logits = actor_critic.legal_logits(logits, {"action_mask": MASK})
+        terms = actor_critic.log_prob(logits, action) - 0.3 * actor_critic.entropy(logits)
         return (terms * np.array([[1.0, -2.0, 3.0]])).sum()
 
     for action in ([[2, 1, 0]], [[1, 0, 0]]):  # the second's were played where these are illegal
@@ -55,17 +56,19 @@ def test_the_parts_of_an_action_add_up():
     for t, b, d in np.ndindex(5, 2, 4):
         log_pi_a[t, b] += np.log(pi[t, b, d, action[t, b, d]])
         entropy[t, b] -= (pi[t, b, d] * np.log(pi[t, b, d])).sum()
-    close(policy.log_prob(logits, action), log_pi_a, rtol=1e-5)
-    close(policy.entropy(logits), entropy, rtol=1e-5)
-    close(policy.log_prob(logits[:, :, 0], action[..., 0]), np.log(
+    close(actor_critic.log_prob(logits, action), log_pi_a, rtol=1e-5)
+    close(actor_critic.entropy(logits), entropy, rtol=1e-5)
+    close(actor_critic.log_prob(logits[:, :, 0], action[..., 0]), np.log(
         np.take_along_axis(pi[:, :, 0], action[..., :1], -1)[..., 0]), rtol=1e-5)  # fmt: skip
-    np.testing.assert_allclose(policy.entropy(jnp.zeros((1, 1, 2, 3))), 2 * np.log(3), rtol=1e-6)
+    np.testing.assert_allclose(
+        actor_critic.entropy(jnp.zeros((1, 1, 2, 3))), 2 * np.log(3), rtol=1e-6
+    )
 
 
 def test_each_environment_has_the_value_of_its_own_task():
     values = np.arange(24.0).reshape(4, 2, 3)
     np.testing.assert_array_equal(
-        policy.value_of(values, np.array([2, 0])), [[2, 3], [8, 9], [14, 15], [20, 21]]
+        actor_critic.value_of(values, np.array([2, 0])), [[2, 3], [8, 9], [14, 15], [20, 21]]
     )
 
 
@@ -81,14 +84,14 @@ def draws(number=4000):
     obs = {"action_mask": jnp.asarray(MASK[0]), "x": jnp.zeros((3, 4))}
     timestep = Timestep(obs, *np.zeros((4, 3)))
     state = CoreState((), np.zeros(3, np.int32), (), ())
-    sample = functools.partial(policy.sample, Same(), None, timestep, state)
+    sample = functools.partial(actor_critic.sample, Same(), None, timestep, state)
     keys = jax.random.split(jax.random.key(0), number)
     return jax.jit(jax.vmap(sample))(keys), jax.jit(functools.partial(sample, greedy=True))(keys[0])
 
 
 def test_actions_are_drawn_from_the_policy():
     (actions, logits, state), _ = draws()
-    pi = softmax(np.asarray(policy.legal_logits(LOGITS, {"action_mask": MASK}))[0])
+    pi = softmax(np.asarray(actor_critic.legal_logits(LOGITS, {"action_mask": MASK}))[0])
     for b in range(3):
         counts = np.bincount(actions[:, b], minlength=3)
         assert (counts[pi[b] == 0] == 0).all()
@@ -114,7 +117,7 @@ def test_a_compiled_policy_uses_each_key_once():
 
     key, seen = jax.random.key(0), []
     for _ in range(3):
-        action, greedy, _, key = policy.make_policy(act, None, greedy=True)((), (), (), key)
+        action, greedy, _, key = actor_critic.make_policy(act, None, greedy=True)((), (), (), key)
         assert greedy
         seen += [int(action), int(jax.random.bits(key))]
     assert len(set(seen)) == 6
@@ -135,10 +138,10 @@ def test_values_stay_when_statistics_jump(mean, scale):
         (logits, values), _ = jax.jit(network.apply)(
             params, steps, np.zeros((5, 3), np.int32), network.initial(3)
         )
-        return logits, popart.unnormalize(statistics, policy.value_of(values, task), task)
+        return logits, popart.unnormalize(statistics, actor_critic.value_of(values, task), task)
 
     for old, new in ((one, two), (two, one)):
-        corrected = policy.preserve_outputs(old, new, params)
+        corrected = actor_critic.preserve_outputs(old, new, params)
         (logits, v), (same_logits, same_v) = outputs(params, old), outputs(corrected, new)
         np.testing.assert_array_equal(logits, same_logits)
         size = np.maximum(popart.scale(old), popart.scale(new)) + abs(old.mean) + abs(new.mean)
@@ -152,12 +155,12 @@ def test_values_stay_when_statistics_jump(mean, scale):
 def test_popart_metrics_name_each_task():
     config = Config(env="Catch-v0,Catch-v0:permute=1", actors=2, popart=True)
     statistics = popart.PopArtState(*jnp.array([[1.0, 2.0], [9.0, 1.0], [1.0, 1.0]]))
-    metrics = policy.popart_metrics(config, statistics)
+    metrics = actor_critic.popart_metrics(config, statistics)
     assert metrics == {
         "popart_mean/Catch-v0": 1.0, "popart_mean/Catch-v0:permute=1": 2.0,
         "popart_scale/Catch-v0": 3.0, "popart_scale/Catch-v0:permute=1": 1.0,
     }  # fmt: skip
-    assert policy.popart_metrics(dataclasses.replace(config, popart=False), statistics) == {}
+    assert actor_critic.popart_metrics(dataclasses.replace(config, popart=False), statistics) == {}
 
 
 def test_the_network_is_made_for_the_tasks():
@@ -167,7 +170,7 @@ def test_the_network_is_made_for_the_tasks():
     config = Config(
         env="Catch-v0,Catch-v0:permute=1", actors=2, hidden_size=24, core_size=12, head_size=6
     )
-    network = policy.make_network(config, [Pool, Pool])
+    network = actor_critic.make_network(config, [Pool, Pool])
     assert (network.hidden_size, network.core_size, network.frame_stack) == (24, 12, 1)
     assert (network.head.num_tasks, network.head.hidden_size) == (2, 6)
     assert network.reward_bound == 1.0
@@ -185,17 +188,17 @@ def test_explained_variance_is_that_of_its_definition(floor):
     v = (target + random.normal(0, [1, 30, 1, 30], (30, 4))).astype(np.float32)
     mask = random.random((30, 4)) < 0.8
     config = Config(env="Catch-v0,Catch-v0:permute=1", actors=2, popart_floor=floor)
-    moments = policy.moments(config, statistics, v, target, task, mask)
-    found = policy.explained_variance(moments)
+    moments = actor_critic.moments(config, statistics, v, target, task, mask)
+    found = actor_critic.explained_variance(moments)
     scale = np.array([2.0, 50.0])[task]
     y, e = (np.float64(x / scale)[mask] for x in (target - statistics.mean[task], target - v))
     square = (floor * np.float64(target / scale)[mask]) ** 2
     np.testing.assert_allclose(found, 1 - e.var() / max(y.var(), square.mean()), rtol=1e-4)
     # Means of two halves, averaged, are those of the whole, as over two devices.
-    halves = [policy.moments(config, statistics, *(x[i::2] for x in (v, target)), task, mask[i::2])
-              for i in range(2)]  # fmt: skip
+    parts = [([x[i::2] for x in (v, target)], mask[i::2]) for i in range(2)]
+    halves = [actor_critic.moments(config, statistics, *x, task, m) for x, m in parts]
     together = jax.tree.map(lambda x, y: (x + y) / 2, *halves)
-    np.testing.assert_allclose(policy.explained_variance(together), found, rtol=1e-4)
+    np.testing.assert_allclose(actor_critic.explained_variance(together), found, rtol=1e-4)
 
 
 def test_explained_variance_of_what_hardly_differs_and_of_nothing():
@@ -204,8 +207,8 @@ def test_explained_variance_of_what_hardly_differs_and_of_nothing():
     target = np.full((8, 4), 100.0, np.float32)
 
     def explained(v, mask=mask):
-        found = policy.moments(config, statistics, v, target, task, mask)
-        return float(policy.explained_variance(found))
+        found = actor_critic.moments(config, statistics, v, target, task, mask)
+        return float(actor_critic.explained_variance(found))
 
     near = target + np.random.default_rng(0).normal(0, 1, target.shape).astype(np.float32)
     assert 0.9 < explained(near) <= 1  # 1 % off, where a tenth is the least that counts

@@ -10,12 +10,13 @@ import optax
 import pytest
 from made_up import close, network_of, params_of, pieces, play, several_devices
 
-from rlsys import learner, policy
+from rlsys.acting import actor_critic
 from rlsys.algorithms import ppo
 from rlsys.algorithms.ppo_config import PRESETS, SUITS, Config, preset
+from rlsys.algorithms.ppo_minibatches import BATCH_SPEC, turns
 from rlsys.envs import Options
+from rlsys.learning import learner
 from rlsys.losses import popart
-from rlsys.minibatches import BATCH_SPEC, turns
 from rlsys.types import TRAJECTORY_SPEC, LearnerState, Timestep, UserError
 
 T, B = 16, 8
@@ -148,7 +149,7 @@ def whole_loss(kind):
     def step(config, state, trajectory):
         new, (batch, _) = ppo.prepare(network_of(kind), config, state, trajectory)
         _, (_, metrics) = ppo.loss(network_of(kind), config, new.params, batch)
-        return state, learner.mean(metrics)
+        return state, learner.pmean(metrics)
 
     return learner.data_parallel(step, mesh, TRAJECTORY_SPEC)
 
@@ -242,7 +243,7 @@ def test_a_batch_is_that_of_the_equations(with_popart):
     (_, values), _ = jax.jit(network.apply)(
         state.params, batch.steps, batch.action[:-1], batch.core_state
     )
-    close(np.where(mask, policy.value_of(values, batch.task), 0), np.where(mask, v_old, 0),
+    close(np.where(mask, actor_critic.value_of(values, batch.task), 0), np.where(mask, v_old, 0),
           atol=2e-5)  # fmt: skip
 
 

@@ -12,9 +12,11 @@ import pytest
 from gymnasium import spaces
 from made_up import several_devices
 
-from rlsys import learner, networks, q_policy
+from rlsys import networks
+from rlsys.acting import epsilon_greedy
 from rlsys.algorithms import r2d2
 from rlsys.algorithms.r2d2_config import PRESETS, Config
+from rlsys.learning import learner
 from rlsys.types import SAMPLE_SPEC, CoreState, Sample, Timestep, Trajectory
 
 A = 3
@@ -53,7 +55,7 @@ def play(num_steps, num_envs=4, seed=0, mean_length=7, params_seed=0, agent=True
         truncated,
     )
     policy = functools.partial(
-        q_policy.make_policy(make_network()), np.full(num_envs, 0.5, np.float32)
+        epsilon_greedy.make_policy(make_network()), np.full(num_envs, 0.5, np.float32)
     )
     state, key = make_network().initial(num_envs), jax.random.key(seed)
     actions, auxs = [], []
@@ -131,8 +133,10 @@ def test_burn_in_is_under_both_parameters():
 
     q, q_target = whole(make_params()), whole(make_params(1))
     steps = jax.tree.map(lambda x: x[b:], trajectory.steps)
-    q_star = q_policy.q_of(q_target, q_policy.greedy(q, steps.obs))[1:]
-    td_error = r2d2.td_errors(CONFIG, q_policy.q_of(q[:-1], trajectory.action[b:]), q_star, steps)
+    q_star = epsilon_greedy.q_of(q_target, epsilon_greedy.greedy(q, steps.obs))[1:]
+    td_error = r2d2.td_errors(
+        CONFIG, epsilon_greedy.q_of(q[:-1], trajectory.action[b:]), q_star, steps
+    )
     squares = (sample.mask[b:] * np.asarray(td_error) ** 2).sum(0)
     value, _, _ = loss_of(CONFIG, sample, target_params=make_params(1))
     np.testing.assert_allclose(value, (sample.weights * squares / 2).mean(), rtol=1e-5)
@@ -220,8 +224,8 @@ def test_episodes_in_one_sequence_equal_each_alone():
     td_error = np.asarray(
         r2d2.td_errors(
             config,
-            q_policy.q_of(q[:-1], sample.trajectory.action),
-            q_policy.q_of(q_target, q_policy.greedy(q, steps.obs))[1:],
+            epsilon_greedy.q_of(q[:-1], sample.trajectory.action),
+            epsilon_greedy.q_of(q_target, epsilon_greedy.greedy(q, steps.obs))[1:],
             steps,
         )
     )
@@ -289,12 +293,12 @@ def test_the_core_sees_previous_action_and_reward_but_at_first():
 
 
 def test_each_environment_explores_with_its_own_rate():
-    epsilon = q_policy.ladder(Config(), 8)
+    epsilon = epsilon_greedy.ladder(Config(), 8)
     np.testing.assert_allclose(epsilon, [0.4 ** (1 + 7 * i / 7) for i in range(8)], rtol=1e-6)
-    policy = functools.partial(q_policy.make_policy(make_network()), epsilon)
+    policy = functools.partial(epsilon_greedy.make_policy(make_network()), epsilon)
     timestep = jax.tree.map(lambda x: np.repeat(x[0, :1], 8, 0), play(1).steps)
     state, key = make_network().initial(8), jax.random.key(0)
-    greedy = functools.partial(q_policy.make_policy(make_network()), np.zeros(8, np.float32))
+    greedy = functools.partial(epsilon_greedy.make_policy(make_network()), np.zeros(8, np.float32))
     best, *_ = greedy(make_params(), timestep, state, key)
     random = np.zeros(8)
     for _ in range(2000):
@@ -307,8 +311,8 @@ def test_each_environment_explores_with_its_own_rate():
 def test_only_legal_actions_are_taken_or_bootstrapped_from():
     q = jnp.array([[[1.0, 5.0, 3.0], [9.0, 2.0, 4.0]]])
     obs = {"action_mask": jnp.array([[[True, False, True], [False, True, False]]])}
-    np.testing.assert_array_equal(q_policy.greedy(q, obs), [[2, 1]])
-    np.testing.assert_array_equal(q_policy.greedy(q, {}), [[1, 0]])
+    np.testing.assert_array_equal(epsilon_greedy.greedy(q, obs), [[2, 1]])
+    np.testing.assert_array_equal(epsilon_greedy.greedy(q, {}), [[1, 0]])
 
     class Same:
         def apply(self, params, steps, action, core_state):
@@ -326,7 +330,7 @@ def test_only_legal_actions_are_taken_or_bootstrapped_from():
 def test_q_of_discretised_actions_is_the_mean_of_their_dimensions():
     q = jnp.arange(12.0).reshape(1, 2, 2, 3)
     action = jnp.array([[[0, 2], [1, 1]]])
-    np.testing.assert_allclose(q_policy.q_of(q, action), [[(0 + 5) / 2, (7 + 10) / 2]])
+    np.testing.assert_allclose(epsilon_greedy.q_of(q, action), [[(0 + 5) / 2, (7 + 10) / 2]])
 
 
 def learn(num_devices, config, optimizer, sample, num_updates=5):

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from rlsys.replay import Replay
-from rlsys.sum_tree import SumTree
+from rlsys.replay.replay import Replay
+from rlsys.replay.sum_tree import SumTree
 from rlsys.types import CoreState, Timestep, Trajectory, UserError
 
 B, STACK = 3, 3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlsys.algorithms.r2d2_config import Config
-from rlsys.replay_ratio import ReplayRatio
+from rlsys.replay.replay_ratio import ReplayRatio
 from tests.test_replay import B, History, make
 
 WHOLE = {"cross_episodes": False, "burn_in": 0, "length": 500, "stride": 500}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rlsys import report, train
+from rlsys import train
+from rlsys.results import report
 
 
 def write_run(folder, config, returns, played=None, algorithm="impala", ended=8):

@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from rlsys import actor, networks, policy, streams
+from rlsys import networks, streams
+from rlsys.acting import actor_critic
+from rlsys.acting.actors import Actors
 from rlsys.algorithms import ppo_config, r2d2
 from rlsys.algorithms.r2d2_config import Config
-from rlsys.log import Silent
+from rlsys.running.log import Silent
 
 SEEDS = range(21)
 
@@ -55,8 +57,8 @@ def test_runs_of_neighbouring_seeds_share_no_key(init_keys):
     for seed in SEEDS:
         config = ppo_config.Config(seed=seed, actors=2)
         optimizer = SimpleNamespace(init=lambda params: ())
-        keys.append(policy.make_state(network, config, optimizer).key)
-        actors = actor.Actors(pools, [None] * 2, network.initial, config, Silent())
+        keys.append(actor_critic.make_state(network, config, optimizer).key)
+        actors = Actors(pools, [None] * 2, network.initial, config, Silent().time)
         keys += [state.key for state in actors.states]
         actors.close()
     keys += init_keys
@@ -83,5 +85,5 @@ def test_replay_and_environments_draw_from_streams_of_their_own():
         r2d2.make_replay(config, network)
     numbers = np.random.SeedSequence(seeds[0].entropy, spawn_key=seeds[0].spawn_key)
     replays = numbers.generate_state(4).tolist()
-    environments = [seed for (seed,) in actor.seeds([Config(num_envs=8, actors=4)], 0)]
+    environments = [seed for (seed,) in seeds([Config(num_envs=8, actors=4)], 0)]
     assert not set(replays) & set(environments)

@@ -15,14 +15,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rlsys import actor, learner, memory, run, train
-from rlsys.checkpoint import Checkpoints
+from rlsys import train
+from rlsys.acting.actors import make_envs, seeds
 from rlsys.envs import Episode
-from rlsys.health import Health
-from rlsys.log import Log
-from rlsys.run import Run
+from rlsys.learning import learner
+from rlsys.replay import memory
+from rlsys.running import run
+from rlsys.running.checkpoint import Checkpoints
+from rlsys.running.health import Health
+from rlsys.running.log import Log
+from rlsys.running.run import Run
 from rlsys.sweep import __main__ as command
-from rlsys.sweep import board, program
+from rlsys.sweep import status, vmapped
 from rlsys.sweep.members import members
 from rlsys.types import UserError
 
@@ -188,8 +192,8 @@ def test_environments_of_a_member_are_those_of_the_run_alone(flicker):
     words = "--env CartPole-v1 --num-envs 8 --batch-size 8 --actors 2 --seed 3 7"
     words += f" --flicker {flicker}"
     configs = [member.config for member in members("impala", words.split())]
-    together = actor.make_envs(*configs)
-    apart = [actor.make_envs(config) for config in configs]
+    together = make_envs(*configs)
+    apart = [make_envs(config) for config in configs]
     random = np.random.default_rng(0)
 
     def play(steps, of_all, of_each):
@@ -207,16 +211,16 @@ def test_environments_of_a_member_are_those_of_the_run_alone(flicker):
     last, lasts = play(60, together, apart)
     assert sum(len(envs.pop_episodes()) for envs in together) > 8
     assert (last.obs[:4] != last.obs[4:]).any()  # members' games differ
-    seeds = actor.seeds(configs, 1)  # at the first checkpoint
+    drawn = seeds(configs, 1)  # at the first checkpoint
     for i in range(2):
-        together[i].restart(seeds[i], last)
+        together[i].restart(drawn[i], last)
         for config, pools, timestep in zip(configs, apart, lasts, strict=True):
-            pools[i].restart(actor.seeds([config], 1)[i][0], timestep)
+            pools[i].restart(seeds([config], 1)[i][0], timestep)
     play(60, together, apart)
 
 
 def test_devices_share_the_members_evenly(swept, tmp_path):
-    sizes = {n: program.make_mesh(n).size for n in (1, 2, 3, 4, 5, 6, 8)}
+    sizes = {n: vmapped.make_mesh(n).size for n in (1, 2, 3, 4, 5, 6, 8)}
     assert sizes == {1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 3, 8: 4}
     folder = tmp_path / "four"
     assert sweep("impala", *WORDS["impala"].split(), "--run-dir", folder) == 0
@@ -457,7 +461,7 @@ def test_the_table_shows_the_best_members(tmp_path):
     found = members("ppo", ["--seeds", "25"])
     logs = [Log(tmp_path / str(i), 100, display=False) for i in range(25)]
     healths = [Health(member.config) for member in found]
-    shown = board.Board(found, logs, healths)
+    shown = status.Board(found, logs, healths)
     episodes = [Episode(float(10 * i), 5, 2 * i + 1, "CartPole-v1") for i in range(24)]
     assert [e.task for e in shown.episodes(episodes, 2)] == [f"seed {i}" for i in range(24)]
     shown.died[23] = 7
@@ -467,6 +471,6 @@ def test_the_table_shows_the_best_members(tmp_path):
     assert lines[1].split() == ["seed", "23", "230", "set", "aside", "at", "learner", "step", "7"]
     assert lines[2].split() == ["seed", "22", "220"]
     assert lines[-2].split() == ["seed", "4", "40"]
-    assert lines[-1].split() == ["and", "5", "more"] and len(lines) == 1 + board.SHOWN + 1
+    assert lines[-1].split() == ["and", "5", "more"] and len(lines) == 1 + status.SHOWN + 1
     for log in logs:
         log.close()

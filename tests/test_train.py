@@ -13,13 +13,14 @@ import jax
 import numpy as np
 import pytest
 
-from rlsys import actor, train
+from rlsys import train
+from rlsys.acting.actors import Actors
 from rlsys.algorithms import r2d2
 from rlsys.algorithms.r2d2_config import Config, preset
-from rlsys.checkpoint import Checkpoints
 from rlsys.envs import Envs, Options
-from rlsys.health import first_not_finite
-from rlsys.log import Log
+from rlsys.running.checkpoint import Checkpoints
+from rlsys.running.health import first_not_finite
+from rlsys.running.log import Log
 
 SMALL = (
     "--env Catch-v0 --num-envs 8 --batch-size 8 --replay-capacity 4000 --learning-starts 400 "
@@ -428,7 +429,7 @@ def test_actors_take_new_parameters_every_refresh_steps(tmp_path):
         return np.zeros(2, np.int32), (), core_state, key
 
     envs = [Envs("CartPole-v1", 2, seed, Options()) for seed in (0, 1)]
-    actors = actor.Actors(envs, [policy] * 2, lambda n: (), config, Log(tmp_path, 1))
+    actors = Actors(envs, [policy] * 2, lambda n: (), config, Log(tmp_path, 1).time)
     for step in range(9):
         unroll = actors.get({"learner_step": jax.numpy.array(step)}, step)
         assert unroll.learner_step == step // 3 * 3

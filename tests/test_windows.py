@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from rlsys import windows
+from rlsys.replay import windows
 
 B = 4
 

@@ -23,7 +23,7 @@ class Case(NamedTuple):
     algorithm: ModuleType
     make_step: Callable[..., made_up.Step]
     config: Any
-    make_network: Callable[..., networks.Agent]
+    make_network: Callable[..., networks.AgentNetwork]
     bar: float
 
 
@@ -46,7 +46,7 @@ def cases(quick: bool) -> dict[str, Case]:
     }
 
 
-def make_network(case: Case, side: int) -> networks.Agent:
+def make_network(case: Case, side: int) -> networks.AgentNetwork:
     """For single images of so many pixels a side, in stacks of 4."""
     fields = ("torso", "hidden_size", "core_size", "head_size", "frame_stack")
     body = {field: getattr(case.config, field) for field in fields}

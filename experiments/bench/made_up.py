@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from gymnasium import spaces
 
-from rlsys import learner, networks
+from rlsys import networks
+from rlsys.learning import learner
 from rlsys.types import SAMPLE_SPEC, TRAJECTORY_SPEC, Sample, Timestep, Trajectory
 
 ACTION = spaces.Discrete(6)
@@ -43,7 +44,9 @@ def timesteps(space: Any, length: int, batch: int, random: np.random.Generator) 
     )
 
 
-def trajectory(network: networks.Agent, act: Callable, length: int, batch: int) -> Trajectory:
+def trajectory(
+    network: networks.AgentNetwork, act: Callable, length: int, batch: int
+) -> Trajectory:
     """As an actor would hand it over; aux is zero.
 
     act: (timestep, core_state, key) -> action, aux, core_state.
@@ -69,13 +72,13 @@ class Step(NamedTuple):
     flops: Callable[[], float]  # by the compiler's count, in which a loop's body counts once
 
 
-def learner_step(algorithm: ModuleType, config: Any, network: networks.Agent) -> Step:
+def learner_step(algorithm: ModuleType, config: Any, network: networks.AgentNetwork) -> Step:
     """What an algorithm learns of one sample from replay or of one unroll of all environments."""
     replays = hasattr(algorithm, "make_replay")
     return (from_sample if replays else _from_unroll)(algorithm, config, network)
 
 
-def from_batch(impala: ModuleType, config: Any, network: networks.Agent) -> Step:
+def from_batch(impala: ModuleType, config: Any, network: networks.AgentNetwork) -> Step:
     """One update of IMPALA on one batch, without the loop over an unroll's batches.
 
     In such a loop XLA's own convolutions are ten times slower on CPUs, and ours are not.
@@ -102,7 +105,7 @@ def _from_unroll(algorithm, config, network) -> Step:
     return Step(call, env_steps, env_steps, flops)
 
 
-def from_sample(r2d2: ModuleType, config: Any, network: networks.Agent) -> Step:
+def from_sample(r2d2: ModuleType, config: Any, network: networks.AgentNetwork) -> Step:
     """One update of R2D2."""
     mesh, length = learner.make_mesh(), config.burn_in + config.length
     state = learner.place(mesh, r2d2.make_state(network, config))

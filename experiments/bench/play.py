@@ -11,9 +11,10 @@ import jax
 import numpy as np
 
 from experiments.bench import clock
-from rlsys import actor, envs
+from rlsys import envs
+from rlsys.acting.actors import Actors, make_envs
 from rlsys.envs.tasks import make_pool
-from rlsys.log import Log
+from rlsys.running.log import Log
 
 
 def envpool_alone(config: Any, num_steps: int) -> Callable[[], object]:
@@ -43,7 +44,7 @@ def envpool_alone(config: Any, num_steps: int) -> Callable[[], object]:
 def act(module: ModuleType, config: Any) -> Callable[[], object]:
     """One action of a run's environments, without stepping them."""
     config = dataclasses.replace(config, actors=1)
-    (pool,) = actor.make_envs(config)
+    (pool,) = make_envs(config)
     network = module.make_network(config, [pool])
     (policy,) = module.make_policies(network, config)
     params = module.make_state(network, config).params
@@ -55,13 +56,13 @@ def act(module: ModuleType, config: Any) -> Callable[[], object]:
 def unroll(module: ModuleType, config: Any) -> Callable[[], object]:
     """One unroll of a run's environments, by one actor in turn with nobody."""
     config = dataclasses.replace(config, actors=1, unrolls_ahead=0)
-    pools = actor.make_envs(config)
+    pools = make_envs(config)
     network = module.make_network(config, pools)
     params = module.make_state(network, config).params
     with tempfile.TemporaryDirectory() as folder:
         log = Log(folder, 1)
     policies = module.make_policies(network, config)
-    actors = actor.Actors(pools, policies, network.initial, config, log)
+    actors = Actors(pools, policies, network.initial, config, log.time)
 
     def call():
         actors.pop_episodes()

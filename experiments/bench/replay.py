@@ -14,10 +14,11 @@ from gymnasium import spaces
 
 from experiments.bench import clock, made_up
 from experiments.bench.figures import Figure, Setting
-from rlsys import memory, networks
+from rlsys import networks
 from rlsys.algorithms import r2d2
 from rlsys.algorithms.r2d2_config import PRESETS
-from rlsys.sum_tree import SumTree
+from rlsys.replay import memory
+from rlsys.replay.sum_tree import SumTree
 
 SEQUENCES = 100_000
 STRIDE_BYTES = 40 * 7_200  # that a sequence adds

@@ -10,7 +10,7 @@ import sys
 
 from experiments.bench import clock
 from experiments.bench.figures import Figure, Setting
-from rlsys import run
+from rlsys.running import run
 
 MARK = "figure: "  # lines of others may come between
 

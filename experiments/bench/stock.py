@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from rlsys.networks import Agent
+from rlsys.networks import AgentNetwork
 from rlsys.types import CoreState
 
 
@@ -50,8 +50,8 @@ class Core(nn.Module):
         return nn.OptimizedLSTMCell(self.size)(carry, x)
 
 
-class StockAgent(Agent):
-    """An Agent of images with their frames already stacked (frame_stack 1)."""
+class StockAgent(AgentNetwork):
+    """An AgentNetwork of images with their frames already stacked (frame_stack 1)."""
 
     @nn.compact
     def __call__(self, steps, action, core_state):
@@ -77,10 +77,10 @@ class StockAgent(Agent):
         state = CoreState(lstm, core_state.a_tm1, core_state.frames, core_state.age)
         return self.head(x), state
 
-    __hash__ = Agent.__hash__
+    __hash__ = AgentNetwork.__hash__
 
 
-def stock(network: Agent) -> StockAgent:
+def stock(network: AgentNetwork) -> StockAgent:
     """The same agent in stock flax, to be given stacked frames."""
     fields = ("action_space", "head", "torso", "hidden_size", "core_size", "conv", "reward_bound")
     height, width, channels = network.observation_space.shape or ()

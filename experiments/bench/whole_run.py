@@ -10,7 +10,9 @@ import json
 import sys
 
 from experiments.bench import clock, made_up, play
-from rlsys import actor, run, train
+from rlsys import train
+from rlsys.acting.actors import make_envs
+from rlsys.running import run
 
 MARK = "parts: "
 SECONDS = 1.0  # that each sample of EnvPool's and the policy's rate takes
@@ -24,7 +26,7 @@ def main(words: list[str]) -> None:
     module.train(config)
     memory = clock.peak_memory()
 
-    pools = actor.make_envs(config)
+    pools = make_envs(config)
     network = module.make_network(config, pools)
     for pool in pools:
         pool.close()

@@ -26,15 +26,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlsys import actor, health, hosts, learner, networks, policy
-from rlsys.actor import Actors
+from rlsys import networks
+from rlsys.acting import actor_critic
+from rlsys.acting.actors import Actors, make_envs
+from rlsys.acting.unroll import Unroll
 from rlsys.algorithms.impala_config import Config
+from rlsys.learning import hosts, learner
+from rlsys.learning.optimizer import linear_decay, step_metrics
 from rlsys.losses import popart
 from rlsys.losses.policy_gradient import baseline_loss, policy_gradient_loss
 from rlsys.losses.ppo import MAX_LOG_RATIO
 from rlsys.losses.vtrace import vtrace
-from rlsys.optimizer import linear_decay, step_metrics
-from rlsys.run import Run
+from rlsys.running import health
+from rlsys.running.run import Run
 from rlsys.types import TRAJECTORY_SPEC, LearnerState, Trajectory
 
 BATCHES_SPEC = learner.stacked(TRAJECTORY_SPEC)
@@ -42,20 +46,20 @@ BATCHES_SPEC = learner.stacked(TRAJECTORY_SPEC)
 
 def act(network, params, timestep, core_state, key, *, greedy: bool = False):
     """a_t for [B] environments; keeps mu's logits for the importance ratios."""
-    return policy.sample(network, params, timestep, core_state, key, greedy=greedy)
+    return actor_critic.sample(network, params, timestep, core_state, key, greedy=greedy)
 
 
 def loss(network, config: Config, params, statistics: popart.PopArtState, trajectory: Trajectory):
     """Of T steps of B environments -> scalar; PopArt's statistics after them, and metrics."""
     steps, a_tm1, task = trajectory.steps, trajectory.action, trajectory.task
     (logits, values), _ = network.apply(params, steps, a_tm1, trajectory.core_state)
-    logits = policy.legal_logits(logits, steps.obs)[:-1]
-    old = policy.statistics_of(config, statistics)
-    v = popart.unnormalize(old, policy.value_of(values, task), task)  # [T + 1, B]
+    logits = actor_critic.legal_logits(logits, steps.obs)[:-1]
+    old = actor_critic.statistics_of(config, statistics)
+    v = popart.unnormalize(old, actor_critic.value_of(values, task), task)  # [T + 1, B]
 
     mask_tm1 = ~steps.first[1:]  # rule 1
-    log_pi_a_tm1 = policy.log_prob(logits, a_tm1)
-    log_rho_tm1 = log_pi_a_tm1 - policy.log_prob(trajectory.aux, a_tm1)
+    log_pi_a_tm1 = actor_critic.log_prob(logits, a_tm1)
+    log_rho_tm1 = log_pi_a_tm1 - actor_critic.log_prob(trajectory.aux, a_tm1)
     log_rho_tm1 = jnp.minimum(log_rho_tm1, MAX_LOG_RATIO)  # lest a metric be inf
     rho_tm1 = jnp.exp(log_rho_tm1)
     rho_tm1 = jax.lax.stop_gradient(jnp.where(mask_tm1, rho_tm1, 0.0))
@@ -70,14 +74,14 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
         clip_pg_rho=config.clip_pg_rho,
     )
 
-    exact = policy.update_statistics(config, statistics, targets.vs_tm1, task, mask_tm1)
-    new = policy.statistics_of(config, exact)
+    exact = actor_critic.update_statistics(config, statistics, targets.vs_tm1, task, mask_tm1)
+    new = actor_critic.statistics_of(config, exact)
     advantage_tm1 = targets.pg_advantage_tm1 / popart.scale(new)[task][None]
     pg_loss = policy_gradient_loss(log_pi_a_tm1, advantage_tm1)
     v_loss = mask_tm1 * baseline_loss(
         popart.normalize(new, v[:-1], task), popart.normalize(new, targets.vs_tm1, task)
     )
-    entropy = mask_tm1 * policy.entropy(logits)
+    entropy = mask_tm1 * actor_critic.entropy(logits)
     total = jnp.mean(pg_loss + config.baseline_cost * v_loss - config.entropy_cost * entropy)
     if config.sum_losses:
         total = total * config.unroll_length * config.batch_size
@@ -90,7 +94,7 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
         "rho_mean": jnp.mean(rho_tm1),
         "rho_clipped": jnp.mean(rho_tm1 > config.clip_rho),  # share
         "kl": jnp.mean(jnp.where(mask_tm1, jnp.expm1(log_rho_tm1) - log_rho_tm1, 0.0)),
-        "moments": policy.moments(config, new, v[:-1], targets.vs_tm1, task, mask_tm1),
+        "moments": actor_critic.moments(config, new, v[:-1], targets.vs_tm1, task, mask_tm1),
     }
     return total, (exact, metrics)
 
@@ -104,7 +108,7 @@ def preserve_outputs(old: popart.PopArtState, new: popart.PopArtState, params, g
     ratio = popart.scale(new) / popart.scale(old)
     grad = networks.value_layer(grads)
     grad = {"kernel": grad["kernel"] * ratio[None], "bias": grad["bias"] * ratio}
-    return policy.preserve_outputs(old, new, params), networks.with_value_layer(grads, grad)
+    return actor_critic.preserve_outputs(old, new, params), networks.with_value_layer(grads, grad)
 
 
 def optimizer(config: Config, rate):
@@ -122,12 +126,12 @@ def update(network, config: Config, state: LearnerState, trajectory: Trajectory)
     """One learner step -> LearnerState, metrics."""
     grad = learner.value_and_grad(functools.partial(loss, network, config))
     (_, (statistics, metrics)), grads = grad(state.params, state.popart, trajectory)
-    old, new = (policy.statistics_of(config, s) for s in (state.popart, statistics))
+    old, new = (actor_critic.statistics_of(config, s) for s in (state.popart, statistics))
     params, grads = preserve_outputs(old, new, state.params, grads)
     rate = linear_decay(config.learning_rate, config.learning_rate_decay, state.progress)
     updates, opt_state = optimizer(config, rate).update(grads, state.opt_state, params)
     params = optax.apply_updates(params, updates)
-    metrics["explained_variance"] = policy.explained_variance(metrics.pop("moments"))
+    metrics["explained_variance"] = actor_critic.explained_variance(metrics.pop("moments"))
     metrics |= step_metrics(config, rate, grads, updates, params)
     state = state._replace(
         params=params, opt_state=opt_state, step=state.step + 1, popart=statistics
@@ -137,7 +141,7 @@ def update(network, config: Config, state: LearnerState, trajectory: Trajectory)
 
 def make_state(network, config: Config) -> LearnerState:
     """The LearnerState before the first step."""
-    return policy.make_state(network, config, optimizer(config, config.learning_rate))
+    return actor_critic.make_state(network, config, optimizer(config, config.learning_rate))
 
 
 def batches(config: Config, trajectory: Trajectory) -> Trajectory:
@@ -158,8 +162,12 @@ def learn(network, config: Config, state: LearnerState, trajectories: Trajectory
     return jax.lax.scan(functools.partial(update, network, config), state, trajectories)
 
 
-make_network, make_policies = policy.make_network, policy.policies_of(act)
-make_player, PLAYERS, SCORE = policy.player_of(act), policy.PLAYERS, policy.SCORE
+make_network, make_policies = actor_critic.make_network, actor_critic.policies_of(act)
+make_player, EVAL_MODES, SCORE = (
+    actor_critic.player_of(act),
+    actor_critic.EVAL_MODES,
+    actor_critic.SCORE,
+)
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
@@ -167,12 +175,12 @@ def train(config: Config, *, resume: bool = False) -> Path:
     mesh = learner.make_mesh(reserved=config.actor_devices)
     learner.check_batch(mesh, config.batch_size)
     own = hosts.share(config)
-    pools = actor.make_envs(own)
+    pools = make_envs(own)
     network = make_network(config, pools)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(Run("impala", config, ["learner", "actors"], resume=resume))
         policies = make_policies(network, config)
-        actors = Actors(pools, policies, network.initial, own, run.log, own.join)
+        actors = Actors(pools, policies, network.initial, own, run.log.time, own.join)
         stack.callback(actors.close)
         learn_all = learner.data_parallel(functools.partial(learn, network), mesh, BATCHES_SPEC)
         state = make_state(network, config)
@@ -185,7 +193,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
         metrics: list = []  # of updates, on the device
         played = np.zeros(network.head.num_tasks)  # unrolls of each task since the last log line
 
-        def learn_from(unroll: actor.Unroll):
+        def learn_from(unroll: Unroll):
             nonlocal state
             trajectories = batches(own, unroll.trajectory)
             num_steps = len(trajectories.task)
@@ -215,9 +223,9 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 with run.log.time("learner"):
                     jax.block_until_ready(metrics)
                     more = health.dead_units(network, state.params, unroll.trajectory)
-                more |= policy.popart_metrics(config, state.popart)
+                more |= actor_critic.popart_metrics(config, state.popart)
                 everyones = sum(hosts.gather(played))
-                run.write(metrics, more | policy.task_shares(config, everyones))
+                run.write(metrics, more | actor_critic.task_shares(config, everyones))
                 metrics.clear()
                 played[:] = 0
             if save:
@@ -225,5 +233,5 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 if not run.ended:
                     actors.restart(run.number)
         params = learner.snapshot(state.params)
-    run.conclude(make_player, network, params, PLAYERS, SCORE)
+    run.conclude(make_player, network, params, EVAL_MODES, SCORE)
     return run.folder

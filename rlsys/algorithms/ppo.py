@@ -28,16 +28,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlsys import actor, health, hosts, learner, policy
-from rlsys.actor import Actors
+from rlsys.acting import actor_critic
+from rlsys.acting.actors import Actors, make_envs
+from rlsys.acting.unroll import Unroll
 from rlsys.algorithms.ppo_config import Config
+from rlsys.algorithms.ppo_minibatches import Batch, minibatch, sequences
+from rlsys.learning import hosts, learner
+from rlsys.learning.optimizer import adam_with_clipped_gradients, linear_decay, step_metrics
 from rlsys.losses import popart
 from rlsys.losses.gae import gae
 from rlsys.losses.policy_gradient import baseline_loss
 from rlsys.losses.ppo import MAX_LOG_RATIO, clipped_surrogate, clipped_value_loss
-from rlsys.minibatches import Batch, minibatch, sequences
-from rlsys.optimizer import adam_of_clipped_parameters, linear_decay, step_metrics
-from rlsys.run import Run
+from rlsys.running import health
+from rlsys.running.run import Run
 from rlsys.types import TRAJECTORY_SPEC, LearnerState, Trajectory, UserError
 
 
@@ -50,8 +53,10 @@ class Aux(NamedTuple):
 
 def act(network, params, timestep, core_state, key, *, greedy: bool = False):
     """a_t for [B] environments."""
-    action, logits, state = policy.sample(network, params, timestep, core_state, key, greedy=greedy)
-    log_mu_a = policy.log_prob(logits[None], action[None])[0]
+    action, logits, state = actor_critic.sample(
+        network, params, timestep, core_state, key, greedy=greedy
+    )
+    log_mu_a = actor_critic.log_prob(logits[None], action[None])[0]
     return action, Aux(log_mu_a, core_state.lstm), state
 
 
@@ -66,8 +71,8 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     """Advantages and targets of an unroll -> LearnerState, (Batch, metrics)."""
     steps, task = trajectory.steps, trajectory.task
     (_, values), _ = network.apply(state.params, steps, trajectory.action, trajectory.core_state)
-    old = policy.statistics_of(config, state.popart)
-    v = popart.unnormalize(old, policy.value_of(values, task), task)  # [T + 1, B]
+    old = actor_critic.statistics_of(config, state.popart)
+    v = popart.unnormalize(old, actor_critic.value_of(values, task), task)  # [T + 1, B]
     advantage = gae(
         v[:-1],
         v[1:],
@@ -77,22 +82,22 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     )
     target = v[:-1] + advantage
     mask = ~steps.first[1:]  # rule 1
-    exact = policy.update_statistics(config, state.popart, target, task, mask)
-    statistics = policy.statistics_of(config, exact)
-    params = policy.preserve_outputs(old, statistics, state.params)
+    exact = actor_critic.update_statistics(config, state.popart, target, task, mask)
+    statistics = actor_critic.statistics_of(config, exact)
+    params = actor_critic.preserve_outputs(old, statistics, state.params)
 
     advantage = advantage / popart.scale(statistics)[task][None]
-    share, mean = learner.mean((jnp.mean(mask), jnp.mean(mask * advantage)))
+    share, mean = learner.pmean((jnp.mean(mask), jnp.mean(mask * advantage)))
     share = jnp.maximum(share, 1e-9)  # all may be resets
     advantage = mask * (advantage - mean / share)
-    moments = policy.moments(config, statistics, v[:-1], target, task, mask)
-    square, v_mean, moments = learner.mean((jnp.mean(advantage**2), jnp.mean(v), moments))
+    moments = actor_critic.moments(config, statistics, v[:-1], target, task, mask)
+    square, v_mean, moments = learner.pmean((jnp.mean(advantage**2), jnp.mean(v), moments))
     deviation = jnp.sqrt(square / share)
     advantage = advantage / (deviation + 1e-8)
     metrics = {
         "v_mean": v_mean,
         "advantage_deviation": deviation,
-        "explained_variance": policy.explained_variance(moments),
+        "explained_variance": actor_critic.explained_variance(moments),
     }
 
     cut, core_state = sequences(network, trajectory, config.sequence_length)
@@ -114,9 +119,9 @@ def loss(network, config: Config, params, batch: Batch):
     """Of S sequences of L steps -> scalar; nothing more, and metrics."""
     action, mask = batch.action, batch.mask
     (logits, values), _ = network.apply(params, batch.steps, action[:-1], batch.core_state)
-    logits = policy.legal_logits(logits, batch.steps.obs)
-    v = policy.value_of(values, batch.task)
-    log_pi_a = policy.log_prob(logits, action)
+    logits = actor_critic.legal_logits(logits, batch.steps.obs)
+    v = actor_critic.value_of(values, batch.task)
+    log_pi_a = actor_critic.log_prob(logits, action)
     pg_loss = mask * clipped_surrogate(
         log_pi_a, batch.log_mu_a, batch.advantage, clip_eps=config.clip_eps
     )
@@ -125,7 +130,7 @@ def loss(network, config: Config, params, batch: Batch):
     else:
         v_loss = baseline_loss(v, batch.target)
     v_loss = mask * v_loss
-    entropy = mask * policy.entropy(logits)
+    entropy = mask * actor_critic.entropy(logits)
     total = jnp.mean(pg_loss + config.value_cost * v_loss - config.entropy_cost * entropy)
     log_ratio = mask * jnp.minimum(log_pi_a - batch.log_mu_a, MAX_LOG_RATIO)  # its exp is finite
     metrics = {
@@ -142,7 +147,9 @@ def loss(network, config: Config, params, batch: Batch):
 def optimizer(config: Config, rate):
     """Adam at a learning rate, on gradients that are clipped by their norm, or entry by entry."""
     if config.clip_entries:
-        return adam_of_clipped_parameters(rate, eps=config.adam_eps, clip_sigmas=config.clip_sigmas)
+        return adam_with_clipped_gradients(
+            rate, eps=config.adam_eps, clip_sigmas=config.clip_sigmas
+        )
     clip = optax.clip_by_global_norm(config.max_gradient_norm)
     return optax.chain(clip, optax.adam(rate, eps=config.adam_eps))
 
@@ -178,7 +185,7 @@ def learn(network, config: Config, state: LearnerState, trajectory: Trajectory):
 
 def make_state(network, config: Config) -> LearnerState:
     """The LearnerState before the first step."""
-    return policy.make_state(network, config, optimizer(config, config.learning_rate))
+    return actor_critic.make_state(network, config, optimizer(config, config.learning_rate))
 
 
 def check_batch(mesh, config: Config) -> None:
@@ -191,8 +198,12 @@ def check_batch(mesh, config: Config) -> None:
         )
 
 
-make_network, make_policies = policy.make_network, policy.policies_of(act)
-make_player, PLAYERS, SCORE = policy.player_of(act), policy.PLAYERS, policy.SCORE
+make_network, make_policies = actor_critic.make_network, actor_critic.policies_of(act)
+make_player, EVAL_MODES, SCORE = (
+    actor_critic.player_of(act),
+    actor_critic.EVAL_MODES,
+    actor_critic.SCORE,
+)
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
@@ -200,12 +211,12 @@ def train(config: Config, *, resume: bool = False) -> Path:
     mesh = learner.make_mesh(reserved=config.actor_devices)
     check_batch(mesh, config)
     own = hosts.share(config)
-    pools = actor.make_envs(own)
+    pools = make_envs(own)
     network = make_network(config, pools)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(Run("ppo", config, ["learner", "actors"], resume=resume))
         policies = make_policies(network, config)
-        actors = Actors(pools, policies, network.initial, own, run.log)
+        actors = Actors(pools, policies, network.initial, own, run.log.time)
         stack.callback(actors.close)
         learn_all = learner.data_parallel(functools.partial(learn, network), mesh, TRAJECTORY_SPEC)
         state = make_state(network, config)
@@ -217,7 +228,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
         settings = learner.place(mesh, config)  # else its numbers would cross at every step
         metrics: list = []  # of updates, on the device
 
-        def learn_from(unroll: actor.Unroll):
+        def learn_from(unroll: Unroll):
             nonlocal state
             with run.log.time("learner"):
                 trajectory = learner.place(mesh, unroll.trajectory, TRAJECTORY_SPEC)
@@ -246,12 +257,12 @@ def train(config: Config, *, resume: bool = False) -> Path:
                     more = health.dead_units(network, state.params, unroll.trajectory)
                 reuse = run.learner_steps * config.num_sequences * config.sequence_length
                 more |= {"sample_reuse": reuse / config.minibatches / run.env_steps}
-                run.write(metrics, more | policy.popart_metrics(config, state.popart))
+                run.write(metrics, more | actor_critic.popart_metrics(config, state.popart))
                 metrics.clear()
             if save:
                 run.save({"learner": state, "actors": actors.states})
                 if not run.ended:
                     actors.restart(run.number)
         params = learner.snapshot(state.params)
-    run.conclude(make_player, network, params, PLAYERS, SCORE)
+    run.conclude(make_player, network, params, EVAL_MODES, SCORE)
     return run.folder

@@ -8,9 +8,9 @@ Departures, and why:
 - Sequences may cross episodes (cross_episodes), so that short episodes fill them. State, targets
   and priorities do not leak from one to the next (tests/test_r2d2.py). Off in "atari".
 - The first window of an episode learns its opening: the paper does not say what is burnt in there.
-- Replay ratio is held: updates wait for data and data for updates (rlsys/replay_ratio.py). The
+- Replay ratio is held: updates wait for data and data for updates (replay/replay_ratio.py). The
   paper's ran free, at 0.8.
-- Continuous actions are discretised (rlsys/q_policy.py).
+- Continuous actions are discretised (rlsys/acting/epsilon_greedy.py).
 """
 
 import contextlib
@@ -23,17 +23,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlsys import actor, envs, health, hosts, learner, networks, q_policy, streams
-from rlsys.actor import Actors
+from rlsys import envs, networks, streams
+from rlsys.acting import epsilon_greedy
+from rlsys.acting.actors import Actors, make_envs
+from rlsys.acting.epsilon_greedy import Aux, greedy, q_of
+from rlsys.acting.unroll import Unroll
 from rlsys.algorithms.r2d2_config import Config
+from rlsys.learning import hosts, learner
+from rlsys.learning.optimizer import linear_decay, step_metrics
 from rlsys.losses.q_learning import identity, n_step_double_q
 from rlsys.losses.r2d2 import sequence_loss, sequence_priority
 from rlsys.losses.value_rescaling import h, h_inv
-from rlsys.optimizer import linear_decay, step_metrics
-from rlsys.q_policy import Aux, greedy, q_of
-from rlsys.replay import Replay
-from rlsys.replay_ratio import ReplayRatio
-from rlsys.run import Run
+from rlsys.replay.replay import Replay
+from rlsys.replay.replay_ratio import ReplayRatio
+from rlsys.running import health
+from rlsys.running.run import Run
 from rlsys.types import SAMPLE_SPEC, LearnerState, Sample, Timestep, Trajectory
 
 
@@ -107,7 +111,7 @@ def optimizer(config: Config, rate):
 
 def update(network, config: Config, state: LearnerState, sample: Sample):
     """One learner step -> LearnerState, (priorities [B], metrics)."""
-    weights = sample.weights / learner.largest(jnp.max(sample.weights))
+    weights = sample.weights / learner.pmax(jnp.max(sample.weights))
     sample = sample._replace(weights=weights)
     grad = learner.value_and_grad(functools.partial(loss, network, config))
     (value, (priorities, metrics)), grads = grad(state.params, state.target_params, sample)
@@ -175,8 +179,12 @@ def initial_priorities(config: Config, trajectory: Trajectory, mask):
     return sequence_priority(td_error, mask, eta=config.priority_eta)
 
 
-act, make_policies = q_policy.act, q_policy.make_policies
-make_player, PLAYERS, SCORE = q_policy.make_player, q_policy.PLAYERS, q_policy.SCORE
+act, make_policies = epsilon_greedy.act, epsilon_greedy.make_policies
+make_player, EVAL_MODES, SCORE = (
+    epsilon_greedy.make_player,
+    epsilon_greedy.EVAL_MODES,
+    epsilon_greedy.SCORE,
+)
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
@@ -184,7 +192,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
     mesh = learner.make_mesh(reserved=config.actor_devices)
     learner.check_batch(mesh, config.batch_size)
     own = hosts.share(config)
-    pools = actor.make_envs(own)
+    pools = make_envs(own)
     network = make_network(config, pools)
     replay, ratio = make_replay(own, network), ReplayRatio(config)
     with contextlib.ExitStack() as stack:
@@ -193,7 +201,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
         )
         run.log.say(replay.memory)
         policies = make_policies(network, config)
-        actors = Actors(pools, policies, network.initial, own, run.log)
+        actors = Actors(pools, policies, network.initial, own, run.log.time)
         stack.callback(actors.close)
         learn = learner.data_parallel(
             functools.partial(update, network), mesh, SAMPLE_SPEC, (learner.SHARDED, jax.P())
@@ -211,7 +219,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
         running: Any = None  # (numbers, priorities) of an update that have not come back
         metrics: list = []  # of updates, on the device
 
-        def learn_from(unroll: actor.Unroll):
+        def learn_from(unroll: Unroll):
             nonlocal state, running
             state = learner.at(mesh, state, run.env_steps / config.env_steps)
             with run.log.time("replay"):
@@ -236,14 +244,14 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 metrics.append(scalars)
             finish_update()
             if due:
-                ratio.learned(due, hosts.total(learned_steps))
+                ratio.learned(due, hosts.all_sum(learned_steps))
 
         def finish_update():
             nonlocal running
             if running:
                 numbers, priorities = running
                 with run.log.time("learner"):
-                    priorities = learner.local(priorities)
+                    priorities = learner.local_shard(priorities)
                 learner.check_finite(priorities, run.learner_steps)
                 replay.set_priorities(numbers, priorities)
             running = None
@@ -269,5 +277,5 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 if not run.ended:
                     actors.restart(run.number)
         params = learner.snapshot(state.params)
-    run.conclude(make_player, network, params, PLAYERS, SCORE)
+    run.conclude(make_player, network, params, EVAL_MODES, SCORE)
     return run.folder

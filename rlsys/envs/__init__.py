@@ -1,7 +1,7 @@
 """EnvPool's single-player tasks as Timesteps."""
 
 from rlsys.envs.envs import Envs, Episode
-from rlsys.envs.shared import shared_spaces
+from rlsys.envs.joint_space import shared_spaces
 from rlsys.envs.tasks import Options, Task, check_task, family, tasks
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Neural networks: the only place that imports flax."""
 
 from rlsys.networks.agent import (
-    Agent,
+    AgentNetwork,
     legal,
     policy_value_network,
     q_network,
@@ -13,7 +13,7 @@ from rlsys.networks.parameters import init, orthogonalize, value_layer, with_val
 from rlsys.networks.units import alive_units
 
 __all__ = [
-    "Agent",
+    "AgentNetwork",
     "alive_units",
     "init",
     "legal",

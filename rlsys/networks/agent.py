@@ -49,7 +49,7 @@ def shape_of_action(space: gymnasium.Space) -> tuple[int, ...]:
     raise UserError(f"actions must be Discrete or MultiDiscrete([k] * D), not {space}")
 
 
-class Agent(nn.Module):
+class AgentNetwork(nn.Module):
     """What head makes of T steps at once.
 
     Make one with q_network() or policy_value_network(), which check the fields.
@@ -151,7 +151,7 @@ def q_network(
     head_size: int = 512,
     bfloat16: bool = False,
     **body,
-) -> Agent:
+) -> AgentNetwork:
     """Q-values by a dueling head: [T, B, A] or [T, B, D, K]. The default sizes are R2D2's.
 
     Args:
@@ -171,7 +171,7 @@ def policy_value_network(
     head_size: int = 0,
     bfloat16: bool = False,
     **body,
-) -> Agent:
+) -> AgentNetwork:
     """Logits [T, B, A] or [T, B, D, K] of a policy, and values [T, B, num_tasks].
 
     The core sees rewards clipped to [-1, 1], as IMPALA's did.
@@ -205,7 +205,7 @@ def agent(
     bfloat16: bool = False,
     pixel_offset: float = 0.0,
     pixel_scale: float = 255.0,
-) -> Agent:
+) -> AgentNetwork:
     """An agent for observations and actions of these spaces.
 
     Args:
@@ -244,7 +244,7 @@ def agent(
     shape_of_action(action_space)
     if not any(is_image(leaf) for leaf in leaves):
         frame_stack = 1
-    return Agent(
+    return AgentNetwork(
         observation_space,
         action_space,
         head,

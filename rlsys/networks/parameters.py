@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from rlsys.networks.agent import Agent, sample_obs
+from rlsys.networks.agent import AgentNetwork, sample_obs
 from rlsys.types import Timestep
 
 
@@ -21,7 +21,7 @@ def with_value_layer(params, layer):
     return {**params, "params": {**params["params"], "head": head}}
 
 
-def init(network: Agent, key: jax.Array):
+def init(network: AgentNetwork, key: jax.Array):
     """Random parameters of network, from its spaces alone."""
     obs = jax.tree.map(lambda x: x[None], sample_obs(network.observation_space))
     flags, numbers = np.zeros((1, 1), bool), np.zeros((1, 1), np.float32)
@@ -50,5 +50,5 @@ def orthogonalize(params, key: jax.Array):
 
 
 @functools.cache
-def _jitted_init(network: Agent):
+def _jitted_init(network: AgentNetwork):
     return jax.jit(network.init)  # traced once for all members of a sweep

@@ -5,10 +5,10 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from rlsys import run
-from rlsys.plan.expectation import Plan
 from rlsys.plan.machine import load
 from rlsys.plan.predict import plan
+from rlsys.plan.prediction import Plan
+from rlsys.running import run
 from rlsys.train import config_of, exit_code, take
 
 

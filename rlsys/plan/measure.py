@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlsys import learner, memory
-from rlsys.actor import Actors
+from rlsys.acting.actors import Actors
 from rlsys.envs import Envs
+from rlsys.learning import learner
 from rlsys.plan.machine import Machine
-from rlsys.plan.work import Work
+from rlsys.plan.workload import Workload
+from rlsys.replay import memory
 
 SECONDS = 5.0  # of each measurement, if once is less
 
@@ -78,7 +79,7 @@ def play(
     watch: Any = Stopwatch()
     inputs = {x: getattr(config, x) for x in ("seed", "unroll_length", "refresh_steps")}
     turn = SimpleNamespace(**inputs, actors=len(pools), unrolls_ahead=0, actor_devices=0)
-    actors = Actors(pools, policies, network.initial, turn, watch)
+    actors = Actors(pools, policies, network.initial, turn, watch.time)
     actors.get(params, 0)
     watch.spent.clear()
     walls: list[float] = []
@@ -142,7 +143,7 @@ def learning(config: Any, mesh, program, state, batch, spec, num_calls: int) -> 
     return begin
 
 
-def replay(work: Work, trajectory) -> tuple[float, float, Work]:
+def replay(work: Workload, trajectory) -> tuple[float, float, Workload]:
     """Seconds to add the round to the replay, and to draw a batch from it; and the work with as
     many updates as the replay ratio asks for, where sequences end with their episodes.
 

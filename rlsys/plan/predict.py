@@ -7,14 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlsys import actor, learner
+from rlsys.acting.actors import make_envs
 from rlsys.envs import family, tasks
 from rlsys.envs.tasks import CHEAP
-from rlsys.memory import num_bytes
+from rlsys.learning import learner
 from rlsys.plan import cost, measure
-from rlsys.plan.expectation import Bytes, Plan, Times
 from rlsys.plan.machine import Machine
-from rlsys.plan.work import WORK, Work
+from rlsys.plan.prediction import Bytes, Plan, Times
+from rlsys.plan.workload import WORK, Workload
+from rlsys.replay.memory import num_bytes
 from rlsys.train import algorithm
 from rlsys.types import UserError
 
@@ -27,7 +28,7 @@ def plan(name: str, config: Any, machine: Machine | None = None) -> Plan:
     Raises:
       UserError: no device is left to learn, or a batch cannot be split over those that are.
     """
-    pools = actor.make_envs(config)
+    pools = make_envs(config)
     network = algorithm(name)[0].make_network(config, pools)
     if machine is None:
         return here(config, pools, WORK[name](config, network))
@@ -35,7 +36,7 @@ def plan(name: str, config: Any, machine: Machine | None = None) -> Plan:
     return elsewhere(config, pools, WORK[name](config, network), machine)
 
 
-def here(config: Any, pools: list, work: Work) -> Plan:
+def here(config: Any, pools: list, work: Workload) -> Plan:
     """Every part is measured by itself."""
     mesh = learner.make_mesh(reserved=config.actor_devices)
     played = measure.play(config, pools, work.policies, work.network, work.state.params)
@@ -53,7 +54,7 @@ def here(config: Any, pools: list, work: Work) -> Plan:
         state = learner.place(mesh, jax.tree.map(jnp.copy, work.state))
         num_calls = max(round(work.programs), 1)
         begin = measure.learning(config, mesh, compiled, state, batch, work.spec, num_calls)
-        pools = actor.make_envs(config)
+        pools = make_envs(config)
         shared = measure.play(
             config, pools, work.policies, work.network, work.state.params, begin
         ).wall
@@ -71,7 +72,7 @@ def here(config: Any, pools: list, work: Work) -> Plan:
     return expect(machine, config, work, times, memory, math.nan)
 
 
-def elsewhere(config: Any, pools: list, work: Work, machine: Machine) -> Plan:
+def elsewhere(config: Any, pools: list, work: Workload, machine: Machine) -> Plan:
     """What the host does is measured here, what devices do is counted."""
     num_learners = machine.devices - config.actor_devices
     if num_learners < 1:
@@ -82,7 +83,7 @@ def elsewhere(config: Any, pools: list, work: Work, machine: Machine) -> Plan:
     inputs = (params, pools[0].reset(), work.network.initial(pools[0].num_envs))
     idle = [measure.without_network(work.network, x, *inputs) for x in work.policies]
     played = measure.play(config, pools, idle, work.network, params)
-    alone = measure.play(config, actor.make_envs(config)[:1], idle[:1], work.network, params)
+    alone = measure.play(config, make_envs(config)[:1], idle[:1], work.network, params)
     add, draw, work = measure.replay(work, played.trajectory)
     add, draw = add / machine.core_speed, draw / machine.core_speed
 
@@ -138,7 +139,7 @@ def elsewhere(config: Any, pools: list, work: Work, machine: Machine) -> Plan:
     return expect(machine, config, work, times, memory, busy)
 
 
-def expect(machine, config, work: Work, times: Times, memory: Bytes, busy: float) -> Plan:
+def expect(machine, config, work: Workload, times: Times, memory: Bytes, busy: float) -> Plan:
     env_steps = config.num_envs * config.unroll_length
     ahead = config.unrolls_ahead > 0
     return Plan(machine, ahead, env_steps, work.learner_steps, times, memory, busy)
@@ -169,7 +170,7 @@ def split(avals: Any, spec: Any, num_devices: int):
     return jax.tree.map(share, spec, avals, is_leaf=lambda s: isinstance(s, jax.P))
 
 
-def memory_of(config, work: Work, trajectory, batch, compiled, num_devices: int) -> Bytes:
+def memory_of(config, work: Workload, trajectory, batch, compiled, num_devices: int) -> Bytes:
     """batch: of num_devices devices."""
     state = work.state
     unrolls = (config.unrolls_ahead + 1) * 2 * num_bytes(trajectory)  # steps, and stacked

@@ -9,7 +9,8 @@ import shlex
 import sys
 import time
 
-from rlsys import run, train
+from rlsys import train
+from rlsys.running import run
 from rlsys.sweep.members import Member, members
 from rlsys.sweep.sweep import of_json, sweep
 from rlsys.types import UserError

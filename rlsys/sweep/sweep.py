@@ -9,16 +9,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlsys import actor, evaluate, learner, memory, train
-from rlsys.checkpoint import Checkpoints
+from rlsys import train
+from rlsys.acting.actors import Actors, make_envs
+from rlsys.acting.unroll import Unroll
 from rlsys.config import from_dict
-from rlsys.health import Health
-from rlsys.log import Log
-from rlsys.run import Run
-from rlsys.sweep import program
-from rlsys.sweep.board import Board
-from rlsys.sweep.learners import FromReplays, FromUnrolls, Metrics
+from rlsys.learning import learner
+from rlsys.replay import memory
+from rlsys.results import evaluate
+from rlsys.running.checkpoint import Checkpoints
+from rlsys.running.health import Health
+from rlsys.running.log import Log
+from rlsys.running.run import Run
+from rlsys.sweep import vmapped
 from rlsys.sweep.members import Member, check_together
+from rlsys.sweep.status import Board
+from rlsys.sweep.updates import FromReplays, FromUnrolls, Metrics
 
 
 def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bool = False) -> Path:
@@ -37,17 +42,17 @@ def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bo
     module = train.algorithm(algorithm)[0]
     content = {"algorithm": algorithm, "members": [_to_json(member) for member in members]}
     configs = [dataclasses.replace(m.config, run_dir=folder) for m in members]
-    config, pools = configs[0], actor.make_envs(*configs)
-    num, mesh = len(members), program.make_mesh(len(members), config.actor_devices)
+    config, pools = configs[0], make_envs(*configs)
+    num, mesh = len(members), vmapped.make_mesh(len(members), config.actor_devices)
     network = module.make_network(config, pools)
     join = getattr(config, "join", config.actors)
-    policies = program.make_policies([module.make_policies(network, c) for c in configs])
+    policies = vmapped.make_policies([module.make_policies(network, c) for c in configs])
     kind = FromReplays if hasattr(module, "make_replay") else FromUnrolls
     learners = kind(module, network, configs, mesh, join)
-    states = program.stack([module.make_state(network, c) for c in configs])
-    states = learner.place(mesh, states, program.SHARDED)
+    states = vmapped.stack([module.make_state(network, c) for c in configs])
+    states = learner.place(mesh, states, vmapped.SHARDED)
     print(f"compiling {num} members as one program, for {mesh.size} device(s)", flush=True)
-    example = program.example(policies[0], states.params, network, config, num, join)
+    example = vmapped.example(policies[0], states.params, network, config, num, join)
     needs = learners.compile(states, example)
     print(memory.check_sweep(num, *needs, mesh.devices.flat), flush=True)
     with contextlib.ExitStack() as stack:
@@ -63,14 +68,14 @@ def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bo
         ]
         board = Board(members, logs, healths)
         run.log.display.below, run.log.display.num_members = board.table, num
-        actors = actor.Actors(
-            pools, policies, network.initial, config, run.log, join, members=configs
+        actors = Actors(
+            pools, policies, network.initial, config, run.log.time, join, members=configs
         )
         stack.callback(actors.close)
         if resume:
             templates = {"learner": states, "actors": actors.states}
             trees, meta = run.restore(templates | dict.fromkeys(learners.trees))
-            states = learner.place(mesh, trees["learner"], program.SHARDED)
+            states = learner.place(mesh, trees["learner"], vmapped.SHARDED)
             actors.states = trees["actors"]
             learners.restore(trees, meta)
             board.restore(meta)
@@ -78,10 +83,10 @@ def sweep(algorithm: str, members: list[Member], folder: str = "", *, resume: bo
         metrics: Metrics = []
         share = config.num_envs // config.actors
 
-        def learn_from(unroll: actor.Unroll):
+        def learn_from(unroll: Unroll):
             nonlocal states
             progress = np.full(num, run.env_steps / config.env_steps, np.float32)
-            states = states._replace(progress=learner.place(mesh, progress, program.SHARDED))
+            states = states._replace(progress=learner.place(mesh, progress, vmapped.SHARDED))
             states, more = learners.learn(run, states, unroll)
             metrics.extend(more)
             run.env_steps += unroll.env_steps // num
@@ -123,13 +128,13 @@ def _conclude(algorithm, module, network, configs, states, run: Run, board: Boar
         if i in board.died:
             rows.append(row | {"set_aside_at": board.died[i]})
             continue
-        state = program.one(states, i)
+        state = vmapped.one(states, i)
         own = dataclasses.replace(config, run_dir=str(path))
         Run.write_config(path, {"algorithm": algorithm, "config": dataclasses.asdict(own)})
         counters = {"counters": {"checkpoint": 1, **steps}}
         Checkpoints(path / "checkpoints").save(1, {"learner": state}, counters)
         played = evaluate.play_tasks(
-            module.make_player, config, network, state.params, module.PLAYERS,
+            module.make_player, config, network, state.params, module.EVAL_MODES,
             config.eval_episodes,
         )  # fmt: skip
         results = evaluate.write(path, module.SCORE, played)["results"]

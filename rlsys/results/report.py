@@ -1,6 +1,6 @@
 """What runs and sweeps came to, side by side: a table and learning curves.
 
-python -m rlsys.report RUN [RUN ...] [--out runs/report]     writes report.md and curves.png there
+python -m rlsys.results.report RUN [RUN ...] [--out DIR]    writes report.md and curves.png
 
 Runs that differ in nothing but the seed are one agent, of whom the mean is shown.
 """
@@ -15,8 +15,10 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from rlsys import evaluate, records, run, train
-from rlsys.log import TASK_RETURN
+from rlsys import train
+from rlsys.results import evaluate
+from rlsys.running import metrics_file, run
+from rlsys.running.log import TASK_RETURN
 from rlsys.types import UserError
 
 OUT = "runs/report"
@@ -75,7 +77,7 @@ def collect(folder: Path) -> tuple[Rows, Rows]:
     Raises:
       UserError: the evaluation was written before scores were named.
     """
-    lines = records.read(folder)
+    lines = metrics_file.read(folder)
     path = folder / "evaluation.json"
     found = json.loads(path.read_text()) if path.exists() else {"score": None, "results": {}}
     if "results" not in found:

@@ -97,7 +97,7 @@ def end() -> None:
 def leave(code: int) -> None:
     """Ends this process, also amid a run: the others are told that it is gone."""
     if jax.distributed.is_initialized():  # an ordinary exit would wait for them
-        if first() and code:
+        if is_primary() and code:
             time.sleep(2)  # who fails for the same reason says so: without process 0 jax aborts
         sys.stdout.flush()
         sys.stderr.flush()
@@ -120,7 +120,7 @@ def index() -> int:
     return jax.process_index()
 
 
-def first() -> bool:
+def is_primary() -> bool:
     """Whether this is the process that writes and speaks."""
     return index() == 0
 
@@ -146,38 +146,38 @@ def share(config: Any):
     return dataclasses.replace(config, **{name: n // count() for name, n in totals.items()})
 
 
-def own(number: int) -> slice:
+def local_slice(number: int) -> slice:
     """Of what all processes have in turn, this one's, if each has so many."""
     return slice(index() * number, (index() + 1) * number)
 
 
-def largest(number: int) -> int:
+def all_max(number: int) -> int:
     """Of all processes' numbers. Here all meet: each must call it as often as the others."""
     if count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
-def total(number: int) -> int:
-    """The sum of all processes' numbers. Here all meet, as in largest."""
+def all_sum(number: int) -> int:
+    """The sum of all processes' numbers. Here all meet, as in all_max."""
     if count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.int32(number)).astype(np.int64).sum())
 
 
 def gather(x: Any) -> list[Any]:
-    """Every process's x, which pickle must hold. Here all meet, as in largest."""
+    """Every process's x, which pickle must hold. Here all meet, as in all_max."""
     if count() == 1:
         return [x]
     data = np.frombuffer(pickle.dumps(x), np.uint8)
-    row = np.zeros(1 << largest(len(data)).bit_length(), np.uint8)  # a program for each length
+    row = np.zeros(1 << all_max(len(data)).bit_length(), np.uint8)  # a program for each length
     row[: len(data)] = data
     return [pickle.loads(row.tobytes()) for row in multihost_utils.process_allgather(row)]
 
 
-def meet() -> None:
+def barrier() -> None:
     """Waits until all processes are here."""
-    largest(0)
+    all_max(0)
 
 
 def _first_line(error: Exception) -> str:

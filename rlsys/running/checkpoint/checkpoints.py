@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlsys.checkpoint.arrays import describe, read_arrays, to_numpy, write_arrays
-from rlsys.checkpoint.manifest import (
+from rlsys.running.checkpoint.arrays import describe, read_arrays, to_numpy, write_arrays
+from rlsys.running.checkpoint.manifest import (
     FORMAT,
     CheckpointError,
     Damaged,

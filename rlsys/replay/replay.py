@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlsys import rings, windows
-from rlsys.memory import check_replay, row_bytes
-from rlsys.sum_tree import SumTree
+from rlsys.replay import rings, windows
+from rlsys.replay.memory import check_replay, row_bytes
+from rlsys.replay.sum_tree import SumTree
 from rlsys.types import CoreState, Sample, Timestep, Trajectory, UserError
 
 MIN_PRIORITY = 1e-6  # so that a sequence without error can still be drawn

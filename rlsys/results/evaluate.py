@@ -17,7 +17,7 @@ RESAMPLES = 2_000  # of the bootstrap
 GIF_FRAMES = 500
 
 
-class Player(NamedTuple):
+class EvalPolicy(NamedTuple):
     """A policy and the environments that it plays in."""
 
     envs: Envs
@@ -26,7 +26,7 @@ class Player(NamedTuple):
     seed: int
 
 
-def play(player: Player, params: Any, num_episodes: int) -> list[Episode]:
+def play(player: EvalPolicy, params: Any, num_episodes: int) -> list[Episode]:
     """Plays num_episodes episodes, in rounds of one in each environment: were the next begun as
     soon as one has ended, short ones would be overcounted.
 
@@ -62,7 +62,7 @@ def play_tasks(
     """Plays num_episodes of each kind in each task: episodes by "kind" or, of several tasks, by
     "kind task". All kinds meet the same environments.
 
-    make_player: (config, network, Task, num_environments, seed, kind) -> Player.
+    make_player: (config, network, Task, num_environments, seed, kind) -> EvalPolicy.
     """
     found = tasks(config.env, config.task)
     rounds = -(-num_episodes // config.num_envs)
@@ -129,7 +129,7 @@ def describe(name: str, result: dict[str, float]) -> str:
     return words
 
 
-def record(path: Path, player: Player, params: Any) -> None:
+def record(path: Path, player: EvalPolicy, params: Any) -> None:
     """Writes the first episode of environment 0, or its first GIF_FRAMES steps, as a gif.
 
     Raises:

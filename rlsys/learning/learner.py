@@ -76,7 +76,7 @@ def stacked(spec, over=None):
     return jax.tree.map(lambda s: jax.P(over, *s), spec, is_leaf=lambda s: isinstance(s, jax.P))
 
 
-def local(x) -> np.ndarray:
+def local_shard(x) -> np.ndarray:
     """This process's rows of what is sharded; waits for it."""
     rows = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
     return np.concatenate([np.asarray(rows[start]) for start in sorted(rows)])
@@ -93,7 +93,7 @@ def value_and_grad(loss):
         # Otherwise jax sums the gradient of replicated params by itself, leaf by leaf.
         params = jax.lax.pcast(params, BATCH, to="varying")
         (value, (aux, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params, *args)
-        value, metrics, grads = mean((value, metrics, grads))
+        value, metrics, grads = pmean((value, metrics, grads))
         return (value, (aux, metrics)), grads
 
     return mean_value_and_grad
@@ -113,7 +113,7 @@ def data_parallel(update, mesh, batch_spec, out_spec=REPLICATED):
     return jax.jit(mapped, donate_argnums=1)
 
 
-def mean(tree):
+def pmean(tree):
     """The mean over all devices of each leaf, inside update, by one all-reduce."""
     if jax.lax.axis_size(BATCH) == 1:
         return jax.lax.pmean(tree, BATCH)  # costs nothing
@@ -121,12 +121,12 @@ def mean(tree):
     return unravel(jax.lax.pmean(vector, BATCH))
 
 
-def largest(x):
+def pmax(x):
     """The largest of x over all devices, inside update."""
     return jax.lax.pmax(x, BATCH)
 
 
-def rows(num_rows: int):
+def global_rows(num_rows: int):
     """Numbers of this device's rows among those of all devices: [num_rows] int32, inside update."""
     return jax.lax.axis_index(BATCH) * num_rows + jnp.arange(num_rows)
 

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlsys import learner, memory
-from rlsys.actor import Unroll
-from rlsys.replay_ratio import ReplayRatio
-from rlsys.run import Run
-from rlsys.sweep import program
+from rlsys.acting.actors import Unroll
+from rlsys.learning import learner
+from rlsys.replay import memory
+from rlsys.replay.replay_ratio import ReplayRatio
+from rlsys.running.run import Run
+from rlsys.sweep import vmapped
 from rlsys.types import SAMPLE_SPEC, Sample, Trajectory
 
 Metrics = list[dict[str, Any]]  # each [S] or [S, N updates]; "due" [S] bool: who made the update
@@ -27,16 +28,16 @@ class FromUnrolls:
         """module: of the algorithm. num_actors: whose unrolls come side by side."""
         self._module, self._configs, self._mesh = module, configs, mesh
         self._num_actors = num_actors
-        self._numbers = program.place_numbers(mesh, configs)
-        self._spec = program.of_members(module.BATCHES_SPEC)
+        self._numbers = vmapped.place_numbers(mesh, configs)
+        self._spec = vmapped.of_members(module.BATCHES_SPEC)
         learn = functools.partial(module.learn, network)
-        self._learn = program.make_program(learn, mesh, module.BATCHES_SPEC)
+        self._learn = vmapped.make_program(learn, mesh, module.BATCHES_SPEC)
 
     def _batch(self, trajectory: Trajectory) -> Any:
         """What all members learn from, [S, ...], on the devices."""
-        parts = program.split(trajectory, len(self._configs), self._num_actors)
+        parts = vmapped.split(trajectory, len(self._configs), self._num_actors)
         pairs = zip(self._configs, parts, strict=True)
-        batch = program.stack([self._module.batches(config, part) for config, part in pairs])
+        batch = vmapped.stack([self._module.batches(config, part) for config, part in pairs])
         return learner.place(self._mesh, batch, self._spec)
 
     def compile(self, states: Any, trajectory: Trajectory) -> tuple[int, int]:
@@ -44,7 +45,7 @@ class FromUnrolls:
         the devices."""
         batch = self._batch(trajectory)
         args = (self._numbers, states, batch)
-        self._learn, on_devices = program.compile_program(self._learn, self._mesh, *args)
+        self._learn, on_devices = vmapped.compile_program(self._learn, self._mesh, *args)
         return 2 * memory.num_bytes(batch), on_devices  # the unroll, and its members' parts
 
     def learn(self, run: Run, states: Any, unroll: Unroll) -> tuple[Any, Metrics]:
@@ -77,14 +78,14 @@ class FromReplays:
         """As of FromUnrolls."""
         self._module, self._configs, self._mesh = module, configs, mesh
         self._num_actors = num_actors
-        self._numbers = program.place_numbers(mesh, configs)
+        self._numbers = vmapped.place_numbers(mesh, configs)
         self._replays = [module.make_replay(config, network) for config in configs]
         self._ratios = [ReplayRatio(config) for config in configs]
         self.trees = tuple(f"replay-{i}" for i in range(len(configs)))
         batch_spec = SAMPLE_SPEC, jax.P()
-        self._spec = program.of_members(batch_spec)
+        self._spec = vmapped.of_members(batch_spec)
         update = functools.partial(self._update_if_due, network)
-        self._update = program.make_program(update, mesh, batch_spec, (jax.P("batch"), jax.P()))
+        self._update = vmapped.make_program(update, mesh, batch_spec, (jax.P("batch"), jax.P()))
         self._first_priorities = jax.jit(jax.vmap(module.initial_priorities))
 
     def _update_if_due(self, network, config, state, batch):
@@ -99,7 +100,7 @@ class FromReplays:
         the full replays take, and of the devices."""
         samples = self._sample_shapes(trajectory)
         args = (self._numbers, states, samples)
-        self._update, on_devices = program.compile_program(self._update, self._mesh, *args)
+        self._update, on_devices = vmapped.compile_program(self._update, self._mesh, *args)
         replays = sum(replay.nbytes for replay in self._replays)
         on_host = replays + 2 * memory.num_bytes(samples)  # each member's sample, and their stack
         return on_host, on_devices
@@ -132,7 +133,7 @@ class FromReplays:
         metrics."""
         batch_size = self._configs[0].batch_size
         with run.log.time("replay"):
-            parts = program.split(unroll.trajectory, len(self._configs), self._num_actors)
+            parts = vmapped.split(unroll.trajectory, len(self._configs), self._num_actors)
             added = [r.add(part) for r, part in zip(self._replays, parts, strict=True)]
             self._first(added)
         env_steps = run.env_steps + unroll.env_steps // len(self._configs)
@@ -148,7 +149,7 @@ class FromReplays:
                 for k, (_, sample) in drawn.items():
                     learned[k] += sample.mask.sum()
                 some = next(iter(drawn.values()))  # in place of what the others would draw
-                samples = program.stack([drawn.get(k, some)[1] for k in range(len(due))])
+                samples = vmapped.stack([drawn.get(k, some)[1] for k in range(len(due))])
             self._give(run, waiting)
             with run.log.time("learner"):
                 batch = learner.place(self._mesh, (samples, i < due), self._spec)
@@ -172,7 +173,7 @@ class FromReplays:
             return np.pad(x, [(0, 0), (0, most - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
 
         learned = [jax.tree.map(widen, (part, mask)) for _, part, mask in added]
-        priorities = self._first_priorities(self._numbers, *program.stack(learned))
+        priorities = self._first_priorities(self._numbers, *vmapped.stack(learned))
         self._set(dict(enumerate(numbers for numbers, _, _ in added)), np.asarray(priorities))
 
     def _give(self, run: Run, waiting: tuple[Any, Any] | None) -> None:

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlsys import learner, networks
+from rlsys import networks
+from rlsys.learning import learner
 from rlsys.types import Timestep, Trajectory
 
 MEMBER = "member"
@@ -84,7 +85,7 @@ def compile_program(program, mesh, *args) -> tuple[Callable, int]:
 
 
 def make_policies(policies: list[list[Callable]]) -> list[Callable]:
-    """Of each actor one policy for all members, as actor.unroll takes it.
+    """Of each actor one policy for all members, as unroll takes it.
 
     policies: of each member those of its actors: one jitted function, or functools.partial of it
     with arguments of the member's own. All members' environments stand side by side, [S * B], and

@@ -11,7 +11,7 @@ checksum here; and its CheckpointManager lets a checkpoint count before that cou
 Orbax's Checkpointer writes into a folder of another name, which is renamed when it is complete.
 """
 
-from rlsys.checkpoint.checkpoints import Checkpoints
-from rlsys.checkpoint.manifest import CheckpointError
+from rlsys.running.checkpoint.checkpoints import Checkpoints
+from rlsys.running.checkpoint.manifest import CheckpointError
 
 __all__ = ["CheckpointError", "Checkpoints"]

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlsys import hosts, learner, networks
-from rlsys.checks import CHECKS, Check, Line
+from rlsys import networks
+from rlsys.learning import hosts, learner
+from rlsys.running.checks import CHECKS, Check, Line
 from rlsys.types import Trajectory
 
 LINES = 3  # of the log in a row, at least, before a check warns, and before it no longer does
@@ -114,7 +115,9 @@ class Health:
         return f"health: {'; '.join(found) or 'no warnings'}"
 
 
-def dead_units(network: networks.Agent, params: Any, trajectory: Trajectory) -> dict[str, float]:
+def dead_units(
+    network: networks.AgentNetwork, params: Any, trajectory: Trajectory
+) -> dict[str, float]:
     """The share of hidden units (of convolutions: channels) that are 0 all over an unroll of every
     process; collective, so all must call it.
 
@@ -128,7 +131,7 @@ def dead_units(network: networks.Agent, params: Any, trajectory: Trajectory) -> 
 
 
 @functools.cache
-def _alive_units(network: networks.Agent) -> Callable:
+def _alive_units(network: networks.AgentNetwork) -> Callable:
     return jax.jit(functools.partial(networks.alive_units, network))
 
 

@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlsys import envs, evaluate, hosts, networks
+from rlsys import envs, networks
+from rlsys.learning import hosts
+from rlsys.results import evaluate
 from rlsys.types import Timestep
 
-PLAYERS = ("greedy", "ladder")
+EVAL_MODES = ("greedy", "ladder")
 # Q-learning learns the values of the greedy policy; the ladder's random actions only explore.
 SCORE = "greedy"
 
@@ -79,15 +81,15 @@ def make_policy(network) -> Callable:
 def make_policies(network, config: Any) -> list[Callable]:
     """Of each of this process's actors: its rungs of the ladder."""
     epsilons = np.split(ladder(config, config.num_envs), config.actors * hosts.count())
-    mine = epsilons[hosts.own(config.actors)]
+    mine = epsilons[hosts.local_slice(config.actors)]
     return [functools.partial(make_policy(network), epsilon) for epsilon in mine]
 
 
 def make_player(
     config: Any, network, task: envs.Task, num_envs: int, seed: int, kind: str, *, render=False
-) -> evaluate.Player:
+) -> evaluate.EvalPolicy:
     """As evaluate.play_tasks takes it. kind: "greedy", or "ladder" to explore as in training."""
     pool = envs.Envs(task.env, num_envs, seed, task.options, render=render, name=task.name)
     epsilon = np.zeros(num_envs, np.float32) if kind == "greedy" else ladder(config, num_envs)
     policy = functools.partial(make_policy(network), epsilon)
-    return evaluate.Player(pool, policy, network.initial(num_envs), seed)
+    return evaluate.EvalPolicy(pool, policy, network.initial(num_envs), seed)

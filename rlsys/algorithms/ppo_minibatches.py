@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlsys import learner, networks
+from rlsys import networks
+from rlsys.learning import learner
 from rlsys.types import BATCH_MAJOR, TIME_MAJOR, CoreState, LearnerState, Trajectory
 
 
@@ -88,7 +89,7 @@ def minibatch(config: Any, state: LearnerState, batch: Batch) -> Batch:
     """
     epoch, number = state.step // config.minibatches, state.step % config.minibatches
     groups = batch.task.shape[0] // config.minibatches
-    rows = learner.rows(groups)
+    rows = learner.global_rows(groups)
     key = jax.random.fold_in(state.key, epoch)
     drawn = jax.random.bits(key, (groups * jax.lax.axis_size(learner.BATCH),))[rows]
     turn = turns(drawn, number, config.minibatches)  # [groups]

@@ -16,11 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlsys import evaluate, hosts
-from rlsys.checkpoint import CheckpointError, Checkpoints
 from rlsys.envs import tasks
-from rlsys.health import Health, first_not_finite
-from rlsys.log import Log, Silent
+from rlsys.learning import hosts
+from rlsys.results import evaluate
+from rlsys.running.checkpoint import CheckpointError, Checkpoints
+from rlsys.running.health import Health, first_not_finite
+from rlsys.running.log import Log, Silent
 from rlsys.types import UserError
 
 
@@ -60,7 +61,7 @@ class Run:
         keep = config.keep_checkpoints + (hosts.count() > 1)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep)
         self._own = self.checkpoints
-        if not hosts.first():
+        if not hosts.is_primary():
             self._own = Checkpoints(self.folder / f"checkpoints/process-{hosts.index()}", keep)
         self._signal = 0  # that asked to stop
         self._config = config
@@ -83,7 +84,7 @@ class Run:
         self.log: Log = Silent()
         # Members of a sweep have each their own.
         self._health = None if "members" in self._content else Health(config)
-        if hosts.first():
+        if hosts.is_primary():
             resume_at = self.env_steps if resume else None
             group = config.num_envs * len(self._content.get("members", [config]))
             options = {"group": group, "health": self._health}
@@ -104,11 +105,11 @@ class Run:
         if isinstance(error, FloatingPointError):
             kept = [f"checkpoint {n}" for n in self.checkpoints.numbers()[-1:]] or ["no checkpoint"]
             raise FloatingPointError(f"{error}; {kept[0]} is kept in {self.folder}") from error
-        if self.stopped and not error and hosts.first():
+        if self.stopped and not error and hosts.is_primary():
             print(f"stopped; to go on: {self._goes_on}")
 
     def _print_health(self) -> None:
-        if self._health and hosts.first():
+        if self._health and hosts.is_primary():
             print(self._health.summary(), flush=True)
 
     def _on_signal(self, number, _):
@@ -132,7 +133,7 @@ class Run:
             way_out = self._goes_on if self.checkpoints.numbers() else removed
             raise UserError(f"{self.folder} holds a run already, {way_out}")
         self.write_config(self.folder, self._content)
-        hosts.meet()
+        hosts.barrier()
         seen = hosts.gather((self.folder / "config.json").exists())
         if not all(seen):
             raise UserError(
@@ -152,7 +153,7 @@ class Run:
                 f"{self.folder} is a run of {processes} processes, and cannot go on with "
                 f"{hosts.count()}"
             )
-        trees = [name for name in trees if hosts.first() or name != "learner"]
+        trees = [name for name in trees if hosts.is_primary() or name != "learner"]
         number = self._own.newest(trees)
         while len(numbers := set(hosts.gather(number))) > 1:
             number = self._own.newest(trees, at_most=min(numbers))
@@ -161,7 +162,7 @@ class Run:
     @staticmethod
     def write_config(folder: Path, content: dict[str, Any]) -> None:
         """Writes config.json, whole or not at all; process 0 does."""
-        if not hosts.first():
+        if not hosts.is_primary():
             return
         folder.mkdir(parents=True, exist_ok=True)
         new = folder / "config.json.new"
@@ -175,7 +176,7 @@ class Run:
         log with each checkpoint, so that a resumed run logs where the one that went on did.
         """
         # Decided here alone, so that a signal cannot end the run without its last checkpoint.
-        self._signal = hosts.largest(self._signal)
+        self._signal = hosts.all_max(self._signal)
         self.ended = self._signal > 0 or self.env_steps >= self._config.env_steps
         if self._signal:
             name = signal.Signals(self._signal).name
@@ -199,7 +200,7 @@ class Run:
             "env_steps": self.env_steps,
             "learner_steps": self.learner_steps,
         }
-        if not hosts.first():
+        if not hosts.is_primary():
             trees = {name: tree for name, tree in trees.items() if name != "learner"}
         try:
             self._own.save(self.number, trees, {"counters": counters, **(meta or {})})
@@ -209,10 +210,10 @@ class Run:
     def restore(self, templates: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Trees and meta of the checkpoint that the run goes on from."""
         templates, learner = {**templates}, {"learner": templates["learner"]}
-        if not hosts.first():
+        if not hosts.is_primary():
             del templates["learner"]
         _, trees, meta = self._own.restore(templates, self.number)
-        if not hosts.first():
+        if not hosts.is_primary():
             trees |= self.checkpoints.restore(learner, self.number)[1]
         self.write_config(self.folder, self._content)  # fields may have been changed
         return trees, meta
@@ -238,8 +239,8 @@ class Run:
             raise FloatingPointError(f"{name} is no finite number at learner step {step}")
         means = {name: np.mean(values) for name, values in flat.items()}
         if hosts.count() > 1:
-            others = hosts.gather([] if hosts.first() else self.log.pop_episodes())
-            self.log.episodes(itertools.chain(*others) if hosts.first() else [])
+            others = hosts.gather([] if hosts.is_primary() else self.log.pop_episodes())
+            self.log.episodes(itertools.chain(*others) if hosts.is_primary() else [])
         counters = self.env_steps, self.learner_steps
         self.log.write(*counters, {**means, **more}, all_episodes=self.saving)
 
@@ -252,7 +253,7 @@ class Run:
         Args: see evaluate.play_tasks; score: the kind of play that is the algorithm's score.
         """
         hosts.end()
-        if self.stopped or not hosts.first():
+        if self.stopped or not hosts.is_primary():
             return
         own = self._config
         episodes = evaluate.play_tasks(make_player, own, network, params, kinds, own.eval_episodes)

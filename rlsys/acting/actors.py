@@ -12,64 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlsys import hosts, learner, streams
+from rlsys import streams
+from rlsys.acting.unroll import ActorState, Timer, Unroll, unroll
 from rlsys.envs import Envs, Episode, tasks
-from rlsys.log import Log
-from rlsys.types import CoreState, Timestep, Trajectory, UserError
-
-
-class ActorState(NamedTuple):
-    """All of an actor that a checkpoint holds; its environments start afresh."""
-
-    timestep: Timestep  # [B, ...] x_t, in which it has not acted
-    core_state: CoreState  # [B, ...]
-    key: jax.Array
-
-
-class Unroll(NamedTuple):
-    """What some actors have played, side by side."""
-
-    trajectory: Trajectory  # [T + 1, B, ...], numpy
-    learner_step: int  # at which the oldest of the parameters were copied that played it
-
-    @property
-    def env_steps(self) -> int:
-        return self.trajectory.action.shape[0] * self.trajectory.action.shape[1]
-
-
-def unroll(envs: Envs, policy: Callable, params, state: ActorState, length: int, log: Log):
-    """Plays `length` steps with fixed parameters.
-
-    Args:
-      policy: (params, timestep, core_state, key) -> action, aux, core_state, key.
-
-    Returns:
-      Trajectory [length + 1, B, ...] of numpy arrays, and the ActorState after it.
-    """
-    timestep, core_state, key = state
-    start, steps, actions, auxs = core_state, [timestep], [], []
-    for _ in range(length):
-        # What an actor sees goes to the device here, unasked: device_put takes 15 times as long.
-        with log.time("inference"), jax.transfer_guard_host_to_device("allow"):
-            action, aux, core_state, key = policy(params, timestep, core_state, key)
-            action = np.asarray(action)  # waits for it
-        with log.time("environment"):
-            timestep = envs.step(action)
-        steps.append(timestep)
-        actions.append(action)
-        auxs.append(aux)
-
-    def stack(*xs):  # as np.stack, at half its overhead
-        x = [np.asarray(x) for x in xs]
-        return np.concatenate(x).reshape(len(x), *x[0].shape)
-
-    trajectory = Trajectory(
-        jax.tree.map(stack, *steps),
-        stack(*actions),
-        jax.tree.map(stack, *auxs),
-        jax.tree.map(np.asarray, start),
-    )
-    return trajectory, ActorState(timestep, core_state, key)
+from rlsys.learning import hosts, learner
+from rlsys.types import Trajectory, UserError
 
 
 def seeds(configs: Sequence[Any], checkpoint: int) -> list[list[int]]:
@@ -79,7 +26,7 @@ def seeds(configs: Sequence[Any], checkpoint: int) -> list[list[int]]:
     for c in configs:
         sequence = streams.sequence(c.seed, "environments", checkpoint)
         everyones = sequence.generate_state(c.actors * hosts.count())
-        words.append(everyones[hosts.own(c.actors)])
+        words.append(everyones[hosts.local_slice(c.actors)])
     return np.transpose(words).tolist()
 
 
@@ -111,7 +58,7 @@ class Actors:
         policies: list[Callable],
         initial: Callable,
         config: Any,
-        log: Log,
+        timer: Timer,
         join: int | None = None,
         members: Sequence[Any] = (),
     ):
@@ -141,11 +88,11 @@ class Actors:
         self.envs = envs
         self.states = [
             ActorState(e.reset(), initial(e.num_envs), key)
-            for e, key in zip(envs, keys[hosts.own(len(envs))], strict=True)
+            for e, key in zip(envs, keys[hosts.local_slice(len(envs))], strict=True)
         ]
         names = list(dict.fromkeys(e.name for e in envs))
         self._task = [np.full(e.num_envs, names.index(e.name), np.int32) for e in envs]
-        self._policies, self._config, self._log = policies, config, log
+        self._policies, self._config, self._timer = policies, config, timer
         self._members = members or [config]
         self._devices = learner.actor_devices(config.actor_devices)
         self._newest: _Snapshot | None = None
@@ -171,7 +118,7 @@ class Actors:
         ahead = self._config.unrolls_ahead
         if ahead or not self._unrolls:
             self._play_on(ahead + 1, params, learner_step)
-        with self._log.time("waiting") if ahead else contextlib.nullcontext():
+        with self._timer("waiting") if ahead else contextlib.nullcontext():
             unroll = self._take()
         self._play_on(ahead, params, learner_step)  # while the learner learns
         return unroll
@@ -179,7 +126,7 @@ class Actors:
     def drain(self, params, learner_step: int) -> Iterator[Unroll]:
         """The unrolls that were begun, and as many more as it takes to join them as always; after
         them the actors rest until the next get. Arguments as of get."""
-        num_gets = hosts.largest(-(-len(self._unrolls) // self._join_size))
+        num_gets = hosts.all_max(-(-len(self._unrolls) // self._join_size))
         for i in range(num_gets * self._join_size - len(self._unrolls)):
             self._begin(i % len(self.envs), params, learner_step)
         while self._unrolls:
@@ -230,7 +177,7 @@ class Actors:
             snapshot.params[i % len(snapshot.params)],  # inference runs where they are
             self.states[i],
             self._config.unroll_length,
-            self._log,
+            self._timer,
         )
         trajectory = trajectory._replace(task=self._task[i])
         episodes = self.envs[i].pop_episodes()

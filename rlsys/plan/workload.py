@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlsys import learner, networks
+from rlsys import networks
 from rlsys.algorithms import impala, ppo, r2d2
+from rlsys.learning import learner
 from rlsys.types import SAMPLE_SPEC, LearnerState, Trajectory
 
 
-class Work(NamedTuple):
+class Workload(NamedTuple):
     """A round's."""
 
-    network: networks.Agent
-    policies: list[Callable]  # of each actor, as actor.unroll takes it
+    network: networks.AgentNetwork
+    policies: list[Callable]  # of each actor, as unroll takes it
     learn: Callable  # (network, config, state, batch) -> state, out: one program
     spec: Any  # of a batch
     out_spec: Any
@@ -31,13 +32,13 @@ class Work(NamedTuple):
     replay_bytes: float = 0.0  # when full
 
 
-def impala_work(config: Any, network) -> Work:
+def impala_work(config: Any, network) -> Workload:
     envs = config.join * config.num_envs // config.actors  # of a program
 
     def batch(trajectory: Trajectory):
         return impala.batches(config, _of_first(trajectory, envs))
 
-    return Work(
+    return Workload(
         network,
         impala.make_policies(network, config),
         impala.learn,
@@ -50,8 +51,8 @@ def impala_work(config: Any, network) -> Work:
     )
 
 
-def ppo_work(config: Any, network) -> Work:
-    return Work(
+def ppo_work(config: Any, network) -> Workload:
+    return Workload(
         network,
         ppo.make_policies(network, config),
         ppo.learn,
@@ -64,7 +65,7 @@ def ppo_work(config: Any, network) -> Work:
     )
 
 
-def r2d2_work(config: Any, network) -> Work:
+def r2d2_work(config: Any, network) -> Workload:
     window = config.burn_in + config.length + max(config.frame_stack, 2)
     capacity = max(5 * window * config.num_envs // 2, config.batch_size * config.length)
     small = dataclasses.replace(config, replay_capacity=min(capacity, config.replay_capacity))
@@ -78,7 +79,7 @@ def r2d2_work(config: Any, network) -> Work:
 
     steps = config.unroll_length * config.num_envs * config.replay_ratio
     updates = steps / (config.batch_size * config.length)
-    return Work(
+    return Workload(
         network,
         r2d2.make_policies(network, config),
         r2d2.update,

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from rlsys.health import Health, first_not_finite
-from rlsys.log import Log
-from rlsys.run import Run
-from rlsys.sweep.learners import Metrics
+from rlsys.running.health import Health, first_not_finite
+from rlsys.running.log import Log
+from rlsys.running.run import Run
 from rlsys.sweep.members import Member
+from rlsys.sweep.updates import Metrics
 
 SHOWN = 20  # members of the live table, the best
 

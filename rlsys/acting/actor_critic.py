@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlsys import envs, learner, networks, streams
-from rlsys.evaluate import Player
+from rlsys import envs, networks, streams
+from rlsys.learning import learner
 from rlsys.losses import policy_gradient, popart
+from rlsys.results.evaluate import EvalPolicy
 from rlsys.types import LearnerState
 
 ILLEGAL = -1e9  # logit of an illegal action: finite, so that 0 times its logarithm is 0
-PLAYERS = ("greedy", "sampled")  # the likeliest action, or one drawn as in training
+EVAL_MODES = ("greedy", "sampled")  # the likeliest action, or one drawn as in training
 # The objective improves the policy that actions are drawn from, and values are learned of it; the
 # greedy one is never trained, and can be far better or worse.
 SCORE = "sampled"
@@ -156,7 +157,7 @@ def task_shares(config: Any, counts) -> dict[str, float]:
     return {f"share/{n}": c / counts.sum() for n, c in zip(names, counts, strict=True)}
 
 
-def make_network(config: Any, pools: list[envs.Envs]) -> networks.Agent:
+def make_network(config: Any, pools: list[envs.Envs]) -> networks.AgentNetwork:
     """The network for the observations and actions of the tasks' environments."""
     return networks.policy_value_network(
         *envs.shared_spaces(pools),
@@ -190,11 +191,11 @@ def policies_of(act: Callable) -> Callable:
 
 
 def player_of(act: Callable) -> Callable:
-    """An algorithm's make_player, as evaluate.play_tasks takes it; kind is one of PLAYERS."""
+    """An algorithm's make_player, as evaluate.play_tasks takes it; kind is one of EVAL_MODES."""
     return functools.partial(_player, act)
 
 
 def _player(act, config, network, task: envs.Task, num_envs, seed, kind, *, render=False):
     pool = envs.Envs(task.env, num_envs, seed, task.options, render=render, name=task.name)
     policy = make_policy(act, network, greedy=kind == "greedy")
-    return Player(pool, policy, network.initial(num_envs), seed)
+    return EvalPolicy(pool, policy, network.initial(num_envs), seed)

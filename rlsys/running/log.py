@@ -11,9 +11,9 @@ from typing import Any
 
 from jax.profiler import TraceAnnotation
 
-from rlsys.display import Display, Progress
-from rlsys.health import Health
-from rlsys.records import Records
+from rlsys.running.display import Display, Progress
+from rlsys.running.health import Health
+from rlsys.running.metrics_file import Records
 
 TASK_RETURN = "episode_return/"
 

@@ -14,7 +14,7 @@ def linear_decay(learning_rate, decay, progress):
     return learning_rate * (1.0 - decay * jnp.clip(progress, 0.0, 1.0))
 
 
-def adam_of_clipped_parameters(learning_rate, *, eps: float, clip_sigmas: float):
+def adam_with_clipped_gradients(learning_rate, *, eps: float, clip_sigmas: float):
     """Adam on gradients of which each entry is clipped to +-clip_sigmas sqrt(v).
 
     v is Adam's second moment, of the gradient before clipping and with its bias corrected. Berner

@@ -1,0 +1,1 @@
+"""How agents act: policies, unrolls, and the threads that play them."""

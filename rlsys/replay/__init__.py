@@ -1,0 +1,1 @@
+"""Prioritised replay of sequences, on the host."""

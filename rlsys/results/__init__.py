@@ -1,0 +1,1 @@
+"""What came of a run: evaluation, pictures and reports."""
