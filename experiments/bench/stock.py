@@ -57,23 +57,24 @@ class StockAgent(AgentNetwork):
     def __call__(self, steps, action, core_state):
         length, batch = steps.first.shape
         x = steps.obs.reshape(length * batch, *steps.obs.shape[2:]).astype(jnp.float32) / 255.0
-        x = {"nature": Nature, "impala": Impala}[self.torso]()(x)
+        body = self.body
+        x = {"nature": Nature, "impala": Impala}[body.torso or "nature"]()(x)
         x = x.reshape(length * batch, -1)
-        x = nn.relu(nn.Dense(self.hidden_size)(x)) if self.hidden_size else x
+        x = nn.relu(nn.Dense(body.hidden_size)(x)) if body.hidden_size else x
         x = x.reshape(length, batch, -1)
         lstm = core_state.lstm
-        if self.core_size:
+        if body.core_size:
             started = ~steps.first[..., None]
             a_tm1 = jnp.concatenate([core_state.a_tm1[None], action])
             a_tm1 = jax.nn.one_hot(a_tm1, self.action_space.n)
-            reward = jnp.clip(steps.reward[..., None], -self.reward_bound, self.reward_bound)
+            reward = jnp.clip(steps.reward[..., None], -body.reward_bound, body.reward_bound)
             x = jnp.concatenate([x, a_tm1 * started, reward * started], axis=-1)
             core = nn.scan(Core, variable_broadcast="params", split_rngs={"params": False})
             axes = tuple(jax.typeof(x).manual_axis_type.varying)
             own = jax.typeof(lstm[0]).manual_axis_type.varying
             missing = tuple(axis for axis in axes if axis not in own)
             carry = jax.tree.map(lambda s: jax.lax.pcast(s, missing, to="varying"), lstm)
-            lstm, x = core(self.core_size)(carry, (x, steps.first))
+            lstm, x = core(body.core_size)(carry, (x, steps.first))
         state = CoreState(lstm, core_state.a_tm1, core_state.frames, core_state.age)
         return self.head(x), state
 
@@ -82,9 +83,6 @@ class StockAgent(AgentNetwork):
 
 def stock(network: AgentNetwork) -> StockAgent:
     """The same agent in stock flax, to be given stacked frames."""
-    fields = ("action_space", "head", "torso", "hidden_size", "core_size", "conv", "reward_bound")
     height, width, channels = network.observation_space.shape or ()
     stacked = spaces.Box(0, 255, (height, width, channels * network.frame_stack), np.uint8)
-    return StockAgent(
-        observation_space=stacked, frame_stack=1, **{f: getattr(network, f) for f in fields}
-    )
+    return StockAgent(stacked, network.action_space, network.head, network.body, None, 1)

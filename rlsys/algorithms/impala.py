@@ -32,7 +32,7 @@ from rlsys.acting.actors import Actors, make_envs
 from rlsys.acting.unroll import Unroll
 from rlsys.algorithms.impala_config import Config
 from rlsys.learning import hosts, learner
-from rlsys.learning.optimizer import linear_decay, step_metrics
+from rlsys.learning.optimizer import descend, linear_decay, step_metrics
 from rlsys.losses import popart
 from rlsys.losses.policy_gradient import baseline_loss, policy_gradient_loss
 from rlsys.losses.ppo import MAX_LOG_RATIO
@@ -45,21 +45,23 @@ BATCHES_SPEC = learner.stacked(TRAJECTORY_SPEC)
 
 
 def act(network, params, timestep, core_state, key, *, greedy: bool = False):
-    """a_t for [B] environments; keeps mu's logits for the importance ratios."""
+    """a_t for [B] environments; keeps mu, the policy that acted, for the importance ratios."""
     return actor_critic.sample(network, params, timestep, core_state, key, greedy=greedy)
 
 
 def loss(network, config: Config, params, statistics: popart.PopArtState, trajectory: Trajectory):
     """Of T steps of B environments -> scalar; PopArt's statistics after them, and metrics."""
     steps, a_tm1, task = trajectory.steps, trajectory.action, trajectory.task
-    (logits, values), _ = network.apply(params, steps, a_tm1, trajectory.core_state)
-    logits = actor_critic.legal_logits(logits, steps.obs)[:-1]
+    pi, values, _ = actor_critic.policy_and_values(
+        network, params, steps, a_tm1, trajectory.core_state
+    )
+    pi, mu = jax.tree.map(lambda x: x[:-1], pi), trajectory.aux  # in x_0 .. x_{T-1}
     old = actor_critic.statistics_of(config, statistics)
     v = popart.unnormalize(old, actor_critic.value_of(values, task), task)  # [T + 1, B]
 
     mask_tm1 = ~steps.first[1:]  # rule 1
-    log_pi_a_tm1 = actor_critic.log_prob(logits, a_tm1)
-    log_rho_tm1 = log_pi_a_tm1 - actor_critic.log_prob(trajectory.aux, a_tm1)
+    log_pi_a_tm1 = pi.log_prob(a_tm1)
+    log_rho_tm1 = log_pi_a_tm1 - mu.log_prob(a_tm1)
     log_rho_tm1 = jnp.minimum(log_rho_tm1, MAX_LOG_RATIO)  # lest a metric be inf
     rho_tm1 = jnp.exp(log_rho_tm1)
     rho_tm1 = jax.lax.stop_gradient(jnp.where(mask_tm1, rho_tm1, 0.0))
@@ -81,7 +83,7 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
     v_loss = mask_tm1 * baseline_loss(
         popart.normalize(new, v[:-1], task), popart.normalize(new, targets.vs_tm1, task)
     )
-    entropy = mask_tm1 * actor_critic.entropy(logits)
+    entropy = mask_tm1 * pi.entropy()
     total = jnp.mean(pg_loss + config.baseline_cost * v_loss - config.entropy_cost * entropy)
     if config.sum_losses:
         total = total * config.unroll_length * config.batch_size
@@ -129,10 +131,11 @@ def update(network, config: Config, state: LearnerState, trajectory: Trajectory)
     old, new = (actor_critic.statistics_of(config, s) for s in (state.popart, statistics))
     params, grads = preserve_outputs(old, new, state.params, grads)
     rate = linear_decay(config.learning_rate, config.learning_rate_decay, state.progress)
-    updates, opt_state = optimizer(config, rate).update(grads, state.opt_state, params)
-    params = optax.apply_updates(params, updates)
+    params, opt_state, updates = descend(optimizer(config, rate), grads, state.opt_state, params)
     metrics["explained_variance"] = actor_critic.explained_variance(metrics.pop("moments"))
     metrics |= step_metrics(config, rate, grads, updates, params)
+    obs = jax.tree.map(lambda x: x[:-1], trajectory.steps.obs)
+    params = networks.see(params, obs, ~trajectory.steps.first[1:], axis_name=learner.BATCH)
     state = state._replace(
         params=params, opt_state=opt_state, step=state.step + 1, popart=statistics
     )

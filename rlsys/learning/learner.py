@@ -7,6 +7,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 
+from rlsys.learning.optimizer import learned
 from rlsys.types import UserError
 
 BATCH = "batch"
@@ -84,15 +85,19 @@ def local_shard(x) -> np.ndarray:
 
 def value_and_grad(loss):
     """jax.value_and_grad of the mean over all devices of loss(params, *args) -> (scalar, (aux,
-    metrics)), inside update.
+    metrics)), inside update. The gradient is that of learned(params).
 
     Scalar, metrics and gradients are averaged by one all-reduce together; aux is left as it is.
     """
 
     def mean_value_and_grad(params, *args):
         # Otherwise jax sums the gradient of replicated params by itself, leaf by leaf.
-        params = jax.lax.pcast(params, BATCH, to="varying")
-        (value, (aux, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params, *args)
+        part = jax.lax.pcast(learned(params), BATCH, to="varying")
+
+        def of_part(part):
+            return loss({**params, **part}, *args)
+
+        (value, (aux, metrics)), grads = jax.value_and_grad(of_part, has_aux=True)(part)
         value, metrics, grads = pmean((value, metrics, grads))
         return (value, (aux, metrics)), grads
 
