@@ -64,11 +64,14 @@ def update(
         return sums if axis_name is None else jax.lax.psum(sums, axis_name)
 
     # The batch's mean from the old one, then its spread about a center that is a float32 near it.
+    start = state
     ones = jnp.ones((x.shape[0], *[1] * (x.ndim - 1)))
     n, sum_d = totals(ones, x - state.mean[None])  # [1, ...] and [...]
     n = n.reshape(())
     some = jnp.maximum(n, 1.0)
     center = state.mean + sum_d / some
+    # From the first batch on, steps are small enough for float32 to hold what rest needs of them.
+    state = state._replace(mean=jnp.where(state.count > 0.0, state.mean, center))
     sum_e, sum_e2 = totals(x - center[None], (x - center[None]) ** 2)
     error = sum_e / some  # m - center
     spread = jnp.maximum(sum_e2 / some - error**2, 0.0)
@@ -83,7 +86,7 @@ def update(
         rest=step - (mean - state.mean),
         count=state.count + n,
     )
-    return jax.tree.map(lambda new, old: jnp.where(n > 0.0, new, old), new, state)
+    return jax.tree.map(lambda new, old: jnp.where(n > 0.0, new, old), new, start)
 
 
 def normalize(state: Statistics, x: jax.Array) -> jax.Array:

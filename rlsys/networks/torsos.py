@@ -135,11 +135,12 @@ def _has_few(space: spaces.Box) -> bool:
 
 
 def first_statistics(space: Any, pixel_offset: float, pixel_scale: float) -> Statistics:
-    """Statistics of numbers that have not been seen, which scale them as encode does without."""
+    """Statistics of numbers that have not been seen, which scale them as encode does without; those
+    without bounds stay as they are."""
     if space.dtype == np.uint8:
         return init(np.full(space.shape, pixel_offset), np.full(space.shape, pixel_scale))
-    _, scale = _bounds(space)
-    return init(np.zeros(space.shape), scale)
+    bounded, scale = _bounds(space)
+    return init(np.zeros(space.shape), np.where(bounded, scale, 1.0))
 
 
 def _bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:
