@@ -437,7 +437,7 @@ def test_the_atari_preset_is_the_papers_table():
 def test_batches_are_the_environments_in_turn():
     trajectory = trajectory_of()
     together = impala.batches(dataclasses.replace(POPART, batch_size=2), trajectory)
-    assert together.task.tolist() == [[0, 0], [0, 1], [0, 0], [2, 2]]
+    assert together.task_id.tolist() == [[0, 0], [0, 1], [0, 0], [2, 2]]
     parts = [jax.tree.map(lambda x, i=i: x[i], together) for i in range(4)]
     joined = [
         jax.tree.map(lambda *xs, axis=axis: np.concatenate(xs, axis), *fields)
@@ -476,11 +476,11 @@ def test_what_suits_each_family_of_tasks():
     )  # which not every machine can make
     assert (
         ALGORITHM.presets.configs["pixels"].torso == "impala"
-        and not ALGORITHM.presets.configs["pixels"].task.minimal_actions
+        and not ALGORITHM.presets.configs["pixels"].env_options.minimal_actions
     )
     assert (
         ALGORITHM.presets.choose("atari-deep", "Breakout-v5", on_cpu=False).env_options
-        == ALGORITHM.presets.configs["atari"].task
+        == ALGORITHM.presets.configs["atari"].env_options
     )
     assert ALGORITHM.presets.choose("atari", "Catch-v0", on_cpu=False).env_options == Options()
 

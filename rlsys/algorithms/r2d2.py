@@ -215,6 +215,9 @@ def initial_priorities(config: Config, trajectory: Trajectory, mask):
     return sequence_priority(td_error, mask, eta=config.priority_eta)
 
 
+act = epsilon_greedy.act
+
+
 def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
     with open_session(ALGORITHM, config, resume=resume) as session:
