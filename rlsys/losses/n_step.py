@@ -1,4 +1,4 @@
-"""The n-step return.
+"""The n-step return adds n rewards and then bootstraps from a value.
 
 Sutton & Barto 2018, "Reinforcement Learning: An Introduction",
 http://incompleteideas.net/book/the-book-2nd.html, §7.1, eq. 7.1; as used by Kapturowski et al.

@@ -1,4 +1,4 @@
-"""Retrace(lambda): targets of Q-values from another policy's actions.
+"""Retrace(lambda) computes targets of Q-values from the actions of another policy.
 
 Munos et al. 2016, "Safe and Efficient Off-Policy Reinforcement Learning",
 https://arxiv.org/abs/1606.02647, §3, eq. 3 and 4.
@@ -58,12 +58,12 @@ def retrace(
     steps = jax.lax.stop_gradient((v_t, q_a_t, r_t, discount_t, trace_t))
 
     def backwards(g_t, step):
-        """From G_t to G_{t-1}."""
+        """Computes G_{t-1} from G_t."""
         v_t, q_a_t, r_t, discount_t, trace_t = step
         g_tm1 = r_t + discount_t * (v_t + trace_t * (g_t - q_a_t))
         return g_tm1, g_tm1
 
-    # Beyond the last step Q(x_T, a_T) stands for its own target: no error comes from there.
+    # The first carry Q(x_T, a_T) is its own target, so the last step gets no correction.
     return jax.lax.scan(backwards, steps[1][-1], steps, reverse=True)[1]
 
 

@@ -1,4 +1,4 @@
-"""Rewards of players in teams: zero-sum between teams, shared within a team.
+"""Rewards of players in teams are made zero-sum between teams and shared within a team.
 
 Berner et al. 2019, "Dota 2 with Large Scale Deep Reinforcement Learning",
 https://arxiv.org/abs/1912.06680, the appendix on reward weights.
