@@ -1,1 +1,1 @@
-"""How agents learn: the mesh of devices, the processes of a run, and optimisers."""
+"""Agents learn by what is here: the mesh of devices, the processes of a run, and optimisers."""

@@ -24,8 +24,8 @@ def clipped_surrogate(
 
       loss = -min(ratio A, clip(ratio, 1 - clip_eps, 1 + clip_eps) A),  ratio = pi(a) / mu(a)
 
-    The ratio is held at e^20 at most, so that no sample, not even one of weight 0, makes the gradient
-    inf or nan.
+    The ratio is held at e^20 at most, so that no sample, not even one of weight 0, makes the
+    gradient inf or nan.
 
     Args:
       log_pi_a: [...] log pi(a | x) of the policy that learns.
