@@ -100,7 +100,7 @@ def end() -> None:
 
 
 def leave(code: int) -> None:
-    """End this process with an exit code, even in the middle of a run; the others end too."""
+    """End this process with an exit code, even in the middle of a run; the others notice."""
     if jax.distributed.is_initialized():  # an ordinary exit would wait for the others
         if is_primary() and code:
             time.sleep(2)  # others may fail alike, and say so first: jax aborts without process 0

@@ -1,4 +1,4 @@
-"""Optimisers of the papers that optax does not have, and figures of a learner step."""
+"""This file adds optimisers of the papers that optax lacks, and figures of a learner step."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Memory: whether what a replay or a sweep will take is there."""
+"""These functions check that the memory which a replay or a sweep will take is free."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -122,7 +122,7 @@ class Replay:
 
     @property
     def _oldest(self) -> int:
-        """The oldest start whose sequence still finds all steps that it reads."""
+        """Return the oldest start whose sequence still finds all steps that it reads."""
         return self._now - self._size + self._burn_in + self._before
 
     def add(self, trajectory: Trajectory) -> tuple[np.ndarray, Trajectory, np.ndarray]:

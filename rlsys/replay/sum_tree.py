@@ -22,7 +22,7 @@ class SumTree:
 
     @property
     def total(self) -> float:
-        """The sum of all values."""
+        """Return the sum of all values."""
         return float(self._nodes[1])
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The windows of replay: where its sequences begin and end in the steps of B environments.
+"""Windows say where replay's sequences begin and end in the steps of B environments.
 
 A segment is an episode or, with cross_episodes, all steps of the environment. Windows of `length`
 learned steps begin every `stride` steps of a segment, each after `burn_in` steps that warm up the

@@ -1,4 +1,4 @@
-"""The log of a run: lines of numbers that go to its records and to the display of its progress."""
+"""The log of a run sends lines of numbers to its records and to the display of its progress."""
 
 import collections
 import math

@@ -44,7 +44,7 @@ class Records:
 
     @property
     def error(self) -> OSError | None:
-        """The reason why some records are not written yet, None if all are."""
+        """Return the reason why some records are not written yet, None if all are."""
         return self._metrics.error or self._events.error
 
     def close(self) -> None:
