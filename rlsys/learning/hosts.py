@@ -70,12 +70,14 @@ def address(coordinator: str | None, num_processes: str | None, process_id: str 
     return Address(coordinator, *numbers)
 
 
-def start(where: Address) -> None:
-    """Join the other processes of the run. Call it before anything else that needs a device.
+def start(where: Address | None) -> None:
+    """Join the run's other processes, if any. Call it before anything else that needs a device.
 
     Raises:
       UserError: not all processes came within START_SECONDS.
     """
+    if where is None:
+        return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # Run handles SIGTERM
     given = None if where.coordinator == AUTO else where.coordinator

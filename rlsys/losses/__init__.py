@@ -1,1 +1,1 @@
-"""Each file here holds the pure functions of one method, imports jax only, and may be copied alone."""
+"""Each file here has the pure functions of one method and imports jax only: copy it."""
