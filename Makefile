@@ -1,5 +1,5 @@
 # make train ALGO=r2d2 | make test | make help
-PYTHON ?= python3.11
+PYTHON ?= python3.13 python3.12 python3.11 python3
 BIN := .venv/bin
 ALGO ?= r2d2
 ENV ?=
@@ -9,6 +9,9 @@ MACHINE ?= here
 EXTRA ?= dev
 RESUME ?=
 
+# Prints the lock file of the Python that runs it, and fails where that Python cannot build .venv.
+LOCK := 'import ensurepip, ssl, sys, venv; print("requirements-%d.%d.lock" % sys.version_info[:2])'
+
 .PHONY: .venv help train sweep plan resume eval report bench profile test test-slow lint format clean
 
 help:  ## list the targets
@@ -16,13 +19,20 @@ help:  ## list the targets
 
 .venv: .venv/built
 
-.venv/built: pyproject.toml requirements.lock
+.venv/built: pyproject.toml $(wildcard requirements-*.lock)
 	@test ! -L .venv || { echo ".venv is a link, and building it would empty what it leads to"; exit 2; }
-	@echo "building .venv (once, a minute or two)"
-	@command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv --clear .venv || python3 -m venv --clear .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[$(EXTRA)]'
-	@touch .venv/built
+	@for python in $(PYTHON); do \
+	  lock=$$($$python -c $(LOCK) 2>/dev/null) && test -f "$$lock" || continue; \
+	  echo "building .venv with $$python and $$lock (once, a minute or two)"; \
+	  $$python -m venv --clear .venv && \
+	  $(BIN)/pip install --quiet --disable-pip-version-check -r $$lock && \
+	  $(BIN)/pip install --quiet --disable-pip-version-check -c $$lock -e '.[$(EXTRA)]' && \
+	  echo $$python >.venv/built; \
+	  exit; \
+	done; \
+	echo "rlsys needs Python 3.11, 3.12 or 3.13 with its modules venv, ensurepip and ssl, and found it in none" \
+	  "of: $(PYTHON); install one (Debian, Ubuntu: apt install python3-venv), or name it: make $(or $(MAKECMDGOALS),.venv) PYTHON=<path>"; \
+	exit 2
 
 train: .venv  ## train: ALGO=<r2d2|impala|ppo> [ENV=<EnvPool id>] [ARGS="--field value ..."]
 	@$(BIN)/python -m rlsys.train $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
