@@ -38,12 +38,12 @@ class Config:
 
 def main(config: Config) -> int:
     """Run the sections and return 1 if one failed, else 0."""
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = Console(width=None if sys.stdout.isatty() else report.WIDTH)
     path = config.csv or Path(f"runs/bench-{time.strftime('%Y%m%d-%H%M%S')}.csv")
     earlier, before = read(config.base) if config.base else ({}, [])
     base = {figure.key: figure for figure in before}
     # Not in this process, which would hold an accelerator's memory that the sections need.
-    (about,) = stream(machine.about, sys.argv[1:])
+    (about,) = stream(machine.about, ["python", "-m", "experiments.bench", *sys.argv[1:]])
     console.print(f"writing {path} and {path.with_suffix('.json')}", highlight=False)
     figures: list[Figure] = []
     failed = False

@@ -22,7 +22,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "rlax", "envpool", "numpy")
 
 
 def about(words: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the machine, versions, commit, date and command that a result belongs to."""
+    """Yield the machine, versions, commit and date of a result, and its command, in words."""
     names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     git = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
     commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True)
@@ -37,7 +37,7 @@ def about(words: list[str]) -> Iterator[dict[str, Any]]:
         "versions": {"python": platform.python_version()} | versions,
         "commit": commit.stdout.strip(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "command": shlex.join(["python", "-m", "experiments.bench", *words]),
+        "command": shlex.join(words),
     }
 
 

@@ -4,18 +4,18 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench import clock
-from rlsys import envs, train
+from rlsys import algorithms, envs
 from rlsys.acting.actors import Actors, make_envs
 from rlsys.envs.tasks import make_pool
 from rlsys.learning import learner
-from rlsys.plan.workload import WORK, Workload
+from rlsys.plan.workload import Workload, workload
 from rlsys.running.log import Silent
 from rlsys.types import Trajectory
 
@@ -27,7 +27,8 @@ def play(name: str, config: Any) -> tuple[Workload, Callable[[], Trajectory]]:
     """
     config = dataclasses.replace(config, actors=1, unrolls_ahead=0)
     pools = make_envs(config)
-    work = WORK[name](config, train.algorithm(name)[0].make_network(config, pools))
+    algorithm = algorithms.find(name)
+    work = workload(algorithm, config, algorithm.make_network(config, *envs.shared_spaces(pools)))
     actors = Actors(pools, work.policies, work.network.initial, config, Silent().time)
     return work, lambda: actors.get(work.state.params, 0).trajectory
 
@@ -49,11 +50,12 @@ def seconds_per_step(
     trajectory, steps = unroll(), config.unroll_length * config.num_envs
     now = jax.tree.map(lambda x: x[0], trajectory.steps)
     inputs = work.state.params, now, trajectory.core_state, jax.random.key(0)
+    learning = learn(work, config, trajectory)
     every: dict[str, tuple[clock.Call, float]] = {
         "alone": (envpool_alone(config), steps),
         "act": (lambda: np.asarray(work.policies[0](*inputs)[0]), config.num_envs),
         "unroll": (unroll, steps),
-        "learn": (learn(work, config, trajectory)[0], steps / work.programs),
+        "learn": (learning.call, learning.env_steps),
     }
     times = clock.alternate(
         {part: every[part][0] for part in parts.split()}, repeats, seconds, quick
@@ -66,7 +68,7 @@ def envpool_alone(config: Any) -> clock.Call:
 
     All are in one EnvPool, of one thread or one for each core, whichever is faster.
     """
-    (task,) = envs.tasks(config.env, config.task)
+    (task,) = envs.tasks(config.env, config.env_options)
     random, shape = np.random.default_rng(0), (config.unroll_length, config.num_envs)
 
     def with_threads(num_threads: int) -> clock.Call:
@@ -80,17 +82,24 @@ def envpool_alone(config: Any) -> clock.Call:
     return calls[min(times, key=lambda name: times[name].min())]
 
 
-def learn(work: Workload, config: Any, played: Trajectory) -> tuple[clock.Call, Callable]:
-    """Return a call that learns again and again from one batch of what was played.
+class Learning(NamedTuple):
+    """A call of the learner's program, again and again on one batch."""
 
-    Beside it comes a function that returns the call's GFLOP by the compiler's count, in which a
-    loop's body counts once.
-    """
+    call: clock.Call
+    env_steps: float  # that the run plays for each such call
+    gflop: Callable[[], float]  # by the compiler's count, in which a loop's body counts once
+
+
+def learn(work: Workload, config: Any, played: Trajectory) -> Learning:
+    """Return how the algorithm learns from what was played."""
     for _ in range(work.first_adds if work.add else 0):
         work.add(played)  # type: ignore[misc]
+    batch = work.batch(played)
+    steps = config.unroll_length * config.num_envs
+    programs = work.learned_steps / batch.mask.sum() if work.add else work.programs
     mesh = learner.make_mesh()
     settings, state = learner.place(mesh, (config, jax.tree.map(jnp.copy, work.state)))
-    batch = learner.place(mesh, work.batch(played), work.spec)
+    batch = learner.place(mesh, batch, work.spec)
     update = functools.partial(work.learn, work.network)
     program = learner.data_parallel(update, mesh, work.spec, work.out_spec)
 
@@ -102,4 +111,4 @@ def learn(work: Workload, config: Any, played: Trajectory) -> tuple[clock.Call, 
     def gflop() -> float:
         return program.lower(settings, state, batch).compile().cost_analysis()["flops"] / 1e9
 
-    return call, gflop
+    return Learning(call, steps / programs, gflop)

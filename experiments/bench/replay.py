@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.bench import clock, parts
 from experiments.bench.figures import Figure
-from rlsys import train
+from rlsys import algorithms
 from rlsys.algorithms import r2d2
 from rlsys.replay import memory
 from rlsys.replay.sum_tree import SumTree
@@ -28,7 +28,7 @@ def figures(quick: bool) -> Iterator[Figure]:
     sequences = 400 if quick else min(SEQUENCES, fits // 10_000 * 10_000)
     capacity = str(SEQUENCE_STEPS * sequences)
     words = ["--env", "Pong-v5", "--num-envs", "64", "--replay-capacity", capacity]
-    config = train.config_of("r2d2", words)
+    config = algorithms.config_of("r2d2", words)
     work, play = parts.play("r2d2", config)
     unroll = play()
     replay, random = r2d2.make_replay(config, work.network), np.random.default_rng(0)

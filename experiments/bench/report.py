@@ -12,6 +12,7 @@ from experiments.bench.figures import Figure
 FEW = 5  # samples; with fewer, ranges that do not touch prove little
 NOISE = 0.05  # share of the median, whatever the samples say: two runs are hours apart
 NOISE_OF_FEW = 0.15
+WIDTH = 100  # of the table, in characters, where no terminal says
 COLOURS = {"faster": "green", "less": "green", "slower": "red", "more": "red"}
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.bench.figures import Figure
-from rlsys import train
+from rlsys import algorithms
 from rlsys.running import metrics_file
 
 IMPORT = "import time; t = time.perf_counter(); import rlsys.train; print(time.perf_counter() - t)"
@@ -49,7 +49,7 @@ def first_update(algorithm: str, task: str, cache: str) -> float:
 def figures(quick: bool) -> Iterator[Figure]:
     seconds = [import_seconds() for _ in range(3)][1:]  # the first reads the disk
     yield _figure("import", "rlsys.train", seconds)
-    cases = [*((name, "CartPole-v1") for name in train.ALGORITHMS), ("impala", "Pong-v5")]
+    cases = [*((name, "CartPole-v1") for name in algorithms.NAMES), ("impala", "Pong-v5")]
     for algorithm, task in cases[:1] if quick else cases:
         times: dict[str, list[float]] = {"first start": [], "second start": []}
         for _ in range(2):

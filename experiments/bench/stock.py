@@ -75,6 +75,6 @@ def stock(network: AgentNetwork) -> StockAgent:
 
 def stacked(network: StockAgent, trajectory: Trajectory, depth: int) -> Trajectory:
     """Return what was played in stacks of so many frames, all alike, which costs the same."""
-    steps, core_state = trajectory.steps, network.initial(len(trajectory.task))
+    steps, core_state = trajectory.steps, network.initial(len(trajectory.task_id))
     steps = steps._replace(obs=steps.obs.repeat(depth, axis=-1))
     return trajectory._replace(steps=steps, core_state=core_state)

@@ -18,7 +18,7 @@ import numpy as np
 from experiments.bench.figures import Figure
 from experiments.bench.parts import seconds_per_step
 from experiments.bench.processes import peak_memory, stream
-from rlsys import train
+from rlsys import algorithms
 from rlsys.running import metrics_file
 
 SHORT = "--eval-episodes 1 --max-episode-steps 100"
@@ -71,9 +71,9 @@ def runs() -> dict[tuple[str, str], str]:
     """Return the words of every run, by task and algorithm."""
     others = {}
     for task, size in SIZES.items():
-        for name in train.ALGORITHMS:
+        for name in algorithms.NAMES:
             if (task, name) not in RUNS:
-                config = train.config_of(name, ["--env", task], on_cpu=False)
+                config = algorithms.config_of(name, ["--env", task], on_cpu=False)
                 small = [f"--{k} {v}" for k, v in SMALL.items() if getattr(config, k, 0) > v]
                 others[task, name] = " ".join([size, *small])
     return RUNS | others
@@ -82,8 +82,8 @@ def runs() -> dict[tuple[str, str], str]:
 def measure(name: str, words: list[str]) -> Iterator[Measured]:
     """Train as `python -m rlsys.train` does, then time the parts alone; yield what was measured."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        config = train.config_of(name, [*words, "--run-dir", f"{folder}/run"], on_cpu=False)
-        train.algorithm(name)[0].train(config)
+        config = algorithms.config_of(name, [*words, "--run-dir", f"{folder}/run"], on_cpu=False)
+        algorithms.find(name).train(config)
         lines = [line for line in metrics_file.read(Path(folder, "run")) if line["learner_steps"]]
     memory = peak_memory()
     seconds = seconds_per_step(name, config, "alone act learn", 3, 0.5)
