@@ -40,7 +40,7 @@ def predicted(algorithm: str) -> float:
 def measured(algorithm: str) -> float:
     """Steps per second of a run, as make bench has it."""
     words = f"{training.runs()[TASK, algorithm]} {training.SHORT}"
-    return training.measured(TASK, algorithm, words).rate
+    return training.measured(TASK, algorithm, words)["env_steps_per_second"]
 
 
 def main(config: Config) -> None:

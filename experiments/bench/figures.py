@@ -1,12 +1,13 @@
 """A figure: samples of one quantity and, where there is one, of a ceiling measured beside it."""
 
-import csv
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from experiments import study
 
 COLUMNS = (
     "section name setting median min max unit ceiling ceiling_is fraction bar where samples "
@@ -67,12 +68,8 @@ def write(path: Path, about: dict[str, Any], figures: list[Figure]) -> None:
     new = path.with_suffix(".new")  # an interruption leaves the figures before this one
     new.write_text(json.dumps(about | {"figures": rows}, indent=1) + "\n")
     new.replace(path.with_suffix(".json"))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        for row in rows:
-            lists = {k: json.dumps(row[k]) for k in ("where", "samples", "ceiling_samples")}
-            writer.writerow(row | lists)
+    lists = "where", "samples", "ceiling_samples"
+    study.write(path, [row | {name: json.dumps(row[name]) for name in lists} for row in rows])
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[Figure]]:

@@ -11,7 +11,6 @@ import io
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -53,20 +52,6 @@ SIZES = {
 SMALL = {"replay_capacity": 20_000, "learning_starts": 1_700, "batch_size": 64}
 
 
-class Measured(NamedTuple):
-    """What a run and its parts came to."""
-
-    lines: list[dict[str, float]]  # of the log, in which it learns and nothing is compiled
-    memory: float  # MB, the most that training held
-    alone: float  # environment steps per second of EnvPool
-    sum_of_parts: float  # the same of EnvPool, acting and learning, one after the other
-
-    @property
-    def rate(self) -> float:
-        """Environment steps per second of training: the median over its log's lines."""
-        return float(np.median([line["env_steps_per_second"] for line in self.lines]))
-
-
 def runs() -> dict[tuple[str, str], str]:
     """Return the words of every run, by task and algorithm."""
     others = {}
@@ -79,27 +64,35 @@ def runs() -> dict[tuple[str, str], str]:
     return RUNS | others
 
 
-def measure(name: str, words: list[str]) -> Iterator[Measured]:
-    """Train as `python -m rlsys.train` does, then time the parts alone; yield what was measured."""
+def measure(name: str, words: list[str]) -> Iterator[dict[str, float]]:
+    """Train as `python -m rlsys.train` does, then time the parts of the run alone.
+
+    Yields:
+      once, medians over the log's lines: env_steps_per_second and the shares of time; memory, the
+      most that training held, in MB; alone, environment steps per second of EnvPool; and sum, those
+      of EnvPool, acting and learning, one after the other.
+    """
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         config = algorithms.config_of(name, [*words, "--run-dir", f"{folder}/run"], on_cpu=False)
         algorithms.find(name).train(config)
         lines = [line for line in metrics_file.read(Path(folder, "run")) if line["learner_steps"]]
+    keys = [key for key in lines[-1] if key.startswith("time/")] + ["env_steps_per_second"]
+    medians = {key: float(np.median([line[key] for line in lines[2:]])) for key in keys}
     memory = peak_memory()
-    seconds = seconds_per_step(name, config, "alone act learn", 3, 0.5)
-    least = {part: x.min() for part, x in seconds.items()}
-    yield Measured(lines[2:], memory, 1.0 / least["alone"], 1.0 / sum(least.values()))
+    parts = seconds_per_step(name, config, "alone act learn", 3, 0.5)
+    least = {part: float(seconds.min()) for part, seconds in parts.items()}
+    ceilings = {"alone": 1.0 / least["alone"], "sum": 1.0 / sum(least.values())}
+    yield medians | ceilings | {"memory": memory}
 
 
-def measured(task: str, name: str, words: str) -> Measured:
-    """Return what a run comes to in a process of its own.
+def measured(task: str, name: str, words: str) -> dict[str, float]:
+    """Return what a run comes to in a process of its own, as measure says.
 
     Raises:
       RuntimeError: the run failed.
     """
-    env = ["--env", task.partition(",")[0]]
-    (one,) = stream(measure, name, [*env, *words.split()])
-    return one
+    (numbers,) = stream(measure, name, ["--env", task.partition(",")[0], *words.split()])
+    return numbers
 
 
 def figures(quick: bool) -> Iterator[Figure]:
@@ -107,13 +100,12 @@ def figures(quick: bool) -> Iterator[Figure]:
         words = QUICK if quick else f"{runs()[task, name]} {SHORT}"
         repeats = 3 if task.startswith("CartPole") and not quick else 2
         done = [measured(task, name, words) for _ in range(repeats)]
-        ceiling_is, ceiling = "EnvPool", [one.alone for one in done]
+        numbers = {key: [one[key] for one in done] for key in done[0]}
+        rates, ceiling, what = numbers["env_steps_per_second"], numbers["alone"], "EnvPool"
         if task == "Pong-v5":
-            ceiling_is, ceiling = "sum of parts", [one.sum_of_parts for one in done]
-        lines = [line for one in done for line in one.lines]
-        spent = [key for key in lines[0] if key.startswith("time/")]
-        shares = {x.removeprefix("time/"): float(np.median([y[x] for y in lines])) for x in spent}
-        rates, memory = [one.rate for one in done], [one.memory for one in done]
-        yield Figure("training", name, task, "steps/s", rates, ceiling, ceiling_is, BARS.get(task),
-                     shares)  # fmt: skip
-        yield Figure("training", f"{name} memory", task, "MB", memory)
+            ceiling, what = numbers["sum"], "sum of parts"
+        spent = {key.removeprefix("time/"): x for key, x in numbers.items() if "time/" in key}
+        where = {key: float(np.median(x)) for key, x in spent.items()}
+        bar = BARS.get(task)
+        yield Figure("training", name, task, "steps/s", rates, ceiling, what, bar, where)
+        yield Figure("training", f"{name} memory", task, "MB", numbers["memory"])
