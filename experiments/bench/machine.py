@@ -5,7 +5,6 @@ import os
 import platform
 import re
 import shlex
-import socket
 import subprocess
 import threading
 import time
@@ -43,14 +42,14 @@ def about(words: list[str]) -> Iterator[dict[str, Any]]:
 
 def hand_over() -> clock.Call:
     """Return a call that wakes a thread and is woken by it, on the cores that are allowed now."""
-    ours, theirs = socket.socketpair()
+    (there, to_thread), (back, to_us) = os.pipe(), os.pipe()
 
     def echo() -> None:
-        while byte := theirs.recv(1):
-            theirs.send(byte)
+        while os.read(there, 1):
+            os.write(to_us, b"x")
 
     threading.Thread(target=echo, daemon=True).start()
-    return lambda: (ours.send(b"x"), ours.recv(1))
+    return lambda: (os.write(to_thread, b"x"), os.read(back, 1))
 
 
 def figures(quick: bool) -> Iterator[Figure]:

@@ -8,6 +8,7 @@ did nothing but step EnvPool, act and learn, one after the other, each as fast a
 
 import contextlib
 import io
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,49 +20,44 @@ from experiments.bench.parts import seconds_per_step
 from experiments.bench.processes import peak_memory, stream
 from rlsys import algorithms
 from rlsys.running import metrics_file
+from rlsys.running.algorithm import FromSamples
 
-SHORT = "--eval-episodes 1 --max-episode-steps 100"
-QUICK = "--env-steps 30720 --log-every 5120 --eval-episodes 1"
+CHEAP, MIDDLE, PIXELS = "CartPole-v1", "MiniGrid-MemoryS7-v0", "Pong-v5"
 # With so many environments, handing over between threads counts for less.
-MANY_IMPALA, MANY_PPO = "CartPole-v1, 1024 environments", "CartPole-v1, 2048 environments"
+MANY_IMPALA, MANY_PPO = f"{CHEAP}, 1024 environments", f"{CHEAP}, 2048 environments"
 BARS = {MANY_IMPALA: 0.4, MANY_PPO: 0.25}  # of EnvPool's rate
-RUNS = {
-    ("CartPole-v1", "impala"): "--env-steps 600000 --log-every 30000",
-    ("CartPole-v1", "ppo"): "--env-steps 400000 --log-every 24000",
-    ("CartPole-v1", "r2d2"): "--env-steps 100000 --log-every 8000",
+# Words of the command line: of every algorithm, of those with a replay on Pong, and of some others.
+SIZES = {
+    CHEAP: "--env-steps 100000 --log-every 8000",
+    MIDDLE: "--env-steps 40000 --log-every 3000",
+    PIXELS: "--num-envs 20 --env-steps 8000 --log-every 800",
+}
+SMALL = " --replay-capacity 20000 --learning-starts 1700 --batch-size 8"
+OTHERS = {
+    (CHEAP, "impala"): "--env-steps 600000 --log-every 30000",
+    (CHEAP, "ppo"): "--env-steps 400000 --log-every 24000",
     (MANY_IMPALA, "impala"): "--num-envs 1024 --batch-size 128 --learning-rate 1e-3 "
     "--env-steps 1200000 --log-every 60000",
     (MANY_PPO, "ppo"): "--num-envs 2048 --unroll-length 16 --refresh-steps 16 --learning-rate 3e-3 "
     "--env-steps 1000000 --log-every 64000",
-    ("MiniGrid-MemoryS7-v0", "impala"): "--env-steps 300000 --log-every 20000",
-    ("MiniGrid-MemoryS7-v0", "ppo"): "--env-steps 150000 --log-every 10000",
-    ("MiniGrid-MemoryS7-v0", "r2d2"): "--env-steps 40000 --log-every 3000",
-    ("Pong-v5", "impala"): "--torso nature --hidden-size 512 --num-envs 32 --actors 2 "
+    (MIDDLE, "impala"): "--env-steps 300000 --log-every 20000",
+    (MIDDLE, "ppo"): "--env-steps 150000 --log-every 10000",
+    (PIXELS, "impala"): "--torso nature --hidden-size 512 --num-envs 32 --actors 2 "
     "--env-steps 10240 --log-every 1280",
-    ("Pong-v5", "ppo"): "--num-envs 8 --unroll-length 128 --refresh-steps 128 "
+    (PIXELS, "ppo"): "--num-envs 8 --unroll-length 128 --refresh-steps 128 "
     "--env-steps 9216 --log-every 1024",
-    ("Pong-v5", "r2d2"): "--num-envs 20 --replay-capacity 20000 --learning-starts 1700 "
-    "--batch-size 8 --env-steps 8000 --log-every 800",
-}  # words of the command line, by task and algorithm
-# An algorithm that is not in RUNS gets these, and numbers of its preset that are not above SMALL.
-SIZES = {
-    "CartPole-v1": "--env-steps 100000 --log-every 8000",
-    "MiniGrid-MemoryS7-v0": "--env-steps 40000 --log-every 3000",
-    "Pong-v5": "--num-envs 20 --env-steps 8000 --log-every 800",
 }
-SMALL = {"replay_capacity": 20_000, "learning_starts": 1_700, "batch_size": 64}
+SHORT = "--eval-episodes 1 --max-episode-steps 100"
+QUICK = "--env-steps 30720 --log-every 5120 --eval-episodes 1"
 
 
 def runs() -> dict[tuple[str, str], str]:
     """Return the words of every run, by task and algorithm."""
-    others = {}
-    for task, size in SIZES.items():
-        for name in algorithms.NAMES:
-            if (task, name) not in RUNS:
-                config = algorithms.config_of(name, ["--env", task], on_cpu=False)
-                small = [f"--{k} {v}" for k, v in SMALL.items() if getattr(config, k, 0) > v]
-                others[task, name] = " ".join([size, *small])
-    return RUNS | others
+    words = dict(OTHERS)
+    for task, name in itertools.product(SIZES, algorithms.NAMES):
+        replays = isinstance(algorithms.find(name).learning, FromSamples)
+        words.setdefault((task, name), SIZES[task] + SMALL * (replays and task == PIXELS))
+    return words
 
 
 def measure(name: str, words: list[str]) -> Iterator[dict[str, float]]:
@@ -98,11 +94,11 @@ def measured(task: str, name: str, words: str) -> dict[str, float]:
 def figures(quick: bool) -> Iterator[Figure]:
     for task, name in list(runs())[:1] if quick else runs():
         words = QUICK if quick else f"{runs()[task, name]} {SHORT}"
-        repeats = 3 if task.startswith("CartPole") and not quick else 2
+        repeats = 3 if task.startswith(CHEAP) and not quick else 2
         done = [measured(task, name, words) for _ in range(repeats)]
         numbers = {key: [one[key] for one in done] for key in done[0]}
         rates, ceiling, what = numbers["env_steps_per_second"], numbers["alone"], "EnvPool"
-        if task == "Pong-v5":
+        if task == PIXELS:
             ceiling, what = numbers["sum"], "sum of parts"
         spent = {key.removeprefix("time/"): x for key, x in numbers.items() if "time/" in key}
         where = {key: float(np.median(x)) for key, x in spent.items()}
