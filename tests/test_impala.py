@@ -441,7 +441,7 @@ def test_batches_are_the_environments_in_turn():
     parts = [jax.tree.map(lambda x, i=i: x[i], together) for i in range(4)]
     joined = [
         jax.tree.map(lambda *xs, axis=axis: np.concatenate(xs, axis), *fields)
-        for axis, fields in zip((1, 1, 1, 0, 0), zip(*parts, strict=True), strict=True)
+        for axis, fields in zip((1, 1, 1, 0, 0, 1), zip(*parts, strict=True), strict=True)
     ]
     jax.tree.map(np.testing.assert_array_equal, joined, list(trajectory))
 

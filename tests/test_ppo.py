@@ -113,7 +113,7 @@ def numbered(total):
     number = np.arange(total)
     twice = np.stack([number, number])
     fields = dict.fromkeys(ppo.Batch._fields, twice)
-    return ppo.Batch(**fields | {"task": number, "core_state": (number,)})
+    return ppo.Batch(**fields | {"task_id": number, "core_state": (number,)})
 
 
 def test_every_sequence_is_learned_from_once_an_epoch():
