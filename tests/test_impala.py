@@ -536,3 +536,15 @@ def test_act_keeps_the_logits_that_acted():
     assert taken[some].all()
     np.testing.assert_array_equal((trajectory.aux == actor_critic.ILLEGAL).any(-1),
                                   some & ~legal.all(-1))  # fmt: skip
+
+
+def test_steps_of_another_policy_are_not_learned_from():
+    """Rule 3: where nothing is the learner's own, the loss is 0; a mask of all changes nothing."""
+    trajectory = trajectory_of()
+    params = networks.init(network_of("recurrent"), jax.random.key(0))
+    all_learn = np.ones(trajectory.action.shape[:2], bool)
+    as_it_is, none, all_ = (
+        loss_of(CONFIG, trajectory._replace(learns=learns), params)[0]
+        for learns in ((), ~all_learn, all_learn)
+    )
+    assert none == 0.0 and as_it_is == all_ != 0.0
