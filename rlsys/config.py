@@ -101,6 +101,9 @@ class RunConfig:
     """The grey of an image that the network sees as 0, such as the background's."""
     pixel_scale: int = 255
     """The difference of two greys that the network sees as 1."""
+    normalize_observations: bool = False
+    """Normalise numbers in observations by the mean and deviation of all that was learned from, and
+    clip them to 5 deviations."""
     orthogonal: bool = False
     """Begin with orthogonal weights of gain sqrt(2) in the layers that end in a ReLU."""
     bfloat16: bool = False
@@ -216,6 +219,11 @@ class ReplayConfig(RunConfig):
 class ActorCriticConfig(RunConfig):
     """The fields that every algorithm with a policy and a value shares."""
 
+    policy: str = "categorical"
+    """The policy's distribution: categorical, for which continuous actions take one of a few values
+    in each dimension, or gaussian, for continuous actions alone."""
+    separate_networks: bool = False
+    """Give the values a torso and an LSTM of their own, rather than the policy's."""
     entropy_cost: float = 0.01
     """The weight of the policy's entropy in the loss."""
     popart: bool = True
@@ -227,6 +235,8 @@ class ActorCriticConfig(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.policy not in ("categorical", "gaussian"):
+            raise UserError(f"policy must be categorical or gaussian, not {self.policy!r}")
         check_within(self, 0.0, 1.0, "popart_step_size")
         check_within(self, 0.0, float("inf"), "popart_floor entropy_cost")
 

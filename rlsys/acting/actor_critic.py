@@ -11,7 +11,7 @@ from rlsys import envs, networks, streams
 from rlsys.learning import learner
 from rlsys.learning.optimizer import learned
 from rlsys.losses import popart
-from rlsys.types import LearnerState, Policy
+from rlsys.types import LearnerState, Policy, UserError
 
 EVAL_MODES = ("greedy", "sampled")  # play the likeliest action, or draw it as in training
 # The objective improves the policy that actions are drawn from, and values are learned of it; the
@@ -141,7 +141,13 @@ def popart_metrics(config: Any, statistics: popart.PopArtState) -> dict[str, flo
 
 
 def make_network(config: Any, observation_space, action_space) -> networks.AgentNetwork:
-    """The network for observations and actions of these spaces, which all tasks share."""
+    """The network for observations and actions of these spaces, which all tasks share.
+
+    Raises:
+      UserError: the policy is not one for these actions, or the network does not fit the spaces.
+    """
+    if networks.is_continuous(action_space) != (config.policy == "gaussian"):
+        raise UserError(f"a {config.policy} policy cannot draw actions from {action_space}")
     return networks.policy_value_network(
         observation_space,
         action_space,
@@ -151,6 +157,8 @@ def make_network(config: Any, observation_space, action_space) -> networks.Agent
         core_size=config.core_size,
         head_size=config.head_size,
         frame_stack=config.frame_stack,
+        separate=config.separate_networks,
+        normalize=config.normalize_observations,
         bfloat16=config.bfloat16,
         pixel_offset=config.pixel_offset,
         pixel_scale=config.pixel_scale,

@@ -101,6 +101,7 @@ def make_network(config: Any, observation_space, action_space) -> networks.Agent
         core_size=config.core_size,
         head_size=config.head_size,
         frame_stack=config.frame_stack,
+        normalize=config.normalize_observations,
         bfloat16=config.bfloat16,
         pixel_offset=config.pixel_offset,
         pixel_scale=config.pixel_scale,
