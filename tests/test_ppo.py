@@ -489,7 +489,9 @@ def test_what_suits_each_family_of_tasks():
     assert (
         ALGORITHM.presets.suits["procgen"] == ALGORITHM.presets.suits["vizdoom"] == "pixels"
     )  # which not every machine can make
-    assert ALGORITHM.presets.choose("recurrent", None, on_cpu=False).env_options == Options(observe=(0, 2))
+    assert ALGORITHM.presets.choose("recurrent", None, on_cpu=False).env_options == Options(
+        observe=(0, 2)
+    )
     assert ALGORITHM.presets.choose("recurrent", "Catch-v0", on_cpu=False).env_options == Options()
 
 
