@@ -1,4 +1,4 @@
-"""What an algorithm has a machine do in a round: one unroll of every actor, and its updates."""
+"""The work of a round for a machine: one unroll of every actor, and its updates."""
 
 import contextlib
 import dataclasses
