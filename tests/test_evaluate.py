@@ -115,7 +115,7 @@ def test_a_cut_episode_has_what_was_earned_and_the_next_begins_afresh(monkeypatc
 def test_environments_play_equally_often_and_kinds_meet_the_same(monkeypatch):
     seen = []
 
-    def make_player(make_policy, config, network, task, num_envs, seed, kind):
+    def make_player(algorithm, config, network, task, num_envs, seed, kind):
         seen.append((num_envs, seed, kind))
         envs = Made(*(forever(1) for _ in range(num_envs)))
         envs.close = lambda: None
@@ -126,7 +126,7 @@ def test_environments_play_equally_often_and_kinds_meet_the_same(monkeypatch):
     names = ("Catch-v0", "Catch-v0:permute=1")
     config = SimpleNamespace(env=",".join(names), env_options=Options(), num_envs=64)
     kinds = ("greedy", "sampled")
-    played = evaluate.play_tasks(None, config, None, None, kinds, 100)
+    played = evaluate.play_tasks(SimpleNamespace(eval_modes=kinds), config, None, None, 100)
     assert set(played) == {f"{kind} {name}" for kind in kinds for name in names}
     for episodes in played.values():
         assert np.all(np.bincount([e.env for e in episodes]) == 2) and len(episodes) == 100

@@ -230,6 +230,7 @@ def test_steps_onto_a_reset_do_not_matter():
     trajectory, params = trajectory_of(), other_params()
     steps, reset = trajectory.steps, trajectory.steps.first[1:]
     onto = np.concatenate([np.zeros_like(reset[:1]), reset])
+    impossible = np.float32(-1e9) * np.eye(3, dtype=np.float32)[0]
     garbage = trajectory._replace(
         steps=steps._replace(
             reward=np.where(onto, np.float32(1e20), steps.reward),
@@ -237,9 +238,8 @@ def test_steps_onto_a_reset_do_not_matter():
             truncated=np.where(onto, ~steps.truncated, steps.truncated),
         ),
         action=np.where(reset, 2 - trajectory.action, trajectory.action),
-        aux=Categorical(np.where(reset[..., None], np.float32(-1e9) * np.eye(3, dtype=np.float32)[0],
-                                 trajectory.aux.logits)),
-    )  # fmt: skip
+        aux=Categorical(np.where(reset[..., None], impossible, trajectory.aux.logits)),
+    )
     assert reset.sum() > 10
     for config in (CONFIG, POPART):
         result = loss_of(config, trajectory, params)

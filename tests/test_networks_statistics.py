@@ -167,7 +167,7 @@ def test_a_network_sees_numbers_through_its_statistics_and_categories_as_they_ar
         networks.policy_value_network, OBS, spaces.Discrete(3), torso="shallow", hidden_size=8,
         core_size=0, frame_stack=2,
     )  # fmt: skip
-    network, plain = make(normalize=True), make()
+    network, plain = make(normalize_observations=True), make()
     params = networks.init(network, jax.random.key(0))
     assert set(params) == {"params", "statistics"}
     assert set(params["statistics"]) == {"goal/position", "image"}
@@ -209,7 +209,12 @@ def test_a_network_sees_numbers_through_its_statistics_and_categories_as_they_ar
 def test_gradients_reach_no_statistics_and_they_leave_the_network_alone_when_vmapped():
     space = spaces.Box(-np.inf, np.inf, (3,))
     network = networks.q_network(
-        space, spaces.Discrete(2), hidden_size=8, core_size=4, head_size=4, normalize=True
+        space,
+        spaces.Discrete(2),
+        hidden_size=8,
+        core_size=4,
+        head_size=4,
+        normalize_observations=True,
     )
     keys = jax.random.split(jax.random.key(0), 2)
     members = jax.vmap(lambda key: networks.init(network, key))(keys)

@@ -29,7 +29,8 @@ from rlsys.algorithms import presets
 from rlsys.config import ReplayConfig, check_at_least, check_within, register
 from rlsys.envs import Options
 from rlsys.learning import hosts, learner
-from rlsys.learning.optimizer import descend, learned, linear_decay, step_metrics
+from rlsys.learning.optimizer import descend, linear_decay, step_metrics
+from rlsys.learning.state import initial_state
 from rlsys.losses.n_step import n_step_return
 from rlsys.losses.q_learning import identity
 from rlsys.losses.r2d2 import sequence_loss, sequence_priority
@@ -122,7 +123,7 @@ def q_values(network, params, burn_in: int, trajectory: Trajectory):
 
 
 def loss(network, config: Config, params, target_params, sample: Sample):
-    """Of B sequences -> scalar; priorities [B] and metrics."""
+    """The loss of B sequences -> scalar; priorities [B] and metrics."""
     if not config.stored_state:
         core_state = sample.trajectory.core_state
         core_state = core_state._replace(lstm=jax.tree.map(jnp.zeros_like, core_state.lstm))
@@ -178,13 +179,9 @@ def update(network, config: Config, state: LearnerState, sample: Sample):
 
 
 def make_state(network, config: Config) -> LearnerState:
-    """The LearnerState before the first step."""
-    params = networks.init(network, streams.key(config.seed, "parameters"))
-    key = streams.key(config.seed, "minibatches")
-    opt_state = optimizer(config, config.learning_rate).init(learned(params))
-    step, progress = jnp.zeros((), jnp.int32), jnp.zeros(())
-    target_params = jax.tree.map(jnp.copy, params)
-    return LearnerState(params, opt_state, key, step, progress, target_params)
+    """The LearnerState before the first update, with a target network."""
+    new = initial_state(network, config, optimizer(config, config.learning_rate))
+    return new._replace(target_params=jax.tree.map(jnp.copy, new.params))
 
 
 def make_replay(config: Config, network) -> Replay:

@@ -34,7 +34,7 @@ ATARI = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What can be set of a task. One that the task cannot honour is refused, not ignored.
+    """The options of a task. One that the task cannot honour is refused, not ignored.
 
     Raises:
       UserError: a value is out of its range.
@@ -218,7 +218,7 @@ def make_pool(
 
 
 def _settings(task: str, options: Options) -> dict[str, Any]:
-    """What EnvPool is told of the task, once it is clear that it will heed the options."""
+    """Give EnvPool's settings of the task, once it is clear that it will heed the options."""
     kind = family(task)
     for name in ("sticky_actions", "noop_max", "life_loss_ends", "minimal_actions"):
         if kind != "atari" and getattr(options, name) != getattr(DEFAULTS, name):

@@ -47,9 +47,8 @@ class Sampler:
         self._lenient = lenient
         self._updates = 0  # made so far, to name one that failed
         self._drawn = np.zeros(0, np.int64)  # numbers of the last sample
-        self._waiting: tuple[np.ndarray, Callable] | None = (
-            None  # numbers, fetch of their priorities
-        )
+        # The numbers of a sample whose priorities have not come back, and what fetches these.
+        self._waiting: tuple[np.ndarray, Callable] | None = None
 
     def add(self, trajectory: Trajectory) -> None:
         """Add an unroll [T + 1, B, ...] and give its sequences their first priorities.

@@ -40,7 +40,7 @@ def without_mask(obs):
 
 
 class AgentNetwork(nn.Module):
-    """What head makes of T steps at once.
+    """A network of a torso, a core and a head, which reads T steps at once.
 
     Make one with q_network() or policy_value_network(), which check the fields.
     """
@@ -88,7 +88,7 @@ class AgentNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, steps: Timestep, action, core_state: CoreState):
-        """What head makes of x_0 .. x_{T-1}.
+        """Apply torso, core and head to x_0 .. x_{T-1}.
 
         Args:
           steps: Timestep [T, B, ...] x_0 .. x_{T-1}.
@@ -146,7 +146,7 @@ def q_network(
     *,
     head_size: int = 512,
     bfloat16: bool = False,
-    normalize: bool = False,
+    normalize_observations: bool = False,
     frame_stack: int = 1,
     **body,
 ) -> AgentNetwork:
@@ -157,7 +157,7 @@ def q_network(
       action_space: Discrete or MultiDiscrete.
       head_size: of the value and the advantage stream's hidden layer.
       bfloat16, body: see make_body.
-      normalize: normalise arrays of numbers by running statistics, see statistics.py.
+      normalize_observations: normalise arrays of numbers by running statistics, see statistics.py.
       frame_stack: images seen at once; taken as 1 where the observation has none.
 
     Raises:
@@ -169,7 +169,9 @@ def q_network(
     only = make_body(observation_space, action_space, bfloat16=bfloat16, **body)
     head = DuelingHead(shape, head_size, dtype)
     frame_stack = frame_stack if has_images(observation_space) else 1
-    return AgentNetwork(observation_space, action_space, head, only, None, frame_stack, normalize)
+    return AgentNetwork(
+        observation_space, action_space, head, only, None, frame_stack, normalize_observations
+    )
 
 
 def policy_value_network(
@@ -179,7 +181,7 @@ def policy_value_network(
     num_tasks: int = 1,
     head_size: int = 0,
     bfloat16: bool = False,
-    normalize: bool = False,
+    normalize_observations: bool = False,
     frame_stack: int = 1,
     separate: bool = False,
     policy_keys: Sequence[str] | None = None,
@@ -197,7 +199,7 @@ def policy_value_network(
       num_tasks: values, one for each task; the policy does not know which it plays.
       head_size: of a hidden layer of the policy's and one of the values' own; 0 for none.
       bfloat16, body: see make_body.
-      normalize: normalise arrays of numbers by running statistics, see statistics.py.
+      normalize_observations: normalise arrays of numbers by running statistics, see statistics.py.
       frame_stack: images seen at once; taken as 1 where the observation has none.
       separate: the values have a body of their own.
       policy_keys, value_keys: names of the observation's arrays that the policy reads and those
@@ -220,7 +222,13 @@ def policy_value_network(
     head = PolicyValueHead(action_space, num_tasks, head_size, compute_dtype(bfloat16))
     frame_stack = frame_stack if has_images(observation_space) else 1
     return AgentNetwork(
-        observation_space, action_space, head, of_policy, of_value, frame_stack, normalize
+        observation_space,
+        action_space,
+        head,
+        of_policy,
+        of_value,
+        frame_stack,
+        normalize_observations,
     )
 
 

@@ -73,7 +73,7 @@ def here(config: Any, pools: list, work: Workload) -> Plan:
 
 
 def elsewhere(config: Any, pools: list, work: Workload, machine: Machine) -> Plan:
-    """What the host does is measured here, what devices do is counted."""
+    """Predict for another machine: measure here what the host does, count what devices do."""
     num_learners = machine.devices - config.actor_devices
     if num_learners < 1:
         raise UserError(

@@ -12,7 +12,6 @@ Sampling is proportional to priority^priority_exponent; importance weights are
 the learner divides them by the largest of the whole batch.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -202,29 +201,6 @@ class Replay:
         core_state = self._core_state(env, start - self._burn_in, forgotten)
         trajectory = Trajectory(steps.timestep, steps.action[:-1], (), core_state)
         return start * self.num_envs + env, Sample(trajectory, mask, np.float32(weights))
-
-    def sample_shape(self, batch_size: int, trajectory: Trajectory) -> Sample:
-        """Return the shapes and dtypes of a Sample, before there is one.
-
-        Args:
-          trajectory: an unroll such as add takes.
-        """
-        num_steps = self._burn_in + self._length
-
-        def time_major(num, x):
-            return jax.ShapeDtypeStruct((num, batch_size, *x.shape[2:]), x.dtype)
-
-        def batch_major(x):
-            return jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype)
-
-        window = Trajectory(
-            jax.tree.map(functools.partial(time_major, num_steps + 1), trajectory.steps),
-            time_major(num_steps, trajectory.action),
-            (),
-            jax.tree.map(batch_major, trajectory.core_state),
-        )
-        first, reward = trajectory.steps.first, trajectory.steps.reward
-        return Sample(window, time_major(num_steps, first), batch_major(reward[0]))
 
     def set_priorities(self, numbers: np.ndarray, priorities: np.ndarray) -> None:
         """Give sequences [W] priorities, before the exponent; overwritten ones are left out."""
