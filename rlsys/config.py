@@ -85,7 +85,7 @@ def choose(presets: dict[str, Any], suits: dict[str, str], name: str | None, env
     """
     plain = envs.Options()
     if env is not None and name is None:
-        first = envs.tasks(env, plain)[0].env
+        first = envs.tasks(env, plain)[0].env_id
         same = [k for k, c in presets.items() if c.env == env and c.task == plain]
         name = same[0] if same else suits.get(envs.family(first), "small")
     elif name is None:
@@ -96,7 +96,7 @@ def choose(presets: dict[str, Any], suits: dict[str, str], name: str | None, env
     if env is None or env == config.env:
         return config, {"env": config.env, "task": config.task}
     tasks = envs.tasks(env, plain)
-    suit = suits.get(envs.family(tasks[0].env))
+    suit = suits.get(envs.family(tasks[0].env_id))
     own = config.task if suit is not None and config.task == presets[suit].task else plain
     if len(tasks) > 1:  # games do not share which actions they use
         own = dataclasses.replace(own, minimal_actions=False)

@@ -179,7 +179,7 @@ def main(args: list[str]) -> None:
 def evaluate_run(module, config, options: EvalConfig) -> None:
     """Plays each kind of episode, prints and saves the returns, and records a picture."""
     tasks = envs.tasks(config.env, config.task)
-    pools = [envs.Envs(task.env, 1, options.seed, task.options, name=task.name) for task in tasks]
+    pools = [envs.make(task, 1, options.seed) for task in tasks]
     network = module.make_network(config, pools)
     state = module.make_state(network, config)
     checkpoints = Checkpoints(Path(config.run_dir) / "checkpoints")

@@ -13,7 +13,8 @@ import numpy as np
 from experiments.bench import clock
 from rlsys import envs
 from rlsys.acting.actors import Actors, make_envs
-from rlsys.envs.tasks import make_pool
+from rlsys.envs.backend import environment_seeds
+from rlsys.envs.envpool_settings import make_pool
 from rlsys.running.log import Log
 
 
@@ -26,7 +27,8 @@ def envpool_alone(config: Any, num_steps: int) -> Callable[[], object]:
     random = np.random.default_rng(0)
 
     def with_threads(num_threads: int) -> Callable[[], object]:
-        pool = make_pool(task.env, config.num_envs, [0], task.options, num_threads, False)
+        seeds = environment_seeds(config.num_envs, 0)
+        pool = make_pool(task.env_id, config.num_envs, seeds, task.options, num_threads, False)
         pool.reset()
         actions = random.integers(pool.action_space.n, size=(num_steps, config.num_envs))
 

@@ -196,6 +196,6 @@ def player_of(act: Callable) -> Callable:
 
 
 def _player(act, config, network, task: envs.Task, num_envs, seed, kind, *, render=False):
-    pool = envs.Envs(task.env, num_envs, seed, task.options, render=render, name=task.name)
+    pool = envs.make(task, num_envs, seed, render=render)
     policy = make_policy(act, network, greedy=kind == "greedy")
     return EvalPolicy(pool, policy, network.initial(num_envs), seed)

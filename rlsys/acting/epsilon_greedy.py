@@ -89,7 +89,7 @@ def make_player(
     config: Any, network, task: envs.Task, num_envs: int, seed: int, kind: str, *, render=False
 ) -> evaluate.EvalPolicy:
     """As evaluate.play_tasks takes it. kind: "greedy", or "ladder" to explore as in training."""
-    pool = envs.Envs(task.env, num_envs, seed, task.options, render=render, name=task.name)
+    pool = envs.make(task, num_envs, seed, render=render)
     epsilon = np.zeros(num_envs, np.float32) if kind == "greedy" else ladder(config, num_envs)
     policy = functools.partial(make_policy(network), epsilon)
     return evaluate.EvalPolicy(pool, policy, network.initial(num_envs), seed)
