@@ -11,8 +11,8 @@ import numpy as np
 from gymnasium import spaces
 
 from rlsys.envs.interface import Episode
-from rlsys.envs.spaces import check_action
 from rlsys.envs.options import Task
+from rlsys.envs.spaces import check_action
 from rlsys.types import Timestep, UserError
 
 

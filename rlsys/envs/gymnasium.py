@@ -30,6 +30,8 @@ class GymnasiumEnvs(Backend):
     counts as an end.
     """
 
+    _vector: Any = None
+
     def __init__(
         self,
         task: Task,
@@ -46,7 +48,6 @@ class GymnasiumEnvs(Backend):
                 f"processes=true would start {num_envs} processes at once, for one actor's "
                 f"environments; {MOST_PROCESSES} are the most"
             )
-        self._vector: Any = None
         super().__init__(task, num_envs, seed, render=render)
         self._actions = make_actions(task.name, self._vector.single_action_space)
         self.action_space = self._actions.space
@@ -74,7 +75,7 @@ class GymnasiumEnvs(Backend):
 
     def _make(self, seeds: list[int]) -> None:
         self.close()
-        self._seeds = seeds
+        self._seeds: list[int] | list[None] = list(seeds)
         env_id = self._task.env_id
         one = _Maker(env_id.removeprefix("gymnasium/"), self._task.options.max_episode_steps)
         in_processes = self._task.options.processes and not self._can_render
@@ -94,7 +95,7 @@ class GymnasiumEnvs(Backend):
 
     def _reset(self) -> Any:
         # Seeds are given once: a later reset() goes on with each environment's random numbers.
-        seeds, self._seeds = self._seeds, [None] * self.num_envs  # type: ignore[assignment]
+        seeds, self._seeds = self._seeds, [None] * self.num_envs
         obs, _ = self._vector.reset(seed=seeds)
         self._ended = np.zeros(self.num_envs, bool)
         return self._observations.convert(obs)

@@ -103,8 +103,8 @@ class JaxEnvs(Backend):
 
     def _draw(self) -> np.ndarray | None:
         assert self._carry is not None
-        state = jax.tree.map(lambda x: x[0], self._carry.state)
         try:
+            state = jax.tree.map(lambda x: x[0], self._carry.state)
             return np.asarray(self._program.env.draw(state))
         except Exception:  # whatever a renderer raises; most environments have none
             return None
@@ -136,7 +136,7 @@ def load(env_id: str, max_episode_steps: int) -> Program:
         action = env.action_space
         if isinstance(action, spaces.Box | spaces.Discrete | spaces.MultiDiscrete):
             dtype = jnp.float32 if isinstance(action, spaces.Box) else jnp.int32
-            example = jax.ShapeDtypeStruct((2, *action.shape), dtype)
+            example = jax.ShapeDtypeStruct((2, *(action.shape or ())), dtype)
             jax.eval_shape(program.step, carry, example)
     except UserError as error:
         raise UserError(f"{env_id!r}: {error}") from None

@@ -60,7 +60,9 @@ def _brax(env: Any) -> PureEnv:
     inner = env
     while inner is not None:
         if "AutoReset" in type(inner).__name__:
-            raise UserError("brax's environment starts episodes by itself: make it with auto_reset=False")
+            raise UserError(
+                "brax's environment starts episodes by itself: make it with auto_reset=False"
+            )
         inner = inner.__dict__.get("env", inner.__dict__.get("_env"))
 
     def reset(key):
@@ -170,7 +172,9 @@ def _space(space: Any) -> spaces.Space:
     if hasattr(space, "num_categories"):
         return spaces.MultiDiscrete(np.asarray(space.num_categories))
     if not hasattr(space, "low"):
-        raise UserError(f"a space is a {type(space).__name__}, and not Discrete, Box, Dict or Tuple")
+        raise UserError(
+            f"a space is a {type(space).__name__}, and not Discrete, Box, Dict or Tuple"
+        )
     dtype: Any = np.dtype(space.dtype) if jnp.issubdtype(space.dtype, jnp.integer) else np.float32
     shape = tuple(space.shape)
     low, high = (np.broadcast_to(np.asarray(x, dtype), shape) for x in (space.low, space.high))

@@ -56,7 +56,7 @@ def _action(space: Any) -> str:
     if isinstance(space, spaces.Discrete):
         return f"{space.n} actions"
     if isinstance(space, spaces.Box):
-        return f"continuous actions of {space.shape[0]} dimensions between {space.low} and {space.high}"
+        return f"{space.shape[0]} continuous actions from {space.low} to {space.high}"
     if len(set(space.nvec.tolist())) > 1:
         return f"actions of {len(space.nvec)} dimensions with {space.nvec.tolist()} values"
     return f"actions of {len(space.nvec)} dimensions with {space.nvec[0]} values each"

@@ -184,7 +184,9 @@ def check_action(name: str, space: Any, num_envs: int, action: np.ndarray) -> np
         )
     if floats:
         if not np.isfinite(action).all():
-            raise UserError(f"an action of {name!r} is not finite: {action[~np.isfinite(action)][0]}")
+            raise UserError(
+                f"an action of {name!r} is not finite: {action[~np.isfinite(action)][0]}"
+            )
         return np.clip(action, space.low, space.high).astype(space.dtype, copy=False)
     sizes = space.n if isinstance(space, spaces.Discrete) else space.nvec[None]
     wrong = (action < 0) | (action >= sizes)

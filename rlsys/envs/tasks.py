@@ -106,5 +106,3 @@ def _value(name: str, kind: Any, text: str) -> Any:
         words = {bool: "true or false", tuple[int, ...]: "numbers such as 0,2", float: "a number"}
         expected = words.get(kind, "a whole number")
         raise UserError(f"{name} must be {expected}, not {text!r}") from None
-
-

@@ -18,7 +18,9 @@ class Observe(Wrapper):
         super().__init__(envs)
         box = envs.observation_space
         if not isinstance(box, spaces.Box) or len(box.shape) != 1:
-            raise UserError(f"observe needs one flat vector, and {self.name!r} shows something else")
+            raise UserError(
+                f"observe needs one flat vector, and {self.name!r} shows something else"
+            )
         if max(entries) >= box.shape[0]:
             raise UserError(
                 f"observe {entries}: {self.name!r} has {box.shape[0]} entries, counted from 0"
