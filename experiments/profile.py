@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from rlsys import train
+from rlsys import cli, train
 from rlsys.running import run
 from rlsys.types import UserError
 
@@ -46,12 +46,12 @@ def main(words: list[str]) -> None:
     Raises:
       UserError: the run ended before it was warm.
     """
-    seconds, words = train.take(words, "--seconds")
+    seconds, words = cli.take(words, "--seconds")
     if "--help" in words or not words:
         print(__doc__.strip())
         return
     folder = Path(f"runs/profile-{words[0]}-{time.strftime('%Y%m%d-%H%M%S')}")
-    given, words = train.take(words, "--run-dir")
+    given, words = cli.take(words, "--run-dir")
     folder = Path(given) if given else folder
     ended = threading.Event()
     thread = threading.Thread(target=record, args=(folder, float(seconds or 3.0), ended))
@@ -72,4 +72,4 @@ def main(words: list[str]) -> None:
 
 if __name__ == "__main__":
     run.prepare_process()
-    sys.exit(train.exit_code(lambda: main(sys.argv[1:])))
+    sys.exit(cli.exit_code(lambda: main(sys.argv[1:])))

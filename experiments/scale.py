@@ -23,7 +23,7 @@ from experiments.stragglers import simulate
 from experiments.study import RESULTS
 from rlsys import networks
 from rlsys.algorithms import r2d2
-from rlsys.algorithms.r2d2_config import PRESETS
+from rlsys.algorithms.r2d2 import ALGORITHM
 from rlsys.learning import learner
 from rlsys.plan import cost
 from rlsys.plan.machine import MACHINES
@@ -47,7 +47,7 @@ RERUN_BATCH, RERUN_ROLLOUT_CPUS = 983_040, 51_200
 RERUN_UPDATE = 42 * 86_400 / 54_000 / 32  # seconds: 54,000 iterations of 32 in 42 days (figure 7)
 RERUN_PER_CPU = RERUN_BATCH / RERUN_UPDATE / RERUN_ROLLOUT_CPUS  # timesteps a second
 
-R2D2 = PRESETS["atari"]
+R2D2 = ALGORITHM.presets.configs["atari"]
 ATARI_PER_CORE = 1e6 / 4 / 256  # EnvPool (Weng et al. 2022): 1e6 frames/s on 256 cores
 SEQUENCE_DRAWN = 9.0e-3 / 64  # seconds of one thread, experiments/results/replay.csv
 FRAME = 84 * 84

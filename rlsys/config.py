@@ -1,7 +1,12 @@
-"""What every algorithm's Config shares: a frozen dataclass whose numbers a sweep may vary."""
+"""RunConfig: the fields that every algorithm shares, and how Configs are checked, chosen and read.
+
+A Config is a frozen dataclass whose float fields a sweep may vary.
+"""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 
@@ -50,57 +55,236 @@ def power_of_two(n: int) -> int:
     return 1 << max(n.bit_length() - 1, 0)
 
 
-def check_shares(config, num_tasks: int) -> None:
-    """Raises UserError unless environments, actors and tasks divide each other."""
-    if config.actors % num_tasks:
-        raise UserError(
-            f"actors must be a multiple of the {num_tasks} tasks, not {config.actors}: each actor "
-            f"plays one of them"
-        )
-    if config.num_envs % config.actors:
-        raise UserError(
-            f"{config.num_envs} environments cannot be shared evenly by {config.actors} actors"
-        )
-    if config.refresh_steps % config.unroll_length:
-        raise UserError(
-            f"refresh_steps {config.refresh_steps} is no multiple of unroll_length "
-            f"{config.unroll_length}"
-        )
-
-
-def choose(presets: dict[str, Any], suits: dict[str, str], name: str | None, env: str | None):
-    """The preset of that name or, without one, what suits the tasks; and what sets it to them.
-
-    Args:
-      presets: by name; the first is the default, "small" is for what nothing else suits.
-      suits: names of presets by family of tasks.
-      name: of a preset, or None.
-      env: the tasks, as a Config has them, or None for the preset's own.
-
-    Returns:
-      A Config, and values of its fields env and task.
+@register
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The fields that every algorithm shares; each algorithm's Config adds its own.
 
     Raises:
-      UserError: there is no such preset, or no such task.
+      UserError: the fields cannot work together.
     """
-    plain = envs.Options()
-    if env is not None and name is None:
-        first = envs.tasks(env, plain)[0].env_id
-        same = [k for k, c in presets.items() if c.env == env and c.task == plain]
-        name = same[0] if same else suits.get(envs.family(first), "small")
-    elif name is None:
-        name = next(iter(presets))
-    if name not in presets:
-        raise UserError(f"there is no preset {name!r}, only {', '.join(presets)}")
-    config = presets[name]
-    if env is None or env == config.env:
-        return config, {"env": config.env, "task": config.task}
-    tasks = envs.tasks(env, plain)
-    suit = suits.get(envs.family(tasks[0].env_id))
-    own = config.task if suit is not None and config.task == presets[suit].task else plain
-    if len(tasks) > 1:  # games do not share which actions they use
-        own = dataclasses.replace(own, minimal_actions=False)
-    return config, {"env": env, "task": own}
+
+    env: str = "CartPole-v1"
+    """The task, or several with commas between them: task,task,... has one agent play all of them.
+    A word of its own sets an option of one task: task:option=value."""
+    env_options: envs.Options = envs.Options()
+    env_steps: int = 1_000_000
+    """The run ends after this many environment steps, all environments together."""
+    num_envs: int = 256
+    """The number of environments, which the tasks share evenly."""
+    seed: int = 0
+    """Environments, parameters, exploration and all else that is random follow from it."""
+    run_dir: str = ""
+    """The run's folder; if empty it is runs/<algorithm>-<task>-<time>-s<seed>."""
+
+    discount: float = 0.99
+    """gamma, by which the reward of a step later counts less."""
+    learning_rate: float = 1e-3
+    """The learning rate at the start."""
+    learning_rate_decay: float = 1.0
+    """The share of the learning rate that is gone at the end, linearly; 0 keeps it constant."""
+    max_gradient_norm: float = 1.0
+    """Gradients with a larger norm are scaled down to this one."""
+
+    torso: str | None = None
+    """The network for images and grids: nature, shallow, impala (the deep one), grid or mlp; if
+    None the observation's shape decides."""
+    hidden_size: int = 64
+    """The size of the torso's dense layer; 0 for none."""
+    core_size: int = 0
+    """The size of the LSTM; 0 for an agent without memory, previous action and reward."""
+    head_size: int = 64
+    """The size of a hidden layer for each output of the network; 0 for none."""
+    frame_stack: int = 1
+    """The number of images that the network sees at once."""
+    pixel_offset: int = 0
+    """The grey of an image that the network sees as 0, such as the background's."""
+    pixel_scale: int = 255
+    """The difference of two greys that the network sees as 1."""
+    orthogonal: bool = False
+    """Begin with orthogonal weights of gain sqrt(2) in the layers that end in a ReLU."""
+    bfloat16: bool = False
+    """Compute the network in bfloat16; parameters, statistics and results stay float32."""
+
+    actors: int = 1
+    """The number of threads that play, each with an equal share of the environments; with several
+    tasks it is a multiple of their number."""
+    unrolls_ahead: int = 1
+    """The number of unrolls that actors may be ahead of the learner; with 0 they play in turn. A
+    run repeats itself to the bit, unless several tasks come as they are finished."""
+    unroll_length: int = 20
+    """The number of steps that an actor plays at a time."""
+    refresh_steps: int = 20
+    """Actors copy the parameters after this many steps of each environment."""
+    actor_devices: int = 0
+    """The number of devices set aside for acting; with 0 the actors share the learner's first."""
+
+    checkpoint_every: int = 1_000_000
+    """Environment steps from one checkpoint to the next; environments start afresh there."""
+    keep_checkpoints: int = 2
+    """The number of newest checkpoints that are kept."""
+    log_every: int = 20_000
+    """Environment steps from one line of the log to the next."""
+    eval_episodes: int = 64
+    """The number of episodes played at the end, of each task and in each of the two ways: greedily,
+    and with random actions as in training."""
+
+    def __post_init__(self):
+        check_at_least(
+            self,
+            1,
+            "env_steps num_envs frame_stack pixel_scale actors unroll_length refresh_steps "
+            "checkpoint_every keep_checkpoints log_every eval_episodes",
+        )
+        check_at_least(self, 0, "seed hidden_size core_size head_size unrolls_ahead actor_devices")
+        check_positive(self, "learning_rate max_gradient_norm")
+        check_within(self, 0.0, 1.0, "discount learning_rate_decay")
+        num_tasks = len(envs.tasks(self.env, self.env_options))
+        if self.actors % num_tasks:
+            raise UserError(
+                f"actors must be a multiple of the {num_tasks} tasks, not {self.actors}: each "
+                f"actor plays one of them"
+            )
+        if self.num_envs % self.actors:
+            raise UserError(
+                f"{self.num_envs} environments cannot be shared evenly by {self.actors} actors"
+            )
+        if self.refresh_steps % self.unroll_length:
+            raise UserError(
+                f"refresh_steps {self.refresh_steps} is no multiple of unroll_length "
+                f"{self.unroll_length}"
+            )
+
+    @property
+    def join(self) -> int:
+        """The number of actors whose unrolls are handed to the learner together."""
+        return self.actors
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class ReplayConfig(RunConfig):
+    """The fields that every algorithm with a replay shares."""
+
+    unrolls_ahead: int = 0
+    replay_capacity: int = 200_000
+    """The number of environment steps that the replay holds."""
+    learning_starts: int = 5_000
+    """Learning begins once this many environment steps are held."""
+    replay_ratio: float = 2.5
+    """The number of learned steps for each environment step. A step counts where an update learns
+    from it: not in burn-in, not in padding past an episode's end."""
+    priority_exponent: float = 0.9
+    """Samples are drawn in proportion to priority^this."""
+    importance_exponent: float = 0.6
+    """Samples are weighted by (1 / probability)^this."""
+    batch_size: int = 32
+    """The number of samples that an update learns from, over all devices."""
+    n: int = 5
+    """The number of rewards in a return before it goes on with a value."""
+    target_update: int = 50
+    """The number of updates from one copy of the target network to the next."""
+    adam_eps: float = 1e-5
+    """Adam's epsilon."""
+    epsilon_base: float = 0.4
+    """The largest exploration rate: environment i of N acts at random with probability
+    epsilon_base^(1 + epsilon_exponent i / (N - 1))."""
+    epsilon_exponent: float = 7.0
+    """How far the exploration rates are spread."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(self, 1, "batch_size n target_update")
+        check_positive(self, "replay_ratio")
+        check_within(self, 0.0, 1.0, "epsilon_base")
+        check_within(
+            self,
+            0.0,
+            float("inf"),
+            "priority_exponent importance_exponent epsilon_exponent adam_eps",
+        )
+        if len(envs.tasks(self.env, self.env_options)) > 1:
+            raise UserError("a replay holds one task; impala and ppo play several")
+        if self.learning_starts >= self.env_steps:
+            raise UserError(
+                f"learning_starts {self.learning_starts} must be below env_steps {self.env_steps}"
+            )
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class ActorCriticConfig(RunConfig):
+    """The fields that every algorithm with a policy and a value shares."""
+
+    entropy_cost: float = 0.01
+    """The weight of the policy's entropy in the loss."""
+    popart: bool = True
+    """Normalise values by each task's own mean and deviation (PopArt)."""
+    popart_step_size: float = 3e-4
+    """beta: how far one sample moves the mean and the deviation."""
+    popart_floor: float = 0.1
+    """Values are normalised by at least this share of the size of their mean."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_within(self, 0.0, 1.0, "popart_step_size")
+        check_within(self, 0.0, float("inf"), "popart_floor entropy_cost")
+
+
+class Presets(NamedTuple):
+    """An algorithm's Configs by name, and which task gets which."""
+
+    configs: dict[str, Any]  # the first is the default, "small" is for what nothing else suits
+    suits: dict[str, str]  # family of tasks -> name
+    on_cpu: Mapping[str, str] = MappingProxyType({})  # task -> name, without an accelerator
+    # (config, number of tasks) -> values of fields that several tasks need
+    for_tasks: Callable[[Any, int], dict[str, Any]] = lambda config, num_tasks: {}
+
+    def choose(self, name: str | None, env: str | None, on_cpu: bool) -> Any:
+        """The preset of that name or, without one, what suits the tasks; set to the tasks if given.
+
+        Args:
+          name: a preset's, or None.
+          env: the tasks, as a Config has them, or None for the preset's own.
+          on_cpu: whether it is for a machine without accelerator.
+
+        Raises:
+          UserError: there is no such preset, or no such task.
+        """
+        if name is None and env is not None:
+            name = self._suiting(env, on_cpu)
+        name = next(iter(self.configs)) if name is None else name
+        if name not in self.configs:
+            raise UserError(f"there is no preset {name!r}, only {', '.join(self.configs)}")
+        config = self.configs[name]
+        changes = {"env": config.env, "env_options": config.env_options}
+        if env is not None and env != config.env:
+            changes = {"env": env, "env_options": self._options(config, env)}
+        num_tasks = len(envs.tasks(changes["env"], changes["env_options"]))
+        if num_tasks > 1:
+            changes |= self.for_tasks(config, num_tasks)
+        return dataclasses.replace(config, **changes)
+
+    def _suiting(self, env: str, on_cpu: bool) -> str:
+        """The name of the preset that suits tasks."""
+        if on_cpu and env in self.on_cpu:
+            return self.on_cpu[env]
+        plain = envs.Options()
+        for name, config in self.configs.items():
+            if config.env == env and config.env_options == plain:
+                return name
+        return self.suits.get(envs.family(envs.tasks(env, plain)[0].env_id), "small")
+
+    def _options(self, config: Any, env: str) -> envs.Options:
+        """Options for tasks not the preset's own: the preset's, if it is for their family."""
+        options = envs.Options()
+        tasks = envs.tasks(env, options)
+        suit = self.suits.get(envs.family(tasks[0].env_id))
+        if suit is not None and config.env_options == self.configs[suit].env_options:
+            options = config.env_options
+        if len(tasks) > 1:  # games do not share which actions they use
+            options = dataclasses.replace(options, minimal_actions=False)
+        return options
 
 
 def from_dict(cls, values: dict[str, Any]):

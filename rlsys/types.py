@@ -3,13 +3,16 @@
 Alignment, said once: `r_t = steps.reward[1:]`, `discount_t = gamma * steps.discount[1:]`,
 `v_tm1, v_t = v[:-1], v[1:]`, `a_tm1 = action`.
 
-Ends of episodes, two rules for every algorithm:
+Three rules serve every algorithm:
 1. A step onto `first` is the reset's, not the agent's: it has weight 0 in every loss, return,
    priority and statistic. Before it lies a step with `discount` 0 or `truncated` True.
 2. A truncated step keeps its discount (bootstrap from the true last observation) and has
    `lambda_t = 0`, which cuts every kind of multi-step return there.
+3. A step that another policy played (an opponent, an idle player's turn) has `learns` False: it is
+   not learned from either.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -45,7 +48,42 @@ class Trajectory(NamedTuple):
     action: Any  # [T, B] a_t, taken in x_t
     aux: Any  # [T, B, ...] what the algorithm's act() wants kept
     core_state: Any  # [B, ...] CoreState before x_0
-    task: Any = ()  # [B] int32, which of the run's tasks each plays; () where nothing asks for it
+    task_id: Any = ()  # [B] int32, which of the run's tasks each plays; () where nobody asks
+    learns: Any = ()  # [T, B] bool, the learner's own policy chose a_t; () where it chose all
+
+
+def map_arrays(
+    time_major: Callable, batch_major: Callable, *trajectories: Trajectory
+) -> Trajectory:
+    """Applies one function to the arrays [T, B, ...] of trajectories, another to those [B, ...]."""
+    of_batch = ("core_state", "task_id")
+    return Trajectory(
+        *(
+            jax.tree.map(
+                batch_major if name in of_batch else time_major,
+                *(getattr(trajectory, name) for trajectory in trajectories),
+            )
+            for name in Trajectory._fields
+        )
+    )
+
+
+def learned_steps(trajectory: Trajectory):
+    """Which steps x_{t-1} -> x_t are learned from: [T, B] bool, by rules 1 and 3."""
+    mask_tm1 = ~trajectory.steps.first[1:]
+    learns = trajectory.learns
+    return mask_tm1 if isinstance(learns, tuple) else mask_tm1 & learns
+
+
+class Policy(NamedTuple):
+    """A policy as actors play it: policy(params, timestep, core_state, key) gives the action
+    [B, ...], what the algorithm keeps of the step, the next core_state and the next key."""
+
+    apply: Callable  # compiled: (own, params, timestep, core_state, key) -> the four
+    own: Any = ()  # arrays that set one actor's policy apart, such as its exploration rates [B]
+
+    def __call__(self, params, timestep: Timestep, core_state: CoreState, key: jax.Array):
+        return self.apply(self.own, params, timestep, core_state, key)
 
 
 class Sample(NamedTuple):
@@ -59,7 +97,7 @@ class Sample(NamedTuple):
 TIME_MAJOR = jax.P(None, "batch")
 BATCH_MAJOR = jax.P("batch")
 TRAJECTORY_SPEC = Trajectory(  # over devices
-    TIME_MAJOR, TIME_MAJOR, TIME_MAJOR, BATCH_MAJOR, BATCH_MAJOR
+    TIME_MAJOR, TIME_MAJOR, TIME_MAJOR, BATCH_MAJOR, BATCH_MAJOR, TIME_MAJOR
 )
 SAMPLE_SPEC = Sample(TRAJECTORY_SPEC, TIME_MAJOR, BATCH_MAJOR)
 

@@ -140,8 +140,8 @@ def test_alignment(make, ahead, join):
         np.testing.assert_array_equal(trajectory.action, counts[:-1])
         np.testing.assert_array_equal(trajectory.core_state, counts[0])
         np.testing.assert_array_equal(trajectory.steps.first, obs[:, :, 2] == 0)
-        np.testing.assert_array_equal(trajectory.task, ids // B % 2)
-        assert trajectory.task.dtype == np.int32
+        np.testing.assert_array_equal(trajectory.task_id, ids // B % 2)
+        assert trajectory.task_id.dtype == np.int32
         assert trajectory.aux.min() == learner_step <= step
         assert (trajectory.aux == trajectory.aux[0]).all()
         if ahead == 0 or join == 4:

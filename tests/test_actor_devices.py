@@ -6,7 +6,7 @@ import optax
 import pytest
 from made_up import close
 
-from rlsys import train
+from rlsys import cli, train
 from rlsys.algorithms import impala, r2d2
 from rlsys.running.checkpoint import Checkpoints
 
@@ -55,5 +55,5 @@ def test_a_run_that_acts_elsewhere_resumes(tmp_path):
 def test_what_remains_must_share_the_batch(tmp_path, capsys):
     words = ["impala", *WORDS, *MORE["impala"], "--num-envs", "32", "--batch-size", "32"]
     words += ["--actor-devices", "1", "--run-dir", str(tmp_path / "run")]
-    assert train.exit_code(lambda: train.main(words)) == 2
+    assert cli.exit_code(lambda: train.main(words)) == 2
     assert "a batch of 32 cannot be split evenly over 3 devices" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from environments import make
 
-from rlsys import train
+from rlsys import cli, train
 from rlsys.envs import Episode, Options
 from rlsys.results import evaluate
 from rlsys.types import Timestep
@@ -189,7 +189,7 @@ def test_a_run_whose_episodes_never_end_ends_well(
         "ppo": ["--minibatches", "2"],
     }[algorithm]
     run_dir = tmp_path / "run"
-    assert train.exit_code(lambda: train.main([algorithm, *words, f"--run-dir={run_dir}"])) == 0
+    assert cli.exit_code(lambda: train.main([algorithm, *words, f"--run-dir={run_dir}"])) == 0
     output = capfd.readouterr().out
     assert f"score: {score} return -" in output and f"also: {other} return -" in output
     assert output.count("0 of 3 ended") == 2

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlsys import networks, train
+from rlsys import cli, networks, train
 from rlsys.losses import popart
 from rlsys.running import checks
 from rlsys.running.checks import CHECKS
@@ -322,7 +322,7 @@ HEALTHY = {
 def train_it(words, folder):
     with test_sweep.one_device():  # no check depends on their number
         command = [*words.split(), "--run-dir", str(folder)]
-        assert train.exit_code(lambda: train.main(command)) == 0
+        assert cli.exit_code(lambda: train.main(command)) == 0
     return [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
 
 

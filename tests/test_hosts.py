@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from rlsys import train
-from rlsys.algorithms.impala_config import Config
+from rlsys import cli, train
+from rlsys.algorithms.impala import Config
 from rlsys.learning import hosts
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.types import UserError
@@ -184,7 +184,7 @@ def test_a_share_is_even_or_refused(monkeypatch):
     ],
 )
 def test_an_address_that_cannot_be_is_said_in_one_sentence(words, sentence, capfd):
-    assert train.exit_code(lambda: train.main(["impala", *words.split()])) == 2
+    assert cli.exit_code(lambda: train.main(["impala", *words.split()])) == 2
     error = capfd.readouterr().err
     assert error.startswith("rlsys: ") and sentence in error and error.count("\n") == 1
 

@@ -13,7 +13,7 @@ from made_up import close, network_of, params_of, pieces, play, several_devices
 from rlsys import networks
 from rlsys.acting import actor_critic
 from rlsys.algorithms import impala
-from rlsys.algorithms.impala_config import PRESETS, SUITS, Config, preset
+from rlsys.algorithms.impala import ALGORITHM, Config
 from rlsys.envs import Options
 from rlsys.learning import learner
 from rlsys.learning.optimizer import linear_decay
@@ -72,7 +72,7 @@ def loss_of(
 
 def literal_targets(config, trajectory, logits, values, statistics):
     """In float64, each episode by itself: targets, advantages, and the statistics after them."""
-    steps, action, task = trajectory.steps, trajectory.action, trajectory.task
+    steps, action, task = trajectory.steps, trajectory.action, trajectory.task_id
     log_pi, log_mu = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in
                       (np.float64(logits), np.float64(trajectory.aux)))  # fmt: skip
     mean, variance = np.float64(statistics.mean), np.float64(statistics.variance)
@@ -123,7 +123,7 @@ def floored(config, mean, variance):
 
 def literal_loss(config, trajectory, logits, values, statistics):
     """-> scalar, new mean and variance, gradients for logits and values."""
-    task, action = trajectory.task, trajectory.action
+    task, action = trajectory.task_id, trajectory.action
     v, vs, advantage, mask, mean, variance, scale, old_scale = literal_targets(
         config, trajectory, logits, values, statistics
     )
@@ -288,9 +288,9 @@ def test_popart_equals_two_passes():
         logits, values = network.apply(params, steps, trajectory.action, trajectory.core_state)[0]
         log_pi = jax.nn.log_softmax(logits[:-1])
         log_pi_a = jnp.take_along_axis(log_pi, trajectory.action[..., None], -1)[..., 0]
-        n = jnp.take_along_axis(values[:-1], trajectory.task[None, :, None], -1)[..., 0]
-        n_target = (vs - new.mean[trajectory.task][None]) / scale[trajectory.task][None]
-        loss = -log_pi_a * advantage / scale[trajectory.task][None]
+        n = jnp.take_along_axis(values[:-1], trajectory.task_id[None, :, None], -1)[..., 0]
+        n_target = (vs - new.mean[trajectory.task_id][None]) / scale[trajectory.task_id][None]
+        loss = -log_pi_a * advantage / scale[trajectory.task_id][None]
         loss += POPART.baseline_cost * (n - n_target) ** 2 / 2
         return jnp.mean(mask * (loss + POPART.entropy_cost * (jnp.exp(log_pi) * log_pi).sum(-1)))
 
@@ -359,7 +359,7 @@ def test_the_number_of_devices_does_not_change_the_result(config):
 
 
 def test_an_absent_task_keeps_its_statistics_and_values():
-    trajectory = trajectory_of()._replace(task=np.array([0, 0, 0, 0, 2, 0, 2, 2], np.int32))
+    trajectory = trajectory_of()._replace(task_id=np.array([0, 0, 0, 0, 2, 0, 2, 2], np.int32))
     params, statistics, _ = descend(1, POPART, trajectory)
     for name in popart.PopArtState._fields:
         new, old = getattr(statistics, name), getattr(STATISTICS, name)
@@ -374,14 +374,16 @@ def test_an_absent_task_keeps_its_statistics_and_values():
 def test_the_policy_does_not_know_the_task():
     trajectory, params = trajectory_of(), other_params()
     _, _, metrics, _ = loss_of(CONFIG, trajectory, params)
-    _, _, other, _ = loss_of(CONFIG, trajectory._replace(task=2 - trajectory.task), params)
+    _, _, other, _ = loss_of(CONFIG, trajectory._replace(task_id=2 - trajectory.task_id), params)
     for name, blind in {"entropy": True, "rho_mean": True, "v_mean": False}.items():
         assert (metrics[name] == other[name]) == blind, name
 
 
 def test_rmsprop_is_that_of_the_authors_library():
     """epsilon inside the root, mean of squares from 1; clipped by norm; the rate falls to 0."""
-    config = dataclasses.replace(PRESETS["atari"], max_gradient_norm=5.0, optimizer_eps=0.01)
+    config = dataclasses.replace(
+        ALGORITHM.presets.configs["atari"], max_gradient_norm=5.0, optimizer_eps=0.01
+    )
     random = np.random.default_rng(0)
     grads = random.normal(size=(33, 4)).astype(np.float32) * np.array([1e-2, 0.1, 1, 10])
     grads = np.float32(grads)
@@ -415,7 +417,7 @@ def test_adam_is_that_of_optax():
 
 
 def test_the_atari_preset_is_the_papers_table():
-    config = PRESETS["atari"]
+    config = ALGORITHM.presets.configs["atari"]
     expected = {
         "discount": 0.99, "clip_rho": 1.0, "clip_pg_rho": 1.0, "vtrace_lambda": 1.0,
         "batch_size": 32,
@@ -425,9 +427,9 @@ def test_the_atari_preset_is_the_papers_table():
         "hidden_size": 256, "core_size": 0, "head_size": 0, "frame_stack": 4, "popart": False,
     }  # fmt: skip
     assert {name: getattr(config, name) for name in expected} == expected
-    assert config.task.clip_rewards and config.task.life_loss_ends
-    assert not config.task.sticky_actions
-    deep = PRESETS["atari-deep-lstm"]
+    assert config.env_options.clip_rewards and config.env_options.life_loss_ends
+    assert not config.env_options.sticky_actions
+    deep = ALGORITHM.presets.configs["atari-deep-lstm"]
     assert (deep.torso, deep.core_size) == ("impala", 256)
     assert Config().popart_step_size == 3e-4
 
@@ -466,29 +468,40 @@ def test_what_suits_each_family_of_tasks():
     for env, name in {
         None: "cartpole", "CartPole-v1": "cartpole", "Catch-v0": "small", "Pong-v5": "atari",
     }.items():  # fmt: skip
-        expected = PRESETS[name]
-        config = preset(None, env)
+        expected = ALGORITHM.presets.configs[name]
+        config = ALGORITHM.presets.choose(None, env, on_cpu=False)
         assert config == dataclasses.replace(expected, env=env or expected.env), env
-    assert SUITS["procgen"] == SUITS["vizdoom"] == "pixels"  # which not every machine can make
-    assert PRESETS["pixels"].torso == "impala" and not PRESETS["pixels"].task.minimal_actions
-    assert preset("atari-deep", "Breakout-v5").task == PRESETS["atari"].task
-    assert preset("atari", "Catch-v0").task == Options()
+    assert (
+        ALGORITHM.presets.suits["procgen"] == ALGORITHM.presets.suits["vizdoom"] == "pixels"
+    )  # which not every machine can make
+    assert (
+        ALGORITHM.presets.configs["pixels"].torso == "impala"
+        and not ALGORITHM.presets.configs["pixels"].task.minimal_actions
+    )
+    assert (
+        ALGORITHM.presets.choose("atari-deep", "Breakout-v5", on_cpu=False).env_options
+        == ALGORITHM.presets.configs["atari"].task
+    )
+    assert ALGORITHM.presets.choose("atari", "Catch-v0", on_cpu=False).env_options == Options()
 
 
 @pytest.mark.parametrize("num_tasks", [2, 3, 5, 57])
 def test_several_tasks_have_an_actor_each_and_popart(num_tasks):
     env = ",".join(f"Catch-v0:permute={i + 1}" for i in range(num_tasks))
-    config = preset(None, env)
+    config = ALGORITHM.presets.choose(None, env, on_cpu=False)
     assert config.popart and config.actors == num_tasks
-    assert config.num_envs % num_tasks == 0 and config.num_envs <= PRESETS["small"].num_envs
+    assert (
+        config.num_envs % num_tasks == 0
+        and config.num_envs <= ALGORITHM.presets.configs["small"].num_envs
+    )
     assert config.unrolls_ahead > 0 and config.join < num_tasks  # none waits for the slowest
-    assert config.batch_size >= PRESETS["small"].batch_size / 2
+    assert config.batch_size >= ALGORITHM.presets.configs["small"].batch_size / 2
 
 
 def test_games_of_several_kinds_share_all_actions():
-    config = preset(None, "Pong-v5,Breakout-v5")
-    assert not config.task.minimal_actions and config.task.clip_rewards
-    assert preset(None, "Pong-v5").task.minimal_actions
+    config = ALGORITHM.presets.choose(None, "Pong-v5,Breakout-v5", on_cpu=False)
+    assert not config.env_options.minimal_actions and config.env_options.clip_rewards
+    assert ALGORITHM.presets.choose(None, "Pong-v5", on_cpu=False).env_options.minimal_actions
 
 
 @pytest.mark.parametrize(

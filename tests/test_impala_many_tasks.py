@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rlsys import train
+from rlsys import cli, train
 
 GAMES = """
 Alien Amidar Assault Asterix Asteroids Atlantis BankHeist BattleZone BeamRider Berzerk Bowling
@@ -25,7 +25,7 @@ def test_one_agent_plays_the_57_games_of_atari(tmp_path):
         "--eval-episodes", "1", "--max-episode-steps", "40", "--run-dir", str(tmp_path / "run"),
     ]  # fmt: skip
     assert len(GAMES) == 57
-    assert train.exit_code(lambda: train.main(words)) == 0
+    assert cli.exit_code(lambda: train.main(words)) == 0
     lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     shares = [lines[-1][f"share/{game}-v5"] for game in GAMES]
     assert sum(shares) == pytest.approx(1) and sum(s > 0 for s in shares) > 50

@@ -15,7 +15,7 @@ from made_up import IMAGES, timesteps
 from rlsys import networks
 from rlsys.acting import actor_critic
 from rlsys.algorithms import impala, ppo, r2d2
-from rlsys.algorithms.impala_config import Config
+from rlsys.algorithms.impala import Config
 from rlsys.learning import learner
 from rlsys.networks.dense import Dense
 from rlsys.networks.recurrent import lstm_scan

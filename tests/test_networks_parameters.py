@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from gymnasium import spaces
 
-from rlsys import networks, train
+from rlsys import algorithms, networks
 from rlsys.networks.torsos import encode
 from tests import made_up
 
@@ -45,12 +45,12 @@ def test_pixels_are_moved_and_scaled_as_the_network_is_told():
 
 def test_pong_has_a_preset_of_its_own_where_there_is_no_accelerator():
     words = ["--env", "Pong-v5"]
-    here = train.config_of("ppo", words)  # tests run on a CPU
+    here = algorithms.config_of("ppo", words)  # tests run on a CPU
     assert (here.torso, here.pixel_offset, here.orthogonal) == ("shallow", 87, True)
-    assert train.config_of("ppo", words, on_cpu=True) == here
+    assert algorithms.config_of("ppo", words, on_cpu=True) == here
     for large in (
-        train.config_of("ppo", words, on_cpu=False),
-        train.config_of("ppo", [*words, "--preset", "atari"]),
+        algorithms.config_of("ppo", words, on_cpu=False),
+        algorithms.config_of("ppo", [*words, "--preset", "atari"]),
     ):
         assert (large.torso, large.pixel_offset, large.orthogonal) == ("nature", 0, False)
-    assert train.config_of("ppo", ["--env", "Breakout-v5"]).torso == "nature"
+    assert algorithms.config_of("ppo", ["--env", "Breakout-v5"]).torso == "nature"

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlsys import envs, train
+from rlsys import cli, envs, train
 from rlsys.acting.actors import make_envs
-from rlsys.algorithms import impala_config, ppo_config, r2d2_config
+from rlsys.algorithms import impala, ppo, r2d2
 from rlsys.learning import learner
 from rlsys.networks.convolution import plain
 from rlsys.plan import __main__ as command
@@ -146,9 +146,9 @@ def test_a_devices_share_of_a_batch():
 
 SMALL = {"num_envs": 8, "unroll_length": 10, "refresh_steps": 10}
 CONFIGS = {
-    "impala": impala_config.Config(**SMALL, batch_size=8, actors=2, unrolls_ahead=1),
-    "ppo": ppo_config.Config(**SMALL),
-    "r2d2": r2d2_config.Config(
+    "impala": impala.Config(**SMALL, batch_size=8, actors=2, unrolls_ahead=1),
+    "ppo": ppo.Config(**SMALL),
+    "r2d2": r2d2.Config(
         **SMALL, batch_size=8, learning_starts=200, env_steps=1000, replay_capacity=4000, actors=2
     ),
 }
@@ -215,7 +215,7 @@ def test_what_does_not_fit_the_machines_devices_is_refused(quick):
 
 def test_the_command_prints_what_a_person_asks(quick, capsys):
     words = "ppo --env Catch-v0 --num-envs 8 --machine h100".split()
-    assert train.exit_code(lambda: command.main(words)) == 0
+    assert cli.exit_code(lambda: command.main(words)) == 0
     out = capsys.readouterr().out
     for what in (
         "Catch-v0, h100: 16 cores",
@@ -229,7 +229,7 @@ def test_the_command_prints_what_a_person_asks(quick, capsys):
         "steps/s",
     ):
         assert what in out  # fmt: skip
-    assert train.exit_code(lambda: command.main(["ppo", "--machine", "h10"])) == 2
+    assert cli.exit_code(lambda: command.main(["ppo", "--machine", "h10"])) == 2
     assert "no machine is called 'h10'" in capsys.readouterr().err
 
 

@@ -11,7 +11,7 @@ from made_up import MASKED, close, network_of, params_of, timesteps
 
 from rlsys import networks
 from rlsys.acting import actor_critic
-from rlsys.algorithms.impala_config import Config
+from rlsys.algorithms.impala import Config
 from rlsys.losses import popart
 from rlsys.types import CoreState, Timestep
 

@@ -12,7 +12,7 @@ from made_up import close, network_of, params_of, pieces, play, several_devices
 
 from rlsys.acting import actor_critic
 from rlsys.algorithms import ppo
-from rlsys.algorithms.ppo_config import PRESETS, SUITS, Config, preset
+from rlsys.algorithms.ppo import ALGORITHM, Config
 from rlsys.algorithms.ppo_minibatches import BATCH_SPEC, turns
 from rlsys.envs import Options
 from rlsys.learning import learner
@@ -179,7 +179,7 @@ def test_before_the_first_step_every_ratio_is_1(kind):
 
 def literal_batch(config, trajectory, values, statistics):
     """In float64, each episode by itself: advantage, v_old, target, mask [T, B], statistics."""
-    steps, task = trajectory.steps, trajectory.task
+    steps, task = trajectory.steps, trajectory.task_id
     mean, second = np.float64(statistics.mean), np.float64(statistics.variance)
     second += mean**2
     sigma = floored(config, mean, second)
@@ -238,12 +238,12 @@ def test_a_batch_is_that_of_the_equations(with_popart):
     for found, expected in ((batch.v_old, v_old), (batch.target, target)):
         close(np.where(mask, found, 0), np.where(mask, expected, 0), atol=1e-5)
     close((state.popart.mean, state.popart.variance), (mean, variance))
-    np.testing.assert_array_equal(batch.task, np.repeat(TASK, 4))
+    np.testing.assert_array_equal(batch.task_id, np.repeat(TASK, 4))
     # Values that learning begins with are those from before the statistics moved.
     (_, values), _ = jax.jit(network.apply)(
         state.params, batch.steps, batch.action[:-1], batch.core_state
     )
-    close(np.where(mask, actor_critic.value_of(values, batch.task), 0), np.where(mask, v_old, 0),
+    close(np.where(mask, actor_critic.value_of(values, batch.task_id), 0), np.where(mask, v_old, 0),
           atol=2e-5)  # fmt: skip
 
 
@@ -482,20 +482,24 @@ def test_what_suits_each_family_of_tasks():
     for env, name in {
         None: "cartpole", "CartPole-v1": "cartpole", "Catch-v0": "small", "Pong-v5": "atari",
     }.items():  # fmt: skip
-        expected = PRESETS[name]
-        assert preset(None, env) == dataclasses.replace(expected, env=env or expected.env), env
-    assert SUITS["procgen"] == SUITS["vizdoom"] == "pixels"  # which not every machine can make
-    assert preset("recurrent", None).task == Options(observe=(0, 2))
-    assert preset("recurrent", "Catch-v0").task == Options()
+        expected = ALGORITHM.presets.configs[name]
+        assert ALGORITHM.presets.choose(None, env, on_cpu=False) == dataclasses.replace(
+            expected, env=env or expected.env
+        ), env
+    assert (
+        ALGORITHM.presets.suits["procgen"] == ALGORITHM.presets.suits["vizdoom"] == "pixels"
+    )  # which not every machine can make
+    assert ALGORITHM.presets.choose("recurrent", None, on_cpu=False).env_options == Options(observe=(0, 2))
+    assert ALGORITHM.presets.choose("recurrent", "Catch-v0", on_cpu=False).env_options == Options()
 
 
 @pytest.mark.parametrize("num_tasks", [2, 3, 57])
 def test_several_tasks_have_an_actor_each(num_tasks):
     env = ",".join(f"Catch-v0:permute={i + 1}" for i in range(num_tasks))
-    config = preset(None, env)
+    config = ALGORITHM.presets.choose(None, env, on_cpu=False)
     assert config.popart and config.actors == num_tasks
     assert config.num_envs % num_tasks == 0 and 0.7 < config.num_envs / 256 <= 1
-    games = preset(None, "Pong-v5,Breakout-v5")
+    games = ALGORITHM.presets.choose(None, "Pong-v5,Breakout-v5", on_cpu=False)
     assert not games.task.minimal_actions and games.task.clip_rewards
 
 

@@ -15,7 +15,7 @@ from made_up import several_devices
 from rlsys import networks
 from rlsys.acting import epsilon_greedy
 from rlsys.algorithms import r2d2
-from rlsys.algorithms.r2d2_config import PRESETS, Config
+from rlsys.algorithms.r2d2 import ALGORITHM, Config
 from rlsys.learning import learner
 from rlsys.types import SAMPLE_SPEC, CoreState, Sample, Timestep, Trajectory
 
@@ -252,7 +252,7 @@ def test_episodes_in_one_sequence_equal_each_alone():
 
 
 def test_the_paper_preset_never_crosses_an_episodes_end():
-    assert not PRESETS["atari"].cross_episodes
+    assert not ALGORITHM.presets.configs["atari"].cross_episodes
     config = dataclasses.replace(CONFIG, cross_episodes=False)
     replay, *_ = filled_replay(config, play(200, mean_length=9))
     _, sample = replay.sample(200)
@@ -417,7 +417,7 @@ def test_how_far_an_update_goes_is_told(largest):
 
 
 def test_the_atari_preset_is_the_papers_table():
-    config = PRESETS["atari"]
+    config = ALGORITHM.presets.configs["atari"]
     expected = {
         "discount": 0.997, "n": 5, "burn_in": 40, "length": 80, "stride": 40, "batch_size": 64,
         "replay_capacity": 4_000_000, "priority_exponent": 0.9, "priority_eta": 0.9,
@@ -428,7 +428,7 @@ def test_the_atari_preset_is_the_papers_table():
         "refresh_steps": 400, "replay_ratio": 0.8, "stored_state": True,
     }  # fmt: skip
     assert {name: getattr(config, name) for name in expected} == expected
-    assert not config.task.clip_rewards and not config.task.life_loss_ends
+    assert not config.env_options.clip_rewards and not config.env_options.life_loss_ends
 
 
 def test_a_config_is_a_pytree_of_its_numbers():

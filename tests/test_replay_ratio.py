@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rlsys.algorithms.r2d2_config import Config
+from rlsys.algorithms.r2d2 import Config
 from rlsys.replay.replay_ratio import ReplayRatio
 from tests.test_replay import B, History, make
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rlsys import train
+from rlsys import cli
 from rlsys.results import report
 
 
@@ -63,7 +63,7 @@ def write_sweep(folder):
 
 
 def make(*words):
-    return train.exit_code(lambda: report.main([str(word) for word in words]))
+    return cli.exit_code(lambda: report.main([str(word) for word in words]))
 
 
 def cells(path):

@@ -9,8 +9,8 @@ import pytest
 from rlsys import networks, streams
 from rlsys.acting import actor_critic
 from rlsys.acting.actors import Actors
-from rlsys.algorithms import ppo_config, r2d2
-from rlsys.algorithms.r2d2_config import Config
+from rlsys.algorithms import ppo, r2d2
+from rlsys.algorithms.r2d2 import Config
 from rlsys.running.log import Silent
 
 SEEDS = range(21)
@@ -55,7 +55,7 @@ def test_runs_of_neighbouring_seeds_share_no_key(init_keys):
     pools = [SimpleNamespace(num_envs=1, name="a", reset=lambda: (), close=lambda: None)] * 2
     keys = []
     for seed in SEEDS:
-        config = ppo_config.Config(seed=seed, actors=2)
+        config = ppo.Config(seed=seed, actors=2)
         optimizer = SimpleNamespace(init=lambda params: ())
         keys.append(actor_critic.make_state(network, config, optimizer).key)
         actors = Actors(pools, [None] * 2, network.initial, config, Silent().time)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rlsys import train
+from rlsys import algorithms, cli, train
 from rlsys.acting.actors import make_envs, seeds
 from rlsys.envs import Episode
 from rlsys.learning import learner
@@ -56,7 +56,7 @@ NEEDS = {}  # bytes on the host and on the devices, as each sweep below was chec
 
 
 def sweep(*words):
-    return train.exit_code(lambda: command.main([str(word) for word in words]))
+    return cli.exit_code(lambda: command.main([str(word) for word in words]))
 
 
 @contextlib.contextmanager
@@ -71,7 +71,7 @@ def alone(folder, *words):
     """The run by itself, on one device as a member is."""
     with one_device():
         words = [*words, "--run-dir", str(folder)]
-        assert train.exit_code(lambda: train.main([str(word) for word in words])) == 0
+        assert cli.exit_code(lambda: train.main([str(word) for word in words])) == 0
     return folder
 
 
@@ -345,7 +345,7 @@ def test_what_a_sweep_leaves(swept, capfd):
         scores = [result["mean"] for kind, result in played.items() if "sampled" in kind]
         assert row["score"] == "sampled" and float(row["score_return"]) == np.mean(scores)
     words = ["eval", folder / "members/0", "--episodes", 4]
-    assert train.exit_code(lambda: train.main(list(map(str, words)))) == 0
+    assert cli.exit_code(lambda: train.main(list(map(str, words)))) == 0
     kinds = json.loads((folder / "members/0/evaluation.json").read_text())["results"]
     assert len(kinds) == 4 and all(kind["episodes"] == 4 for kind in kinds.values())
 
@@ -353,7 +353,7 @@ def test_what_a_sweep_leaves(swept, capfd):
 def test_a_sweep_is_no_run_and_a_run_no_sweep(swept, tmp_path, monkeypatch, capfd):
     folder = swept("impala")
     for words in (["eval", folder], ["resume", folder]):
-        assert train.exit_code(lambda words=words: train.main(list(map(str, words)))) == 2
+        assert cli.exit_code(lambda words=words: train.main(list(map(str, words)))) == 2
         assert f"make sweep RESUME={folder}" in capfd.readouterr().err
     assert sweep("resume", folder / "members/0") == 2
     assert f"{folder}/members/0 is a single run, not a sweep" in capfd.readouterr().err
@@ -404,7 +404,10 @@ def test_words_of_a_sweep():
         "gae-lambda 0.9 discount 0.9", "gae-lambda 0.9 discount 0.99"
     ]  # fmt: skip
     both = members("ppo", "--seed=3 7 --observe 0 2 --horizon-seconds=60".split())
-    assert [(m.config.seed, m.config.task.observe) for m in both] == [(3, (0, 2)), (7, (0, 2))]
+    assert [(m.config.seed, m.config.env_options.observe) for m in both] == [
+        (3, (0, 2)),
+        (7, (0, 2)),
+    ]
     assert all(m.config.horizon_seconds == 60 for m in both)
     assert [m.config.env for m in members("ppo", ["--env", "Catch-v0", "CartPole-v1"])] == [
         "Catch-v0", "CartPole-v1"
@@ -449,9 +452,9 @@ def test_printed_commands_are_the_members(tmp_path, monkeypatch, capfd):
     for line, member in zip(lines, expected, strict=True):
         words = line.split()
         assert words[1:4] == ["-m", "rlsys.train", "impala"]
-        folder, rest = train.take(words[4:], "--run-dir")
+        folder, rest = cli.take(words[4:], "--run-dir")
         folders.add(folder)
-        assert train.config_of("impala", rest) == member.config
+        assert algorithms.config_of("impala", rest) == member.config
     assert len(folders) == 8
     assert sweep("impala", "--seeds", 2, "--run_dir", "my runs", "--print-commands") == 0
     assert capfd.readouterr().out.splitlines()[1].endswith("--run-dir 'my runs/1'")
@@ -461,7 +464,7 @@ def test_the_table_shows_the_best_members(tmp_path):
     found = members("ppo", ["--seeds", "25"])
     logs = [Log(tmp_path / str(i), 100, display=False) for i in range(25)]
     healths = [Health(member.config) for member in found]
-    shown = status.Board(found, logs, healths)
+    shown = status.Status(found, logs, healths)
     episodes = [Episode(float(10 * i), 5, 2 * i + 1, "CartPole-v1") for i in range(24)]
     assert [e.task for e in shown.episodes(episodes, 2)] == [f"seed {i}" for i in range(24)]
     shown.died[23] = 7

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from environments import make
 
-from rlsys import train
+from rlsys import cli, train
 from rlsys.acting.actors import Actors
 from rlsys.algorithms import r2d2
-from rlsys.algorithms.r2d2_config import Config, preset
+from rlsys.algorithms.r2d2 import ALGORITHM, Config
 from rlsys.envs.envpool import EnvPoolEnvs
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.health import first_not_finite
@@ -95,7 +95,7 @@ def logged(folder):
 
 def play(*words):
     """As `run`, in this process."""
-    return train.exit_code(lambda: train.main([str(word) for word in words]))
+    return cli.exit_code(lambda: train.main([str(word) for word in words]))
 
 
 def test_killed_and_resumed_equals_never_killed(tmp_path):
@@ -193,8 +193,8 @@ def test_a_synchronous_run_repeats_itself(tmp_path):
     """Also with several actors, and whatever their threads do."""
     results = []
     for name in ("a", "b"):
-        config = train.parse(
-            preset(None, "Catch-v0"),
+        config = cli.parse(
+            ALGORITHM.presets.choose(None, "Catch-v0", on_cpu=False),
             [*SMALL[2:], "--env-steps", "1600", "--actors", "2", "--run-dir", str(tmp_path / name)],
             "",
         )
@@ -258,8 +258,8 @@ def test_an_actors_exception_ends_the_run(tmp_path, monkeypatch):
     steps = break_after(150, monkeypatch)
     for ahead in (0, 2):
         steps.clear()
-        config = train.parse(
-            preset(None, "Catch-v0"),
+        config = cli.parse(
+            ALGORITHM.presets.choose(None, "Catch-v0", on_cpu=False),
             [*SMALL[2:], "--env-steps", "100000", "--actors", "2", "--unrolls-ahead", str(ahead),
              "--run-dir", str(tmp_path / str(ahead))],
             "",
@@ -371,7 +371,7 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path, algorithm):
 )
 def test_what_cannot_work_is_said_in_one_sentence(words, sentence, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    code = train.exit_code(lambda: train.main(words.split()))
+    code = cli.exit_code(lambda: train.main(words.split()))
     output = capfd.readouterr()
     assert code == 2
     assert sentence in output.err
@@ -381,39 +381,39 @@ def test_what_cannot_work_is_said_in_one_sentence(words, sentence, tmp_path, mon
 
 def test_a_run_folder_is_not_written_over(tmp_path):
     words = [*SMALL, "--env-steps", "800", "--run-dir", str(tmp_path / "run")]
-    assert train.exit_code(lambda: train.main(["r2d2", *words])) == 0
+    assert cli.exit_code(lambda: train.main(["r2d2", *words])) == 0
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
-    assert train.exit_code(lambda: train.main(["r2d2", *words])) == 2
+    assert cli.exit_code(lambda: train.main(["r2d2", *words])) == 2
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
 
 
 def test_damaged_and_foreign_checkpoints(tmp_path, capfd):
     folder = tmp_path / "run"
     words = [*SMALL, "--env-steps", "2400", "--run-dir", str(folder)]
-    assert train.exit_code(lambda: train.main(["r2d2", *words])) == 0
+    assert cli.exit_code(lambda: train.main(["r2d2", *words])) == 0
     resume = ["resume", str(folder), "--env-steps", "2800"]
 
     largest = max((folder / "checkpoints/2").rglob("*"), key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-7])
     capfd.readouterr()
-    assert train.exit_code(lambda: train.main(resume)) == 0
+    assert cli.exit_code(lambda: train.main(resume)) == 0
     output = capfd.readouterr().out
     assert str(largest) in output and "checkpoint 1 is taken instead" in output
 
-    assert train.exit_code(lambda: train.main([*resume[:2], "--core-size", "8"])) == 2
+    assert cli.exit_code(lambda: train.main([*resume[:2], "--core-size", "8"])) == 2
     assert "core" in capfd.readouterr().err
     (folder / "checkpoints").rename(tmp_path / "elsewhere")
-    assert train.exit_code(lambda: train.main(resume)) == 2
+    assert cli.exit_code(lambda: train.main(resume)) == 2
     assert str(folder) in capfd.readouterr().err
 
 
 def test_evaluation_plays_whole_episodes_and_records_one(tmp_path, capfd):
     folder = tmp_path / "run"
     words = [*SMALL, "--env-steps", "800", "--run-dir", str(folder)]
-    assert train.exit_code(lambda: train.main(["r2d2", *words])) == 0
+    assert cli.exit_code(lambda: train.main(["r2d2", *words])) == 0
     results = json.loads((folder / "evaluation.json").read_text())["results"]
     assert set(results) == {"greedy", "ladder"}
-    assert train.exit_code(lambda: train.main(["eval", str(folder), "--episodes", "11"])) == 0
+    assert cli.exit_code(lambda: train.main(["eval", str(folder), "--episodes", "11"])) == 0
     assert capfd.readouterr().out.count("score: greedy return ") == 2
     results = json.loads((folder / "evaluation.json").read_text())["results"]
     assert set(results) == {"greedy", "ladder"}

@@ -14,7 +14,7 @@ from experiments.bench import clock, made_up
 from experiments.bench.figures import Figure, Setting
 from experiments.bench.stock import stock
 from rlsys import networks
-from rlsys.algorithms import impala, impala_config, r2d2, r2d2_config
+from rlsys.algorithms import impala, r2d2
 
 
 class Case(NamedTuple):
@@ -28,7 +28,7 @@ class Case(NamedTuple):
 
 
 def cases(quick: bool) -> dict[str, Case]:
-    atari, recurrent = impala_config.PRESETS["atari"], r2d2_config.PRESETS["atari"]
+    atari, recurrent = impala.PRESETS["atari"], r2d2.PRESETS["atari"]
     nature = {"torso": "nature", "hidden_size": 512, "num_envs": 32, "batch_size": 32, "actors": 1}
     deep = {"torso": "impala", "core_size": 256, "num_envs": 8, "batch_size": 8, "actors": 1}
     sequences: dict[str, Any] = {"torso": "nature", "num_envs": 8, "batch_size": 8}

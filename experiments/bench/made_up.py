@@ -114,7 +114,7 @@ def from_sample(r2d2: ModuleType, config: Any, network: networks.AgentNetwork) -
     def act(*args):
         return r2d2.act(network, state.params, *args, epsilon)
 
-    sequences = trajectory(network, act, length, config.batch_size)._replace(aux=(), task=())
+    sequences = trajectory(network, act, length, config.batch_size)._replace(aux=(), task_id=())
     mask = np.ones((length, config.batch_size), bool)
     sample = Sample(sequences, mask, np.ones(config.batch_size, np.float32))
     sample = learner.place(mesh, sample, SAMPLE_SPEC)

@@ -23,7 +23,7 @@ def envpool_alone(config: Any, num_steps: int) -> Callable[[], object]:
 
     With one thread or one for each core, whichever is faster.
     """
-    (task,) = envs.tasks(config.env, config.task)
+    (task,) = envs.tasks(config.env, config.env_options)
     random = np.random.default_rng(0)
 
     def with_threads(num_threads: int) -> Callable[[], object]:

@@ -16,7 +16,7 @@ from experiments.bench import clock, made_up
 from experiments.bench.figures import Figure, Setting
 from rlsys import networks
 from rlsys.algorithms import r2d2
-from rlsys.algorithms.r2d2_config import PRESETS
+from rlsys.algorithms.r2d2 import ALGORITHM
 from rlsys.replay import memory
 from rlsys.replay.sum_tree import SumTree
 
@@ -49,7 +49,9 @@ def filled_replay(config: Any, random: np.random.Generator):
 def figures(setting: Setting) -> Iterator[Figure]:
     fits = int(0.5 * memory.free_bytes() / STRIDE_BYTES)
     sequences = 400 if setting.quick else min(SEQUENCES, fits // 10_000 * 10_000)
-    config = dataclasses.replace(PRESETS["atari"], num_envs=64, replay_capacity=40 * sequences)
+    config = dataclasses.replace(
+        ALGORITHM.presets.configs["atari"], num_envs=64, replay_capacity=40 * sequences
+    )
     random = np.random.default_rng(0)
     replay, trajectory = filled_replay(config, random)
     held = f"of {sequences:,}"

@@ -10,7 +10,7 @@ import json
 import sys
 
 from experiments.bench import clock, made_up, play
-from rlsys import train
+from rlsys import cli, train
 from rlsys.acting.actors import make_envs
 from rlsys.running import run
 
@@ -21,8 +21,8 @@ SECONDS = 1.0  # that each sample of EnvPool's and the policy's rate takes
 def main(words: list[str]) -> None:
     name, *rest = words
     module, configs = train.algorithm(name)
-    env, rest = train.take(rest, "--env")
-    config = train.parse(configs.preset(None, env), rest, "")
+    env, rest = cli.take(rest, "--env")
+    config = cli.parse(configs.preset(None, env), rest, "")
     module.train(config)
     memory = clock.peak_memory()
 

@@ -10,14 +10,13 @@ import jax.numpy as jnp
 from rlsys import envs, networks, streams
 from rlsys.learning import learner
 from rlsys.losses import policy_gradient, popart
-from rlsys.results.evaluate import EvalPolicy
-from rlsys.types import LearnerState
+from rlsys.types import LearnerState, Policy
 
 ILLEGAL = -1e9  # logit of an illegal action: finite, so that 0 times its logarithm is 0
-EVAL_MODES = ("greedy", "sampled")  # the likeliest action, or one drawn as in training
+EVAL_MODES = ("greedy", "sampled")  # play the likeliest action, or draw it as in training
 # The objective improves the policy that actions are drawn from, and values are learned of it; the
 # greedy one is never trained, and can be far better or worse.
-SCORE = "sampled"
+SCORE_MODE = "sampled"
 _scale = jax.jit(popart.scale)  # op by op its bounds would cross to the devices each time
 
 
@@ -139,29 +138,22 @@ def make_state(network, config: Any, optimizer) -> LearnerState:
 
 
 def popart_metrics(config: Any, statistics: popart.PopArtState) -> dict[str, float]:
-    """Mean and deviation of each task's value targets."""
+    """The mean and deviation of each task's value targets, by name of the metric."""
     if not config.popart:
         return {}
     mean, scale = jax.device_get((statistics.mean, _scale(statistics)))
-    names = [task.name for task in envs.tasks(config.env, config.task)]
+    names = [task.name for task in envs.tasks(config.env, config.env_options)]
     return {f"popart_mean/{n}": m for n, m in zip(names, mean, strict=True)} | {
         f"popart_scale/{n}": s for n, s in zip(names, scale, strict=True)
     }
 
 
-def task_shares(config: Any, counts) -> dict[str, float]:
-    """Of several tasks, the share of the unrolls that each has given. counts: [N] of each."""
-    names = [task.name for task in envs.tasks(config.env, config.task)]
-    if len(names) == 1:
-        return {}
-    return {f"share/{n}": c / counts.sum() for n, c in zip(names, counts, strict=True)}
-
-
-def make_network(config: Any, pools: list[envs.Envs]) -> networks.AgentNetwork:
-    """The network for the observations and actions of the tasks' environments."""
+def make_network(config: Any, observation_space, action_space) -> networks.AgentNetwork:
+    """The network for observations and actions of these spaces, which all tasks share."""
     return networks.policy_value_network(
-        *envs.shared_spaces(pools),
-        num_tasks=len(envs.tasks(config.env, config.task)),
+        observation_space,
+        action_space,
+        num_tasks=len(envs.tasks(config.env, config.env_options)),
         torso=config.torso,
         hidden_size=config.hidden_size,
         core_size=config.core_size,
@@ -174,28 +166,23 @@ def make_network(config: Any, pools: list[envs.Envs]) -> networks.AgentNetwork:
 
 
 @functools.cache
-def make_policy(act: Callable, network, *, greedy: bool = False) -> Callable:
+def make_policy(act: Callable, network, *, greedy: bool = False) -> Policy:
     """An algorithm's act as actors call it; compiled once for all tasks."""
 
     @jax.jit
-    def policy(params, timestep, core_state, key):
+    def policy(own, params, timestep, core_state, key):
+        del own
         key, act_key = jax.random.split(key)
         return *act(network, params, timestep, core_state, act_key, greedy=greedy), key
 
-    return policy
+    return Policy(policy)
 
 
-def policies_of(act: Callable) -> Callable:
-    """An algorithm's make_policies: (network, config) -> the policy of each actor."""
-    return lambda network, config: [make_policy(act, network)] * config.actors
+def make_policies(act: Callable, network, config: Any) -> list[Policy]:
+    """The policy of each actor of this process."""
+    return [make_policy(act, network)] * config.actors
 
 
-def player_of(act: Callable) -> Callable:
-    """An algorithm's make_player, as evaluate.play_tasks takes it; kind is one of EVAL_MODES."""
-    return functools.partial(_player, act)
-
-
-def _player(act, config, network, task: envs.Task, num_envs, seed, kind, *, render=False):
-    pool = envs.make(task, num_envs, seed, render=render)
-    policy = make_policy(act, network, greedy=kind == "greedy")
-    return EvalPolicy(pool, policy, network.initial(num_envs), seed)
+def make_eval_policy(act: Callable, network, config: Any, num_envs: int, mode: str) -> Policy:
+    """The policy that evaluation plays with in num_envs environments; mode is one of EVAL_MODES."""
+    return make_policy(act, network, greedy=mode == "greedy")

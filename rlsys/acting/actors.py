@@ -16,7 +16,7 @@ from rlsys import streams
 from rlsys.acting.unroll import ActorState, Timer, Unroll, unroll
 from rlsys.envs import Envs, Episode, make, tasks
 from rlsys.learning import hosts, learner
-from rlsys.types import Trajectory, UserError
+from rlsys.types import Policy, Trajectory, UserError, map_arrays
 
 
 def seeds(configs: Sequence[Any], checkpoint: int) -> list[list[int]]:
@@ -36,7 +36,9 @@ def make_envs(*configs: Any) -> list[Envs]:
     actor has the shares of all, in order."""
     config = configs[0]
     share = config.num_envs // config.actors * len(configs)
-    dealt = zip(itertools.cycle(tasks(config.env, config.task)), seeds(configs, 0), strict=False)
+    dealt = zip(
+        itertools.cycle(tasks(config.env, config.env_options)), seeds(configs, 0), strict=False
+    )
     return [make(task, share, seed) for task, seed in dealt]
 
 
@@ -55,7 +57,7 @@ class Actors:
     def __init__(
         self,
         envs: list[Envs],
-        policies: list[Callable],
+        policies: Sequence[Policy],
         initial: Callable,
         config: Any,
         timer: Timer,
@@ -91,7 +93,7 @@ class Actors:
             for e, key in zip(envs, keys[hosts.local_slice(len(envs))], strict=True)
         ]
         names = list(dict.fromkeys(e.name for e in envs))
-        self._task = [np.full(e.num_envs, names.index(e.name), np.int32) for e in envs]
+        self._task_ids = [np.full(e.num_envs, names.index(e.name), np.int32) for e in envs]
         self._policies, self._config, self._timer = policies, config, timer
         self._members = members or [config]
         self._devices = learner.actor_devices(config.actor_devices)
@@ -179,7 +181,7 @@ class Actors:
             self._config.unroll_length,
             self._timer,
         )
-        trajectory = trajectory._replace(task=self._task[i])
+        trajectory = trajectory._replace(task_id=self._task_ids[i])
         episodes = self.envs[i].pop_episodes()
         return _Played(trajectory, episodes, snapshot.learner_step, time.perf_counter())
 
@@ -222,13 +224,11 @@ class _Played(NamedTuple):
 def _join(unrolls: list[_Played]) -> Unroll:
     """Along the environments."""
     learner_step = min(x.learner_step for x in unrolls)
-    first, *others = [x.trajectory for x in unrolls]
-    if not others:
-        return Unroll(first, learner_step)
-    steps, action, aux = jax.tree.map(
-        lambda *xs: np.concatenate(xs, axis=1), first[:3], *(t[:3] for t in others)
+    if len(unrolls) == 1:
+        return Unroll(unrolls[0].trajectory, learner_step)
+    trajectory = map_arrays(
+        lambda *xs: np.concatenate(xs, axis=1),
+        lambda *xs: np.concatenate(xs),
+        *(x.trajectory for x in unrolls),
     )
-    core_state, task = jax.tree.map(
-        lambda *xs: np.concatenate(xs), first[3:], *(t[3:] for t in others)
-    )
-    return Unroll(Trajectory(steps, action, aux, core_state, task), learner_step)
+    return Unroll(trajectory, learner_step)

@@ -15,14 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlsys import envs, networks
+from rlsys import networks
 from rlsys.learning import hosts
-from rlsys.results import evaluate
-from rlsys.types import Timestep
+from rlsys.types import Policy, Timestep
 
-EVAL_MODES = ("greedy", "ladder")
+EVAL_MODES = ("greedy", "ladder")  # play the best action, or explore as in training
 # Q-learning learns the values of the greedy policy; the ladder's random actions only explore.
-SCORE = "greedy"
+SCORE_MODE = "greedy"
 
 
 class Aux(NamedTuple):
@@ -68,7 +67,7 @@ def ladder(config: Any, num_envs: int) -> np.ndarray:
 
 @functools.cache
 def make_policy(network) -> Callable:
-    """act as actors call it, but for its first argument, epsilon [B]; compiled once."""
+    """act as actors call it, with epsilon [B] before all else; compiled once."""
 
     @jax.jit
     def policy(epsilon, params, timestep, core_state, key):
@@ -78,18 +77,31 @@ def make_policy(network) -> Callable:
     return policy
 
 
-def make_policies(network, config: Any) -> list[Callable]:
-    """Of each of this process's actors: its rungs of the ladder."""
+def make_policies(network, config: Any) -> list[Policy]:
+    """The policy of each actor of this process, with its rungs of the ladder."""
     epsilons = np.split(ladder(config, config.num_envs), config.actors * hosts.count())
     mine = epsilons[hosts.local_slice(config.actors)]
-    return [functools.partial(make_policy(network), epsilon) for epsilon in mine]
+    return [Policy(make_policy(network), epsilon) for epsilon in mine]
 
 
-def make_player(
-    config: Any, network, task: envs.Task, num_envs: int, seed: int, kind: str, *, render=False
-) -> evaluate.EvalPolicy:
-    """As evaluate.play_tasks takes it. kind: "greedy", or "ladder" to explore as in training."""
-    pool = envs.make(task, num_envs, seed, render=render)
-    epsilon = np.zeros(num_envs, np.float32) if kind == "greedy" else ladder(config, num_envs)
-    policy = functools.partial(make_policy(network), epsilon)
-    return evaluate.EvalPolicy(pool, policy, network.initial(num_envs), seed)
+def make_eval_policy(network, config: Any, num_envs: int, mode: str) -> Policy:
+    """The policy that evaluation plays with in num_envs environments; mode is one of EVAL_MODES."""
+    greedily = mode == "greedy"
+    epsilon = np.zeros(num_envs, np.float32) if greedily else ladder(config, num_envs)
+    return Policy(make_policy(network), epsilon)
+
+
+def make_network(config: Any, observation_space, action_space) -> networks.AgentNetwork:
+    """The network of Q-values for observations and actions of these spaces."""
+    return networks.q_network(
+        observation_space,
+        action_space,
+        torso=config.torso,
+        hidden_size=config.hidden_size,
+        core_size=config.core_size,
+        head_size=config.head_size,
+        frame_stack=config.frame_stack,
+        bfloat16=config.bfloat16,
+        pixel_offset=config.pixel_offset,
+        pixel_scale=config.pixel_scale,
+    )

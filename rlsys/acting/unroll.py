@@ -1,14 +1,13 @@
 """An unroll: an actor plays some steps with fixed parameters."""
 
 import contextlib
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from rlsys.envs import Envs
-from rlsys.types import CoreState, Timestep, Trajectory
+from rlsys.types import CoreState, Policy, Timestep, Trajectory
 
 
 class Timer(Protocol):
@@ -36,11 +35,12 @@ class Unroll(NamedTuple):
         return self.trajectory.action.shape[0] * self.trajectory.action.shape[1]
 
 
-def unroll(envs: Envs, policy: Callable, params, state: ActorState, length: int, timer: Timer):
+def unroll(envs: Envs, policy: Policy, params, state: ActorState, length: int, timer: Timer):
     """Plays `length` steps with fixed parameters.
 
     Args:
-      policy: (params, timestep, core_state, key) -> action, aux, core_state, key.
+      policy: the agent's.
+      timer: measures "inference" and "environment".
 
     Returns:
       Trajectory [length + 1, B, ...] of numpy arrays, and the ActorState after it.

@@ -17,7 +17,7 @@ Departures, and why:
 - The small presets average the losses and use Adam.
 """
 
-import contextlib
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -26,20 +26,89 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlsys import networks
+from rlsys import envs, networks
 from rlsys.acting import actor_critic
-from rlsys.acting.actors import Actors, make_envs
-from rlsys.acting.unroll import Unroll
-from rlsys.algorithms.impala_config import Config
+from rlsys.algorithms import presets
+from rlsys.config import (
+    ActorCriticConfig,
+    check_at_least,
+    check_positive,
+    check_within,
+    register,
+)
 from rlsys.learning import hosts, learner
 from rlsys.learning.optimizer import linear_decay, step_metrics
 from rlsys.losses import popart
 from rlsys.losses.policy_gradient import baseline_loss, policy_gradient_loss
 from rlsys.losses.ppo import MAX_LOG_RATIO
 from rlsys.losses.vtrace import vtrace
-from rlsys.running import health
-from rlsys.running.run import Run
-from rlsys.types import TRAJECTORY_SPEC, LearnerState, Trajectory
+from rlsys.results import evaluate
+from rlsys.running.algorithm import Algorithm, FromUnrolls
+from rlsys.running.session import open_session
+from rlsys.types import (
+    TRAJECTORY_SPEC,
+    LearnerState,
+    Trajectory,
+    UserError,
+    learned_steps,
+    map_arrays,
+)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Config(ActorCriticConfig):
+    """IMPALA on cart-pole; see algorithms/presets.py for others."""
+
+    env_steps: int = 2_000_000
+    clip_rho: float = 1.0
+    """rho-bar of V-trace."""
+    clip_pg_rho: float = 1.0
+    """The same clip in the policy gradient."""
+    vtrace_lambda: float = 1.0
+    """lambda of V-trace: the decay of its traces."""
+    baseline_cost: float = 0.5
+    """The weight of the value's squared error, halved, in the loss."""
+    batch_size: int = 32
+    """The number of unrolls that an update learns from, over all devices."""
+    sum_losses: bool = False
+    """Add up the losses of all steps, as the paper does, rather than average them."""
+    optimizer: str = "adam"
+    """rmsprop, the paper's, or adam."""
+    rmsprop_decay: float = 0.99
+    """The decay of RMSProp's mean of squares."""
+    optimizer_eps: float = 1e-5
+    """The optimiser's epsilon; RMSProp has it inside the root."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(self, 1, "batch_size")
+        check_positive(self, "clip_rho clip_pg_rho")
+        check_within(self, 0.0, 1.0, "vtrace_lambda rmsprop_decay")
+        check_within(self, 0.0, float("inf"), "optimizer_eps")
+        if self.optimizer not in ("rmsprop", "adam"):
+            raise UserError(f"optimizer must be rmsprop or adam, not {self.optimizer!r}")
+        share = self.num_envs // self.actors
+        if self.batch_size % share and share % self.batch_size:
+            raise UserError(
+                f"batch_size {self.batch_size} must divide the {share} environments of an actor or "
+                f"be a multiple of them"
+            )
+        if self.batch_size > self.num_envs:
+            raise UserError(
+                f"batch_size {self.batch_size} is more than the {self.num_envs} environments"
+            )
+        if self.unrolls_ahead == 0 and self.actors % self.join:
+            raise UserError(
+                f"batches of {self.batch_size} unrolls take {self.join} actors of {share} "
+                f"environments; in turn that must divide the {self.actors} actors"
+            )
+
+    @property
+    def join(self) -> int:
+        """The number of actors whose unrolls make a batch, or several batches."""
+        return max(1, self.batch_size * self.actors // self.num_envs)
+
 
 BATCHES_SPEC = learner.stacked(TRAJECTORY_SPEC)
 
@@ -51,13 +120,13 @@ def act(network, params, timestep, core_state, key, *, greedy: bool = False):
 
 def loss(network, config: Config, params, statistics: popart.PopArtState, trajectory: Trajectory):
     """Of T steps of B environments -> scalar; PopArt's statistics after them, and metrics."""
-    steps, a_tm1, task = trajectory.steps, trajectory.action, trajectory.task
+    steps, a_tm1, task = trajectory.steps, trajectory.action, trajectory.task_id
     (logits, values), _ = network.apply(params, steps, a_tm1, trajectory.core_state)
     logits = actor_critic.legal_logits(logits, steps.obs)[:-1]
     old = actor_critic.statistics_of(config, statistics)
     v = popart.unnormalize(old, actor_critic.value_of(values, task), task)  # [T + 1, B]
 
-    mask_tm1 = ~steps.first[1:]  # rule 1
+    mask_tm1 = learned_steps(trajectory)  # rules 1 and 3
     log_pi_a_tm1 = actor_critic.log_prob(logits, a_tm1)
     log_rho_tm1 = log_pi_a_tm1 - actor_critic.log_prob(trajectory.aux, a_tm1)
     log_rho_tm1 = jnp.minimum(log_rho_tm1, MAX_LOG_RATIO)  # lest a metric be inf
@@ -140,7 +209,7 @@ def update(network, config: Config, state: LearnerState, trajectory: Trajectory)
 
 
 def make_state(network, config: Config) -> LearnerState:
-    """The LearnerState before the first step."""
+    """The LearnerState before the first update."""
     return actor_critic.make_state(network, config, optimizer(config, config.learning_rate))
 
 
@@ -148,90 +217,59 @@ def batches(config: Config, trajectory: Trajectory) -> Trajectory:
     """An unroll in N parts of batch_size environments: [N, T + 1, batch_size, ...], numpy."""
 
     def split(axis, x):
-        size = config.batch_size
-        num = len(trajectory.task) // size
-        x = x.reshape(*x.shape[:axis], num, size, *x.shape[axis + 1 :])
+        num = x.shape[axis] // config.batch_size
+        x = x.reshape(*x.shape[:axis], num, config.batch_size, *x.shape[axis + 1 :])
         return np.moveaxis(x, axis, 0)
 
-    time_major = jax.tree.map(functools.partial(split, 1), trajectory[:3])
-    return Trajectory(*time_major, *jax.tree.map(functools.partial(split, 0), trajectory[3:]))
+    return map_arrays(functools.partial(split, 1), functools.partial(split, 0), trajectory)
 
 
 def learn(network, config: Config, state: LearnerState, trajectories: Trajectory):
-    """A learner step on each of N batches in turn -> LearnerState, metrics [N]."""
+    """An update on each of N batches in turn -> LearnerState, metrics [N]."""
     return jax.lax.scan(functools.partial(update, network, config), state, trajectories)
-
-
-make_network, make_policies = actor_critic.make_network, actor_critic.policies_of(act)
-make_player, EVAL_MODES, SCORE = (
-    actor_critic.player_of(act),
-    actor_critic.EVAL_MODES,
-    actor_critic.SCORE,
-)
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
-    mesh = learner.make_mesh(reserved=config.actor_devices)
-    learner.check_batch(mesh, config.batch_size)
-    own = hosts.share(config)
-    pools = make_envs(own)
-    network = make_network(config, pools)
-    with contextlib.ExitStack() as stack:
-        run = stack.enter_context(Run("impala", config, ["learner", "actors"], resume=resume))
-        policies = make_policies(network, config)
-        actors = Actors(pools, policies, network.initial, own, run.log.time, own.join)
-        stack.callback(actors.close)
-        learn_all = learner.data_parallel(functools.partial(learn, network), mesh, BATCHES_SPEC)
-        state = make_state(network, config)
-        if resume:
-            trees, _ = run.restore({"learner": state, "actors": actors.states})
-            state, actors.states = trees["learner"], trees["actors"]
-            actors.restart(run.number)
-        state = learner.place(mesh, state)
-        settings = learner.place(mesh, config)  # else its numbers would cross at every step
-        metrics: list = []  # of updates, on the device
-        played = np.zeros(network.head.num_tasks)  # unrolls of each task since the last log line
-
-        def learn_from(unroll: Unroll):
-            nonlocal state
-            trajectories = batches(own, unroll.trajectory)
-            num_steps = len(trajectories.task)
-            with run.log.time("learner"):
-                trajectories = learner.place(mesh, trajectories, BATCHES_SPEC)
-                jax.block_until_ready(metrics[-1:])  # one unroll's updates wait at most
-                state = learner.at(mesh, state, run.env_steps / config.env_steps)
-                state, scalars = learn_all(settings, state, trajectories)
-            lag = run.learner_steps + np.arange(num_steps) - unroll.learner_step
-            metrics.append(scalars | {"params_lag": lag, "staleness": lag / num_steps})
-            run.learner_steps += num_steps
-            if not config.unrolls_ahead:
-                with run.log.time("learner"):
-                    jax.block_until_ready(metrics[-1:])
-            run.env_steps += unroll.env_steps * hosts.count()
-            played[:] += np.bincount(unroll.trajectory.task, minlength=len(played))
-            run.log.episodes(actors.pop_episodes())
-
-        while not run.ended:
-            unroll = actors.get(state.params, run.learner_steps)
-            learn_from(unroll)
-            write, save = run.due()
-            if save:
-                for unroll in actors.drain(state.params, run.learner_steps):
-                    learn_from(unroll)
-            if write:
-                with run.log.time("learner"):
-                    jax.block_until_ready(metrics)
-                    more = health.dead_units(network, state.params, unroll.trajectory)
-                more |= actor_critic.popart_metrics(config, state.popart)
-                everyones = sum(hosts.gather(played))
-                run.write(metrics, more | actor_critic.task_shares(config, everyones))
-                metrics.clear()
+    names = [task.name for task in envs.tasks(config.env, config.env_options)]
+    played = np.zeros(len(names))  # unrolls of each task since the last line of the log
+    with open_session(ALGORITHM, config, resume=resume) as session:
+        learn_all = session.data_parallel(learn, BATCHES_SPEC)
+        while not session.ended:
+            for unroll in session.unrolls():
+                trajectories = batches(session.local_config, unroll.trajectory)
+                session.learn(learn_all, session.place(trajectories, BATCHES_SPEC), unroll)
+                played += np.bincount(unroll.trajectory.task_id, minlength=len(names))
+            if session.line_due:
+                more = actor_critic.popart_metrics(config, session.state.popart)
+                if len(names) > 1:
+                    counts = sum(hosts.gather(played))
+                    shares = counts / counts.sum()
+                    more |= {f"share/{n}": x for n, x in zip(names, shares, strict=True)}
+                session.write(more)
                 played[:] = 0
-            if save:
-                run.save({"learner": state, "actors": actors.states})
-                if not run.ended:
-                    actors.restart(run.number)
-        params = learner.snapshot(state.params)
-    run.conclude(make_player, network, params, EVAL_MODES, SCORE)
-    return run.folder
+            session.save()
+    return evaluate.conclude(ALGORITHM, session)
+
+
+ALGORITHM = Algorithm(
+    name="impala",
+    Config=Config,
+    presets=presets.impala(Config),
+    train=train,
+    make_network=actor_critic.make_network,
+    make_state=make_state,
+    make_policies=functools.partial(actor_critic.make_policies, act),
+    make_eval_policy=functools.partial(actor_critic.make_eval_policy, act),
+    eval_modes=actor_critic.EVAL_MODES,
+    score_mode=actor_critic.SCORE_MODE,
+    check_mesh=lambda mesh, config: learner.check_batch(mesh, config.batch_size),
+    learning=FromUnrolls(
+        batches=batches,
+        batches_spec=BATCHES_SPEC,
+        learn=learn,
+        num_updates=lambda config: (
+            config.join * config.num_envs / config.actors / config.batch_size
+        ),
+    ),
+)

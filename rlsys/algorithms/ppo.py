@@ -18,30 +18,106 @@ Departures, and why:
 - Time-outs bootstrap from the true last observation.
 """
 
-import contextlib
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from rlsys.acting import actor_critic
-from rlsys.acting.actors import Actors, make_envs
-from rlsys.acting.unroll import Unroll
-from rlsys.algorithms.ppo_config import Config
+from rlsys.algorithms import presets
 from rlsys.algorithms.ppo_minibatches import Batch, minibatch, sequences
-from rlsys.learning import hosts, learner
+from rlsys.config import (
+    ActorCriticConfig,
+    check_at_least,
+    check_positive,
+    check_within,
+    register,
+)
+from rlsys.learning import learner
 from rlsys.learning.optimizer import adam_with_clipped_gradients, linear_decay, step_metrics
 from rlsys.losses import popart
 from rlsys.losses.gae import gae
 from rlsys.losses.policy_gradient import baseline_loss
 from rlsys.losses.ppo import MAX_LOG_RATIO, clipped_surrogate, clipped_value_loss
-from rlsys.running import health
-from rlsys.running.run import Run
-from rlsys.types import TRAJECTORY_SPEC, LearnerState, Trajectory, UserError
+from rlsys.results import evaluate
+from rlsys.running.algorithm import Algorithm, FromUnrolls
+from rlsys.running.session import open_session
+from rlsys.types import TRAJECTORY_SPEC, LearnerState, Trajectory, UserError, learned_steps
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Config(ActorCriticConfig):
+    """PPO on cart-pole; see algorithms/presets.py for others."""
+
+    horizon_seconds: float = 0.0
+    """H: gamma = 1 - step_seconds / H; with 0 the discount itself counts."""
+    step_seconds: float = 0.1333
+    """The time between two steps of the agent."""
+    gae_lambda: float = 0.95
+    """lambda of generalised advantage estimation."""
+    clip_eps: float = 0.2
+    """How far an update may move the probability of an action, as a ratio."""
+    clip_value: bool = False
+    """Clip the value's move likewise, in units of the targets' deviation."""
+    value_cost: float = 0.5
+    """The weight of the value's squared error, halved, in the loss."""
+    epochs: int = 4
+    """The number of times that each sample is learned from."""
+    minibatches: int = 4
+    """The number of updates of an epoch."""
+    sequence_length: int = 1
+    """Steps that stay together in a minibatch, played on from the stored recurrent state."""
+    adam_eps: float = 1e-5
+    """Adam's epsilon."""
+    max_gradient_norm: float = 0.5
+    clip_entries: bool = False
+    """Clip each entry of the gradient by its own second moment instead, as OpenAI Five did."""
+    clip_sigmas: float = 5.0
+    """Clip each gradient entry to this many times sqrt(v), Adam's second moment."""
+    unroll_length: int = 32
+    refresh_steps: int = 32
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(self, 1, "epochs minibatches sequence_length")
+        check_positive(self, "clip_eps step_seconds")
+        check_within(self, 0.0, 1.0, "gae_lambda")
+        check_within(self, 0.0, float("inf"), "horizon_seconds clip_sigmas adam_eps")
+        if self.unroll_length % self.sequence_length:
+            raise UserError(
+                f"unroll_length {self.unroll_length} is no multiple of sequence_length "
+                f"{self.sequence_length}"
+            )
+        if self.core_size and self.sequence_length == 1 < self.unroll_length:
+            raise UserError(
+                f"an LSTM (core_size {self.core_size}) learns nothing through time from sequences "
+                f"of one step: set sequence_length, to 16 for instance"
+            )
+        if self.num_sequences % self.minibatches:
+            raise UserError(
+                f"{self.num_sequences} sequences of {self.sequence_length} steps cannot be split "
+                f"evenly into {self.minibatches} minibatches"
+            )
+        if isinstance(self.horizon_seconds, float) and 0 < self.horizon_seconds < self.step_seconds:
+            raise UserError(
+                f"horizon_seconds {self.horizon_seconds} must not be shorter than step_seconds "
+                f"{self.step_seconds}"
+            )
+
+    @property
+    def num_sequences(self) -> int:
+        """The number of sequences of a batch."""
+        return self.num_envs * self.unroll_length // self.sequence_length
+
+    @property
+    def num_updates(self) -> int:
+        """The number of updates on a batch."""
+        return self.epochs * self.minibatches
 
 
 class Aux(NamedTuple):
@@ -69,7 +145,7 @@ def discount(config: Config):
 
 def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory):
     """Advantages and targets of an unroll -> LearnerState, (Batch, metrics)."""
-    steps, task = trajectory.steps, trajectory.task
+    steps, task = trajectory.steps, trajectory.task_id
     (_, values), _ = network.apply(state.params, steps, trajectory.action, trajectory.core_state)
     old = actor_critic.statistics_of(config, state.popart)
     v = popart.unnormalize(old, actor_critic.value_of(values, task), task)  # [T + 1, B]
@@ -81,7 +157,7 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
         lambda_=config.gae_lambda * (1.0 - steps.truncated[1:]),  # rule 2
     )
     target = v[:-1] + advantage
-    mask = ~steps.first[1:]  # rule 1
+    mask = learned_steps(trajectory)  # rules 1 and 3
     exact = actor_critic.update_statistics(config, state.popart, target, task, mask)
     statistics = actor_critic.statistics_of(config, exact)
     params = actor_critic.preserve_outputs(old, statistics, state.params)
@@ -120,7 +196,7 @@ def loss(network, config: Config, params, batch: Batch):
     action, mask = batch.action, batch.mask
     (logits, values), _ = network.apply(params, batch.steps, action[:-1], batch.core_state)
     logits = actor_critic.legal_logits(logits, batch.steps.obs)
-    v = actor_critic.value_of(values, batch.task)
+    v = actor_critic.value_of(values, batch.task_id)
     log_pi_a = actor_critic.log_prob(logits, action)
     pg_loss = mask * clipped_surrogate(
         log_pi_a, batch.log_mu_a, batch.advantage, clip_eps=config.clip_eps
@@ -165,30 +241,21 @@ def update(network, config: Config, state: LearnerState, batch: Batch):
     return state._replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
 
 
-BATCHES_SPEC = TRAJECTORY_SPEC
-
-
-def batches(config: Config, trajectory: Trajectory) -> Trajectory:
-    """An unroll as learn takes it: whole."""
-    return trajectory
-
-
 def learn(network, config: Config, state: LearnerState, trajectory: Trajectory):
-    """All learner steps on an unroll, N of them -> LearnerState, metrics [N]."""
+    """All updates on an unroll, N of them -> LearnerState, metrics [N]."""
     state, (batch, metrics) = prepare(network, config, state, trajectory)
-    num_steps = config.epochs * config.minibatches
     state, losses = jax.lax.scan(
-        lambda state, _: update(network, config, state, batch), state, length=num_steps
+        lambda state, _: update(network, config, state, batch), state, length=config.num_updates
     )
-    return state, losses | jax.tree.map(lambda x: jnp.full(num_steps, x), metrics)
+    return state, losses | jax.tree.map(lambda x: jnp.full(config.num_updates, x), metrics)
 
 
 def make_state(network, config: Config) -> LearnerState:
-    """The LearnerState before the first step."""
+    """The LearnerState before the first update."""
     return actor_critic.make_state(network, config, optimizer(config, config.learning_rate))
 
 
-def check_batch(mesh, config: Config) -> None:
+def check_mesh(mesh, config: Config) -> None:
     """Raises UserError unless each device can cut its share of a batch into minibatches."""
     learner.check_batch(mesh, config.num_envs)
     if config.num_sequences % (mesh.size * config.minibatches):
@@ -198,71 +265,38 @@ def check_batch(mesh, config: Config) -> None:
         )
 
 
-make_network, make_policies = actor_critic.make_network, actor_critic.policies_of(act)
-make_player, EVAL_MODES, SCORE = (
-    actor_critic.player_of(act),
-    actor_critic.EVAL_MODES,
-    actor_critic.SCORE,
-)
-
-
 def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
-    mesh = learner.make_mesh(reserved=config.actor_devices)
-    check_batch(mesh, config)
-    own = hosts.share(config)
-    pools = make_envs(own)
-    network = make_network(config, pools)
-    with contextlib.ExitStack() as stack:
-        run = stack.enter_context(Run("ppo", config, ["learner", "actors"], resume=resume))
-        policies = make_policies(network, config)
-        actors = Actors(pools, policies, network.initial, own, run.log.time)
-        stack.callback(actors.close)
-        learn_all = learner.data_parallel(functools.partial(learn, network), mesh, TRAJECTORY_SPEC)
-        state = make_state(network, config)
-        if resume:
-            trees, _ = run.restore({"learner": state, "actors": actors.states})
-            state, actors.states = trees["learner"], trees["actors"]
-            actors.restart(run.number)
-        state = learner.place(mesh, state)
-        settings = learner.place(mesh, config)  # else its numbers would cross at every step
-        metrics: list = []  # of updates, on the device
+    with open_session(ALGORITHM, config, resume=resume) as session:
+        learn_all = session.data_parallel(learn, TRAJECTORY_SPEC)
+        while not session.ended:
+            for unroll in session.unrolls():
+                trajectory = session.place(unroll.trajectory, TRAJECTORY_SPEC)
+                session.learn(learn_all, trajectory, unroll)
+            if session.line_due:
+                reuse = session.learner_steps * config.num_sequences * config.sequence_length
+                more = {"sample_reuse": reuse / config.minibatches / session.env_steps}
+                session.write(more | actor_critic.popart_metrics(config, session.state.popart))
+            session.save()
+    return evaluate.conclude(ALGORITHM, session)
 
-        def learn_from(unroll: Unroll):
-            nonlocal state
-            with run.log.time("learner"):
-                trajectory = learner.place(mesh, unroll.trajectory, TRAJECTORY_SPEC)
-                jax.block_until_ready(metrics[-1:])  # one unroll's updates wait at most
-                state = learner.at(mesh, state, run.env_steps / config.env_steps)
-                state, scalars = learn_all(settings, state, trajectory)
-                if not config.unrolls_ahead:
-                    jax.block_until_ready(scalars)
-            num_steps = config.epochs * config.minibatches
-            lag = run.learner_steps + np.arange(num_steps) - unroll.learner_step
-            metrics.append(scalars | {"params_lag": lag, "staleness": lag / num_steps})
-            run.learner_steps += num_steps
-            run.env_steps += unroll.env_steps * hosts.count()
-            run.log.episodes(actors.pop_episodes())
 
-        while not run.ended:
-            unroll = actors.get(state.params, run.learner_steps)
-            learn_from(unroll)
-            write, save = run.due()
-            if save:
-                for unroll in actors.drain(state.params, run.learner_steps):
-                    learn_from(unroll)
-            if write:
-                with run.log.time("learner"):
-                    jax.block_until_ready(metrics)
-                    more = health.dead_units(network, state.params, unroll.trajectory)
-                reuse = run.learner_steps * config.num_sequences * config.sequence_length
-                more |= {"sample_reuse": reuse / config.minibatches / run.env_steps}
-                run.write(metrics, more | actor_critic.popart_metrics(config, state.popart))
-                metrics.clear()
-            if save:
-                run.save({"learner": state, "actors": actors.states})
-                if not run.ended:
-                    actors.restart(run.number)
-        params = learner.snapshot(state.params)
-    run.conclude(make_player, network, params, EVAL_MODES, SCORE)
-    return run.folder
+ALGORITHM = Algorithm(
+    name="ppo",
+    Config=Config,
+    presets=presets.ppo(Config),
+    train=train,
+    make_network=actor_critic.make_network,
+    make_state=make_state,
+    make_policies=functools.partial(actor_critic.make_policies, act),
+    make_eval_policy=functools.partial(actor_critic.make_eval_policy, act),
+    eval_modes=actor_critic.EVAL_MODES,
+    score_mode=actor_critic.SCORE_MODE,
+    check_mesh=check_mesh,
+    learning=FromUnrolls(
+        batches=lambda config, trajectory: trajectory,
+        batches_spec=TRAJECTORY_SPEC,
+        learn=learn,
+        num_updates=lambda config: config.num_updates,
+    ),
+)

@@ -20,12 +20,12 @@ class Batch(NamedTuple):
     v_old: Any  # [L, S] before learning, in units of the targets' deviation, like target
     target: Any  # [L, S]
     mask: Any  # [L, S] bool, False where the action was a reset's
-    task: Any  # [S]
+    task_id: Any  # [S]
     core_state: Any  # CoreState [S, ...]
 
 
 BATCH_SPEC = Batch(**dict.fromkeys(Batch._fields, TIME_MAJOR))._replace(
-    task=BATCH_MAJOR, core_state=BATCH_MAJOR
+    task_id=BATCH_MAJOR, core_state=BATCH_MAJOR
 )
 
 
@@ -36,7 +36,8 @@ def sequences(network, trajectory: Trajectory, length: int):
       a function that cuts [T, B, ...] into [length, S, ...], S = B * T / length; and the CoreState
       [S, ...] before each, as it was when the actor played.
     """
-    steps, action, aux, core_state = trajectory[:4]
+    steps, action, aux = trajectory.steps, trajectory.action, trajectory.aux
+    core_state = trajectory.core_state
     (total, batch), past = steps.first[:-1].shape, network.frame_stack - 1
     starts = jnp.arange(0, total, length)
     number = batch * len(starts)  # S
@@ -88,12 +89,12 @@ def minibatch(config: Any, state: LearnerState, batch: Batch) -> Batch:
     which of others it meets is left to chance.
     """
     epoch, number = state.step // config.minibatches, state.step % config.minibatches
-    groups = batch.task.shape[0] // config.minibatches
+    groups = batch.task_id.shape[0] // config.minibatches
     rows = learner.global_rows(groups)
     key = jax.random.fold_in(state.key, epoch)
     drawn = jax.random.bits(key, (groups * jax.lax.axis_size(learner.BATCH),))[rows]
     turn = turns(drawn, number, config.minibatches)  # [groups]
     chosen = jnp.arange(groups) * config.minibatches + turn
-    *time_major, task, core_state = batch
+    *time_major, task_id, core_state = batch
     time_major = jax.tree.map(lambda x: x[:, chosen], time_major)
-    return Batch(*time_major, *jax.tree.map(lambda x: x[chosen], (task, core_state)))
+    return Batch(*time_major, *jax.tree.map(lambda x: x[chosen], (task_id, core_state)))

@@ -13,32 +13,81 @@ Departures, and why:
 - Continuous actions are discretised (rlsys/acting/epsilon_greedy.py).
 """
 
-import contextlib
+import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlsys import envs, networks, streams
+from rlsys import networks, streams
 from rlsys.acting import epsilon_greedy
-from rlsys.acting.actors import Actors, make_envs
 from rlsys.acting.epsilon_greedy import Aux, greedy, q_of
-from rlsys.acting.unroll import Unroll
-from rlsys.algorithms.r2d2_config import Config
+from rlsys.algorithms import presets
+from rlsys.config import ReplayConfig, check_at_least, check_within, register
+from rlsys.envs import Options
 from rlsys.learning import hosts, learner
 from rlsys.learning.optimizer import linear_decay, step_metrics
 from rlsys.losses.q_learning import identity, n_step_double_q
 from rlsys.losses.r2d2 import sequence_loss, sequence_priority
 from rlsys.losses.value_rescaling import h, h_inv
 from rlsys.replay.replay import Replay
-from rlsys.replay.replay_ratio import ReplayRatio
-from rlsys.running import health
-from rlsys.running.run import Run
-from rlsys.types import SAMPLE_SPEC, LearnerState, Sample, Timestep, Trajectory
+from rlsys.results import evaluate
+from rlsys.running.algorithm import Algorithm, FromSamples
+from rlsys.running.session import open_session
+from rlsys.types import SAMPLE_SPEC, LearnerState, Sample, Timestep, Trajectory, UserError
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Config(ReplayConfig):
+    """R2D2 on a small task that needs memory; see algorithms/presets.py for others."""
+
+    env_options: Options = Options(observe=(0, 2))
+    env_steps: int = 1_500_000
+    num_envs: int = 64
+    discount: float = 0.997
+    learning_rate: float = 5e-4
+    max_gradient_norm: float = 40.0
+    core_size: int = 64
+    checkpoint_every: int = 500_000
+    burn_in: int = 10
+    """The number of steps that only bring the recurrent state up to date."""
+    length: int = 20
+    """The number of learned steps of a sequence."""
+    stride: int = 10
+    """Steps from one sequence's start to the next."""
+    cross_episodes: bool = True
+    """Let sequences run on into the next episode."""
+    stored_state: bool = True
+    """Begin burn-in with the actor's recurrent state rather than zeros."""
+    value_rescaling: bool = True
+    """Learn h(Q), with h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x, rather than Q."""
+    priority_eta: float = 0.9
+    """A sequence's priority is eta max|delta| + (1 - eta) mean|delta|."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(self, 0, "burn_in")
+        check_within(self, 0.0, 1.0, "priority_eta")
+        complete = self.num_envs * (self.length + 1)
+        if self.learning_starts < complete:
+            raise UserError(
+                f"learning_starts {self.learning_starts} must be {complete} or more, when "
+                f"sequences are complete"
+            )
+        if not 1 <= self.stride <= self.length:
+            raise UserError(
+                f"stride {self.stride} must lie between 1 and the length of the learned steps, "
+                f"{self.length}"
+            )
+        if self.replay_capacity < self.batch_size * self.length:
+            raise UserError(
+                f"a replay of {self.replay_capacity} steps is smaller than a batch of "
+                f"{self.batch_size} x {self.length} = {self.batch_size * self.length}"
+            )
 
 
 def td_errors(config: Config, q_a, q_star_t, steps: Timestep):
@@ -129,19 +178,6 @@ def update(network, config: Config, state: LearnerState, sample: Sample):
     ), (priorities, metrics)
 
 
-def make_network(config: Config, pools: list[envs.Envs]):
-    """The network for the observations and actions of the task's environments."""
-    return networks.q_network(
-        *envs.shared_spaces(pools),
-        torso=config.torso,
-        hidden_size=config.hidden_size,
-        core_size=config.core_size,
-        head_size=config.head_size,
-        frame_stack=config.frame_stack,
-        bfloat16=config.bfloat16,
-    )
-
-
 def make_state(network, config: Config) -> LearnerState:
     """The LearnerState before the first step."""
     params = networks.init(network, streams.key(config.seed, "parameters"))
@@ -179,103 +215,39 @@ def initial_priorities(config: Config, trajectory: Trajectory, mask):
     return sequence_priority(td_error, mask, eta=config.priority_eta)
 
 
-act, make_policies = epsilon_greedy.act, epsilon_greedy.make_policies
-make_player, EVAL_MODES, SCORE = (
-    epsilon_greedy.make_player,
-    epsilon_greedy.EVAL_MODES,
-    epsilon_greedy.SCORE,
-)
-
-
 def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
-    mesh = learner.make_mesh(reserved=config.actor_devices)
-    learner.check_batch(mesh, config.batch_size)
-    own = hosts.share(config)
-    pools = make_envs(own)
-    network = make_network(config, pools)
-    replay, ratio = make_replay(own, network), ReplayRatio(config)
-    with contextlib.ExitStack() as stack:
-        run = stack.enter_context(
-            Run("r2d2", config, ["learner", "actors", "replay"], resume=resume)
-        )
-        run.log.say(replay.memory)
-        policies = make_policies(network, config)
-        actors = Actors(pools, policies, network.initial, own, run.log.time)
-        stack.callback(actors.close)
-        learn = learner.data_parallel(
-            functools.partial(update, network), mesh, SAMPLE_SPEC, (learner.SHARDED, jax.P())
-        )
-        first_priorities = jax.jit(functools.partial(initial_priorities, config))
-        state = make_state(network, config)
-        if resume:
-            trees, meta = run.restore({"learner": state, "actors": actors.states, "replay": None})
-            state, actors.states = trees["learner"], trees["actors"]
-            replay.restore(trees.pop("replay"), meta["replay"])
-            ratio.restore(meta["replay_ratio"])
-            actors.restart(run.number)
-        state = learner.place(mesh, state)
-        settings = learner.place(mesh, config)  # else its numbers would cross at every step
-        running: Any = None  # (numbers, priorities) of an update that have not come back
-        metrics: list = []  # of updates, on the device
+    with open_session(ALGORITHM, config, resume=resume) as session:
+        learn = session.data_parallel(update, SAMPLE_SPEC, (learner.SHARDED, learner.REPLICATED))
+        (sampler,) = session.samplers
+        while not session.ended:
+            for unroll in session.unrolls():
+                sampler.add(unroll.trajectory)
+                for sample in sampler.due(session.env_steps):
+                    priorities = session.update(learn, session.place(sample, SAMPLE_SPEC))
+                    sampler.give(functools.partial(learner.local_shard, priorities))
+            if session.line_due:
+                session.write({})
+            session.save()
+    return evaluate.conclude(ALGORITHM, session)
 
-        def learn_from(unroll: Unroll):
-            nonlocal state, running
-            state = learner.at(mesh, state, run.env_steps / config.env_steps)
-            with run.log.time("replay"):
-                numbers, learned, mask = replay.add(unroll.trajectory)
-                priorities = first_priorities(*jax.device_put((learned, mask)))
-                priorities = np.asarray(priorities)[: len(numbers)]
-                learner.check_finite(priorities, run.learner_steps)
-                replay.set_priorities(numbers, priorities)
-            run.env_steps += config.unroll_length * config.num_envs
-            run.log.episodes(actors.pop_episodes())
-            due, learned_steps = ratio.due(run.env_steps), 0
-            for _ in range(due):
-                with run.log.time("replay"):  # while the update before this one runs
-                    numbers, sample = replay.sample(own.batch_size)
-                    learned_steps += int(sample.mask.sum())
-                finish_update()
-                with run.log.time("learner"):
-                    sample = learner.place(mesh, sample, SAMPLE_SPEC)
-                    state, (priorities, scalars) = learn(settings, state, sample)
-                run.learner_steps += 1
-                running = numbers, priorities
-                metrics.append(scalars)
-            finish_update()
-            if due:
-                ratio.learned(due, hosts.all_sum(learned_steps))
 
-        def finish_update():
-            nonlocal running
-            if running:
-                numbers, priorities = running
-                with run.log.time("learner"):
-                    priorities = learner.local_shard(priorities)
-                learner.check_finite(priorities, run.learner_steps)
-                replay.set_priorities(numbers, priorities)
-            running = None
-
-        while not run.ended:
-            unroll = actors.get(state.params, run.learner_steps)
-            learn_from(unroll)
-            write, save = run.due()
-            if save:
-                for unroll in actors.drain(state.params, run.learner_steps):
-                    learn_from(unroll)
-            if write:
-                more = {"replay_ratio": ratio.learned_steps / run.env_steps}
-                more |= {"params_lag": run.learner_steps - unroll.learner_step}
-                with run.log.time("learner"):
-                    more |= health.dead_units(network, state.params, unroll.trajectory)
-                run.write(metrics, replay.metrics() | more)
-                metrics.clear()
-            if save:
-                arrays, counters = replay.state()
-                trees = {"learner": state, "actors": actors.states, "replay": arrays}
-                run.save(trees, {"replay": counters, "replay_ratio": ratio.state()})
-                if not run.ended:
-                    actors.restart(run.number)
-        params = learner.snapshot(state.params)
-    run.conclude(make_player, network, params, EVAL_MODES, SCORE)
-    return run.folder
+ALGORITHM = Algorithm(
+    name="r2d2",
+    Config=Config,
+    presets=presets.r2d2(Config),
+    train=train,
+    make_network=epsilon_greedy.make_network,
+    make_state=make_state,
+    make_policies=epsilon_greedy.make_policies,
+    make_eval_policy=epsilon_greedy.make_eval_policy,
+    eval_modes=epsilon_greedy.EVAL_MODES,
+    score_mode=epsilon_greedy.SCORE_MODE,
+    check_mesh=lambda mesh, config: learner.check_batch(mesh, config.batch_size),
+    learning=FromSamples(
+        make_replay=make_replay,
+        update=update,
+        initial_priorities=initial_priorities,
+        window=lambda config: config.burn_in + config.length,
+    ),
+)

@@ -65,12 +65,14 @@ def address(coordinator: str | None, num_processes: str | None, process_id: str 
     return Address(coordinator, *numbers)
 
 
-def start(where: Address) -> None:
-    """Meets the other processes; before anything else that needs a device.
+def start(where: Address | None) -> None:
+    """Meets the other processes, if there are any; before anything else that needs a device.
 
     Raises:
       UserError: they do not come together.
     """
+    if where is None:
+        return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # Run takes SIGTERM
     given = None if where.coordinator == AUTO else where.coordinator

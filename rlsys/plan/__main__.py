@@ -5,11 +5,11 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
+from rlsys import algorithms, cli
 from rlsys.plan.machine import load
 from rlsys.plan.predict import plan
 from rlsys.plan.prediction import Plan
 from rlsys.running import run
-from rlsys.train import config_of, exit_code, take
 
 
 def main(args: list[str]) -> None:
@@ -17,9 +17,9 @@ def main(args: list[str]) -> None:
         print(__doc__)
         return
     name, *args = args
-    given, args = take(args, "--machine")
+    given, args = cli.take(args, "--machine")
     machine = None if given in (None, "here") else load(given)
-    config = config_of(name, args, on_cpu=None if machine is None else False)
+    config = algorithms.config_of(name, args, on_cpu=None if machine is None else False)
     found = plan(name, config, machine)
     show(f"{name} on {config.env}", found)
 
@@ -71,4 +71,4 @@ def show(title: str, found: Plan) -> None:
 
 if __name__ == "__main__":
     run.prepare_process()
-    sys.exit(exit_code(lambda: main(sys.argv[1:])))
+    sys.exit(cli.exit_code(lambda: main(sys.argv[1:])))

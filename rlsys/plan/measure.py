@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from rlsys.learning import learner
 from rlsys.plan.machine import Machine
 from rlsys.plan.workload import Workload
 from rlsys.replay import memory
+from rlsys.types import Policy
 
 SECONDS = 5.0  # of each measurement, if once is less
 
@@ -66,7 +67,7 @@ def again(times: int, begin: float) -> bool:
 def play(
     config: Any,
     pools: list[Envs],
-    policies: list[Callable],
+    policies: Sequence[Policy],
     network,
     params,
     begin_learning: Callable = tuple,
@@ -99,20 +100,20 @@ def play(
     return Round(wall, cpu, environment, inference, host, trajectory)
 
 
-def without_network(network, policy: Callable, params, timestep, core_state) -> Callable:
+def without_network(network, policy: Policy, params, timestep, core_state) -> Policy:
     """A policy that costs nothing: random actions, and zeros for all else."""
     key = jax.random.key(0)
-    shapes = jax.eval_shape(policy, params, timestep, core_state, key)
+    shapes = jax.eval_shape(policy.apply, policy.own, params, timestep, core_state, key)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes[1])
     size = shapes[0].shape[0]
     actions = itertools.cycle(
         [np.stack([network.action_space.sample() for _ in range(size)]) for _ in range(16)]
     )
 
-    def act(params, timestep, core_state, key):
+    def act(own, params, timestep, core_state, key):
         return next(actions), zeros, core_state, key
 
-    return act
+    return Policy(act)
 
 
 def learn(config: Any, mesh, program, state, batch, spec) -> Learning:
@@ -145,18 +146,17 @@ def learning(config: Any, mesh, program, state, batch, spec, num_calls: int) -> 
 
 def replay(work: Workload, trajectory) -> tuple[float, float, Workload]:
     """Seconds to add the round to the replay, and to draw a batch from it; and the work with as
-    many updates as the replay ratio asks for, where sequences end with their episodes.
+    many updates as the replay ratio asks for, by the steps that samples truly learn.
 
     Episodes are those of the agent that plays here, which has not learned.
     """
     if work.add is None:
         return 0.0, 0.0, work
-    assert work.learned is not None
     for _ in range(work.first_adds):
         work.add(trajectory)
     adds: list[float] = []
     draws: list[float] = []
-    learned: list[float] = []
+    learned: list[int] = []
     begin = time.perf_counter()
     while again(len(adds), begin):
         start = time.perf_counter()
@@ -165,9 +165,9 @@ def replay(work: Workload, trajectory) -> tuple[float, float, Workload]:
         batch = work.batch(trajectory)
         adds.append(middle - start)
         draws.append(time.perf_counter() - middle)
-        learned.append(work.learned(batch))
-    more = 1.0 / float(np.mean(learned))
-    work = work._replace(programs=work.programs * more, learner_steps=work.learner_steps * more)
+        learned.append(batch.mask.sum())
+    updates = work.learned_steps / max(float(np.mean(learned)), 1.0)
+    work = work._replace(programs=updates, updates=updates)
     return float(np.median(adds)), float(np.median(draws)), work
 
 

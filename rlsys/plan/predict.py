@@ -7,16 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rlsys import algorithms
 from rlsys.acting.actors import make_envs
-from rlsys.envs import family, tasks
+from rlsys.envs import family, shared_spaces, tasks
 from rlsys.envs.tasks import CHEAP
 from rlsys.learning import learner
 from rlsys.plan import cost, measure
 from rlsys.plan.machine import Machine
 from rlsys.plan.prediction import Bytes, Plan, Times
-from rlsys.plan.workload import WORK, Workload
+from rlsys.plan.workload import Workload, workload
 from rlsys.replay.memory import num_bytes
-from rlsys.train import algorithm
 from rlsys.types import UserError
 
 OPTIMIZER_PASSES = 10  # over the parameters: Adam reads and writes four arrays, and their norms
@@ -28,12 +28,12 @@ def plan(name: str, config: Any, machine: Machine | None = None) -> Plan:
     Raises:
       UserError: no device is left to learn, or a batch cannot be split over those that are.
     """
-    pools = make_envs(config)
-    network = algorithm(name)[0].make_network(config, pools)
+    algorithm, pools = algorithms.find(name), make_envs(config)
+    network = algorithm.make_network(config, *shared_spaces(pools))
     if machine is None:
-        return here(config, pools, WORK[name](config, network))
+        return here(config, pools, workload(algorithm, config, network))
     network = network.clone(conv="plain")  # as accelerators have it
-    return elsewhere(config, pools, WORK[name](config, network), machine)
+    return elsewhere(config, pools, workload(algorithm, config, network), machine)
 
 
 def here(config: Any, pools: list, work: Workload) -> Plan:
@@ -87,12 +87,13 @@ def elsewhere(config: Any, pools: list, work: Workload, machine: Machine) -> Pla
     add, draw, work = measure.replay(work, played.trajectory)
     add, draw = add / machine.core_speed, draw / machine.core_speed
 
-    found = cost.products(work.policies[0], *inputs, jax.random.key(0))
+    policy = work.policies[0]
+    found = cost.products(policy.apply, policy.own, *inputs, jax.random.key(0))
     inference = cost.seconds(found, machine)  # of a call, on the device
     each = config.unroll_length * machine.core_speed
     environment, host = alone.environment / each, alone.host / each
     every = environment  # of all actors, if each has cores of its own
-    if family(tasks(config.env, config.task)[0].env_id) not in CHEAP:  # threads on all cores
+    if family(tasks(config.env, config.env_options)[0].env) not in CHEAP:  # threads on all cores
         environment = max(alone.cpu - alone.host, 0.0) / each / machine.cores
         every = environment * config.actors
     sharing = config.actor_devices or 1
@@ -115,7 +116,7 @@ def elsewhere(config: Any, pools: list, work: Workload, machine: Machine) -> Pla
     passes += cost.all_reduce_seconds(
         num_bytes(params), num_learners, machine.link, machine.link_latency
     )
-    learn = machine.dispatch * work.programs + passes * work.learner_steps
+    learn = machine.dispatch * work.programs + passes * work.updates
     learn += work.programs * cost.seconds(
         cost.products(program, config, work.state, share), machine
     )
@@ -142,7 +143,7 @@ def elsewhere(config: Any, pools: list, work: Workload, machine: Machine) -> Pla
 def expect(machine, config, work: Workload, times: Times, memory: Bytes, busy: float) -> Plan:
     env_steps = config.num_envs * config.unroll_length
     ahead = config.unrolls_ahead > 0
-    return Plan(machine, ahead, env_steps, work.learner_steps, times, memory, busy)
+    return Plan(machine, ahead, env_steps, work.updates, times, memory, busy)
 
 
 def split(avals: Any, spec: Any, num_devices: int):

@@ -12,6 +12,7 @@ Sampling is proportional to priority^priority_exponent, importance weights are
 the learner divides them by the largest of the whole batch.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ class Steps(NamedTuple):
 
     timestep: Timestep
     action: Any
+    learns: Any  # bool, the learner's own policy chose the action
     aux: Any
 
 
@@ -94,7 +96,7 @@ class Replay:
                 f"a replay of {capacity} steps holds {self._size} of each of {self.num_envs} "
                 f"environments, but two sequences need {2 * window}"
             )
-        steps = Steps(timestep, core_state.a_tm1, aux._replace(lstm=()))
+        steps = Steps(timestep, core_state.a_tm1, np.zeros(1, bool), aux._replace(lstm=()))
         starts = Starts(np.zeros(1, np.int32), np.zeros(1, np.int32))
         # States that sequences need lie `stride` steps apart or more, also those of two segments.
         self._num_states = self._size // stride + 2
@@ -148,7 +150,11 @@ class Replay:
         self._now, self._segment = now + num_steps, found.segment
 
         slots = (now + np.arange(num_steps)) % self._size
-        steps = Steps(jax.tree.map(lambda x: x[:-1], trajectory.steps), trajectory.action, aux)
+        learns = np.ones(trajectory.action.shape[:2], bool)
+        if not isinstance(trajectory.learns, tuple):
+            learns = trajectory.learns
+        timesteps = jax.tree.map(lambda x: x[:-1], trajectory.steps)
+        steps = Steps(timesteps, trajectory.action, learns, aux)
         rings.write(self._steps, np.s_[:, slots], jax.tree.map(lambda x: x.swapaxes(0, 1), steps))
         states = jax.tree.map(lambda x: x[found.state_at - now, found.state_env], lstm)
         rings.write(self._states, (found.state_env, self._state_slot(found.state_at)), states)
@@ -164,7 +170,7 @@ class Replay:
             self._steps._replace(timestep=self._steps.timestep._replace(obs=())), rows
         )
         mask = np.arange(self._length)[:, None] < learned[filled]
-        mask &= ~window.timestep.first[1:]  # rule 1
+        mask &= ~window.timestep.first[1:] & window.learns[:-1]  # rules 1 and 3
         mask[:, len(env) :] = False
         window = Trajectory(window.timestep, window.action[:-1], window.aux, ())
         return start * self.num_envs + env, window, mask
@@ -190,11 +196,34 @@ class Replay:
         offsets = np.arange(-self._burn_in, self._length + 1)
         steps = rings.take(self._steps._replace(aux=()), self._rows(env, start, offsets))
         mask = (offsets[:-1, None] >= 0) & (offsets[:-1, None] < learned)
-        mask &= ~steps.timestep.first[1:]  # rule 1
+        mask &= ~steps.timestep.first[1:] & steps.learns[:-1]  # rules 1 and 3
         forgotten = steps.timestep.first[: self._burn_in + 1].any(axis=0)
         core_state = self._core_state(env, start - self._burn_in, forgotten)
         trajectory = Trajectory(steps.timestep, steps.action[:-1], (), core_state)
         return start * self.num_envs + env, Sample(trajectory, mask, np.float32(weights))
+
+    def sample_shape(self, batch_size: int, trajectory: Trajectory) -> Sample:
+        """The shapes and dtypes of a Sample, before there is one.
+
+        Args:
+          trajectory: an unroll such as add takes.
+        """
+        num_steps = self._burn_in + self._length
+
+        def time_major(num, x):
+            return jax.ShapeDtypeStruct((num, batch_size, *x.shape[2:]), x.dtype)
+
+        def batch_major(x):
+            return jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype)
+
+        window = Trajectory(
+            jax.tree.map(functools.partial(time_major, num_steps + 1), trajectory.steps),
+            time_major(num_steps, trajectory.action),
+            (),
+            jax.tree.map(batch_major, trajectory.core_state),
+        )
+        first, reward = trajectory.steps.first, trajectory.steps.reward
+        return Sample(window, time_major(num_steps, first), batch_major(reward[0]))
 
     def set_priorities(self, numbers: np.ndarray, priorities: np.ndarray) -> None:
         """Gives sequences their priority, before the exponent; those overwritten are left out."""

@@ -1,15 +1,21 @@
 """Episodes with fixed parameters: returns, the score among them, and a picture of an episode."""
 
+import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
 from rlsys import streams
-from rlsys.envs import Envs, Episode, tasks
+from rlsys.envs import Envs, Episode, Task, make, shared_spaces, tasks
+from rlsys.learning import hosts
+from rlsys.running.algorithm import Algorithm
+from rlsys.running.checkpoint import Checkpoints
+from rlsys.running.session import Session
+from rlsys.types import Policy
 
 SEED = 1_000_000_007  # of environments to evaluate in, the same for all runs
 MAX_STEPS = 27_000  # of an episode: Atari's 108,000 frames
@@ -17,13 +23,36 @@ RESAMPLES = 2_000  # of the bootstrap
 GIF_FRAMES = 500
 
 
+class MakeEvalPolicy(Protocol):
+    """An algorithm's: (network, config, number of environments, mode) -> Policy."""
+
+    def __call__(self, network: Any, config: Any, num_envs: int, mode: str, /) -> Policy: ...
+
+
 class EvalPolicy(NamedTuple):
     """A policy and the environments that it plays in."""
 
     envs: Envs
-    policy: Callable  # (params, timestep, core_state, key) -> action, aux, core_state, key
+    policy: Policy
     core_state: Any  # [B, ...] to begin with
     seed: int
+
+
+def eval_policy(
+    make_policy: MakeEvalPolicy,
+    config: Any,
+    network: Any,
+    task: Task,
+    num_envs: int,
+    seed: int,
+    mode: str,
+    *,
+    render: bool = False,
+) -> EvalPolicy:
+    """An algorithm's policy in environments of a task; mode: the way it plays."""
+    envs = make(task, num_envs, seed, render=render)
+    policy = make_policy(network, config, num_envs, mode)
+    return EvalPolicy(envs, policy, network.initial(num_envs), seed)
 
 
 def play(player: EvalPolicy, params: Any, num_episodes: int) -> list[Episode]:
@@ -51,28 +80,30 @@ def play(player: EvalPolicy, params: Any, num_episodes: int) -> list[Episode]:
 
 
 def play_tasks(
-    make_player: Callable,
+    make_policy: MakeEvalPolicy,
     config: Any,
     network: Any,
     params: Any,
-    kinds: Sequence[str],
+    modes: Sequence[str],
     num_episodes: int,
     seed: int = SEED,
 ) -> dict[str, list[Episode]]:
-    """Plays num_episodes of each kind in each task: episodes by "kind" or, of several tasks, by
-    "kind task". All kinds meet the same environments.
+    """Plays num_episodes of each mode in each task: episodes by "mode" or, of several tasks, by
+    "mode task". All modes meet the same environments.
 
-    make_player: (config, network, Task, num_environments, seed, kind) -> EvalPolicy.
+    Args:
+      make_policy: makes the algorithm's policy for a mode.
+      modes: ways to play, such as "greedy".
     """
-    found = tasks(config.env, config.task)
+    found = tasks(config.env, config.env_options)
     rounds = -(-num_episodes // config.num_envs)
     num_envs = -(-num_episodes // rounds)  # all play equally often, but for a rest
     results = {}
     for i, task in enumerate(found):
         (own,) = streams.sequence(seed, "evaluation", i).generate_state(1).tolist()
-        for kind in kinds:
-            player = make_player(config, network, task, num_envs, own, kind)
-            name = kind if len(found) == 1 else f"{kind} {task.name}"
+        for mode in modes:
+            player = eval_policy(make_policy, config, network, task, num_envs, own, mode)
+            name = mode if len(found) == 1 else f"{mode} {task.name}"
             results[name] = play(player, params, num_episodes)
             player.envs.close()
     return results
@@ -116,10 +147,10 @@ def cut(result: dict[str, float]) -> str:
 
 
 def describe(name: str, result: dict[str, float]) -> str:
-    """A sentence on a summary; name: of the kind of play and, of several, of the task."""
-    kind, _, task = name.partition(" ")
+    """A sentence on a summary; name: the mode and, of several tasks, the task."""
+    mode, _, task = name.partition(" ")
     words = (
-        f"{kind} return{task and f' in {task}'} {result['mean']:.4g} (95 % interval "
+        f"{mode} return{task and f' in {task}'} {result['mean']:.4g} (95 % interval "
         f"{result['interval_95_low']:.4g} to {result['interval_95_high']:.4g}; median "
         f"{result['median']:.4g}, {result['min']:.4g} to {result['max']:.4g}) over "
         f"{result['episodes']} episodes of {result['length']:.0f} steps"
@@ -146,8 +177,8 @@ def record(path: Path, player: EvalPolicy, params: Any) -> None:
 
 
 def write(folder: Path, score: str, episodes: dict[str, list[Episode]]) -> dict[str, Any]:
-    """Writes evaluation.json, and returns what is in it: the kind of play that is the algorithm's
-    score, and a summary of each kind, of the score first."""
+    """Writes evaluation.json, and returns what is in it: the mode of play that is the algorithm's
+    score, and a summary of each mode, the score's first."""
     names = sorted(episodes, key=lambda name: name.partition(" ")[0] != score)
     found = {"score": score, "results": {name: summary(episodes[name]) for name in names}}
     (folder / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -155,8 +186,66 @@ def write(folder: Path, score: str, episodes: dict[str, list[Episode]]) -> dict[
 
 
 def report(folder: Path, score: str, episodes: dict[str, list[Episode]]) -> Path:
-    """Writes evaluation.json and prints it, a line for each kind of play."""
+    """Writes evaluation.json and prints it, a line for each mode of play."""
     for name, result in write(folder, score, episodes)["results"].items():
         is_score = name.partition(" ")[0] == score
         print(f"{'score' if is_score else 'also'}: {describe(name, result)}")
     return folder / "evaluation.json"
+
+
+def conclude(algorithm: Algorithm, session: Session) -> Path:
+    """Ends a run, once its session is closed: unless it was stopped, evaluates it, and prints what
+    came of it, how healthy it was and where everything is. Gives the run's folder."""
+    hosts.end()
+    run, config = session.run, session.config
+    if run.stopped or not hosts.is_primary():
+        return run.folder
+    make_policy, modes = algorithm.make_eval_policy, algorithm.eval_modes
+    episodes = play_tasks(
+        make_policy, config, session.network, session.params, modes, config.eval_episodes
+    )
+    report(run.folder, algorithm.score_mode, episodes)
+    run.print_health()
+    print(
+        f"{run.folder}: config.json, metrics.jsonl, evaluation.json, checkpoints/, and events "
+        f"for TensorBoard\n"
+        f"make eval RUN={run.folder}    more episodes, and a gif of one"
+    )
+    return run.folder
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Plays episodes with a run's newest checkpoint."""
+
+    episodes: int = 100
+    """The number of episodes in each of the two ways: greedily, and with random actions as in
+    training."""
+    seed: int = SEED
+    """The environments follow from it."""
+    gif: bool = True
+    """Record an episode, played in the way that is the algorithm's score."""
+
+
+def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None:
+    """Plays each mode, prints and saves the returns, and records a picture."""
+    found = tasks(config.env, config.env_options)
+    pools = [make(task, 1, options.seed) for task in found]
+    network = algorithm.make_network(config, *shared_spaces(pools))
+    state = algorithm.make_state(network, config)
+    checkpoints = Checkpoints(Path(config.run_dir) / "checkpoints")
+    params = checkpoints.restore({"learner": state})[1]["learner"].params
+    make_policy, modes = algorithm.make_eval_policy, algorithm.eval_modes
+    episodes = play_tasks(
+        make_policy, config, network, params, modes, options.episodes, options.seed
+    )
+    print(f"saved {report(Path(config.run_dir), algorithm.score_mode, episodes)}")
+    if options.gif:
+        for i, task in enumerate(found):
+            path = Path(config.run_dir) / (f"episode-{i}.gif" if i else "episode.gif")
+            mode = algorithm.score_mode
+            player = eval_policy(
+                make_policy, config, network, task, 1, options.seed, mode, render=True
+            )
+            record(path, player, params)
+            print(f"saved {path}")

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from rlsys import train
+from rlsys import cli
 from rlsys.results import evaluate
 from rlsys.running import metrics_file, run
 from rlsys.running.log import TASK_RETURN
@@ -283,7 +283,7 @@ def main(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         print(__doc__.strip())
         return
-    out, folders = train.take(args, "--out")
+    out, folders = cli.take(args, "--out")
     unknown = [word for word in folders if word.startswith("--")]
     if unknown:
         raise UserError(f"there is no field {unknown[0]!r}, only --out")
@@ -294,4 +294,4 @@ def main(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(lambda: main(sys.argv[1:])))
+    sys.exit(cli.exit_code(lambda: main(sys.argv[1:])))

@@ -9,7 +9,6 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import numpy as np
 
 from rlsys.envs import tasks
 from rlsys.learning import hosts
-from rlsys.results import evaluate
 from rlsys.running.checkpoint import CheckpointError, Checkpoints
 from rlsys.running.health import Health, first_not_finite
 from rlsys.running.log import Log, Silent
@@ -53,7 +51,7 @@ class Run:
           UserError: the folder holds another run, or one of another number of processes.
           CheckpointError: there is nothing to resume.
         """
-        names = [task.name for task in tasks(config.env, config.task)]
+        names = [task.name for task in tasks(config.env, config.env_options)]
         name = re.sub(r"[^\w.-]+", "-", names[0]) if len(names) == 1 else f"{len(names)}-tasks"
         name = f"{algorithm}-{name}-{time.strftime('%Y%m%d-%H%M%S')}-s{config.seed}"
         self.folder = Path(config.run_dir or Path("runs") / hosts.gather(name)[0])
@@ -101,16 +99,12 @@ class Run:
         self._restore_handlers()
         self.log.close()
         if self.stopped or isinstance(error, FloatingPointError):
-            self._print_health()
+            self.print_health()
         if isinstance(error, FloatingPointError):
             kept = [f"checkpoint {n}" for n in self.checkpoints.numbers()[-1:]] or ["no checkpoint"]
             raise FloatingPointError(f"{error}; {kept[0]} is kept in {self.folder}") from error
         if self.stopped and not error and hosts.is_primary():
             print(f"stopped; to go on: {self._goes_on}")
-
-    def _print_health(self) -> None:
-        if self._health and hosts.is_primary():
-            print(self._health.summary(), flush=True)
 
     def _on_signal(self, number, _):
         self._signal = number  # said elsewhere: a handler may not print
@@ -244,26 +238,10 @@ class Run:
         counters = self.env_steps, self.learner_steps
         self.log.write(*counters, {**means, **more}, all_episodes=self.saving)
 
-    def conclude(
-        self, make_player: Callable, network: Any, params: Any, kinds: Sequence[str], score: str
-    ):
-        """Unless it was stopped: evaluates, prints what came of the run, how healthy it was and
-        where everything is.
-
-        Args: see evaluate.play_tasks; score: the kind of play that is the algorithm's score.
-        """
-        hosts.end()
-        if self.stopped or not hosts.is_primary():
-            return
-        own = self._config
-        episodes = evaluate.play_tasks(make_player, own, network, params, kinds, own.eval_episodes)
-        evaluate.report(self.folder, score, episodes)
-        self._print_health()
-        print(
-            f"{self.folder}: config.json, metrics.jsonl, evaluation.json, checkpoints/, and events "
-            f"for TensorBoard\n"
-            f"make eval RUN={self.folder}    more episodes, and a gif of one"
-        )
+    def print_health(self) -> None:
+        """Prints how healthy the run was, in one line."""
+        if self._health and hosts.is_primary():
+            print(self._health.summary(), flush=True)
 
 
 def prepare_process() -> None:

@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 
-from rlsys import train
+from rlsys import algorithms, cli
 from rlsys.running import run
 from rlsys.sweep.members import Member, members
 from rlsys.sweep.sweep import of_json, sweep
@@ -18,7 +18,7 @@ from rlsys.types import UserError
 
 def main(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
-        print(f"{__doc__.strip()}\n\nAlgorithms: {', '.join(train.ALGORITHMS)}")
+        print(f"{__doc__.strip()}\n\nAlgorithms: {', '.join(algorithms.NAMES)}")
         return
     command, *args = args
     if command == "resume":
@@ -28,7 +28,7 @@ def main(args: list[str]) -> None:
         return
     printing = "--print-commands" in args
     args = [word for word in args if word != "--print-commands"]
-    folder, args = train.take(args, "--run-dir")
+    folder, args = cli.take(args, "--run-dir")
     found = members(command, args)
     if not printing:
         sweep(command, found, folder or "")
@@ -59,10 +59,10 @@ def load(folder: str, args: list[str]) -> tuple[str, list[Member]]:
             raise UserError(f"{word} is what sets the members apart, and cannot be changed")
     about = "Goes on with a sweep; fields may be changed."
     return algorithm, [
-        m._replace(words=m.words + args, config=train.parse(m.config, args, about)) for m in found
+        m._replace(words=m.words + args, config=cli.parse(m.config, args, about)) for m in found
     ]
 
 
 if __name__ == "__main__":
     run.prepare_process()
-    sys.exit(train.exit_code(lambda: main(sys.argv[1:])))
+    sys.exit(cli.exit_code(lambda: main(sys.argv[1:])))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rlsys import train
+from rlsys import algorithms
 from rlsys.types import UserError
 
 
@@ -30,7 +30,7 @@ def members(algorithm: str, args: list[str]) -> list[Member]:
     Raises:
       UserError: a run's words would be refused, or a flag has no value.
     """
-    lists = _lists(train.algorithm(algorithm)[1].Config)
+    lists = _lists(algorithms.find(algorithm).Config)
     fixed: list[str] = []
     axes: dict[str, list[str]] = {}
     for flag, values in _groups(args).items():
@@ -44,7 +44,9 @@ def members(algorithm: str, args: list[str]) -> list[Member]:
         values_of = dict(zip(axes, combination, strict=True))
         words = fixed + [word for pair in values_of.items() for word in pair]
         name = " ".join(f"{flag[2:]} {value}" for flag, value in values_of.items())
-        found.append(Member(name or "alone", values_of, words, train.config_of(algorithm, words)))
+        found.append(
+            Member(name or "alone", values_of, words, algorithms.config_of(algorithm, words))
+        )
     return found
 
 

@@ -12,12 +12,11 @@ from rlsys.running.health import Health, first_not_finite
 from rlsys.running.log import Log
 from rlsys.running.run import Run
 from rlsys.sweep.members import Member
-from rlsys.sweep.updates import Metrics
 
 SHOWN = 20  # members of the live table, the best
 
 
-class Board:
+class Status:
     """How each member does: its log, its returns, and whether it still learns."""
 
     def __init__(self, members: list[Member], logs: list[Log], healths: list[Health]):
@@ -56,8 +55,8 @@ class Board:
             named.append(episode._replace(task=self.members[i].name))
         return named
 
-    def write(self, run: Run, metrics: Metrics, steps: np.ndarray) -> dict[str, float]:
-        """A line in each living member's log; the means of those for the sweep's own.
+    def write(self, run: Run, metrics: list[dict[str, Any]], steps: np.ndarray) -> None:
+        """Writes a line in each living member's log, and their means in the sweep's own.
 
         steps: [S] learner steps that each member has taken.
 
@@ -89,11 +88,12 @@ class Board:
         for i in self.alive:
             log, counters = self._logs[i], (run.env_steps, int(steps[i]))
             log.write(*counters, means[i], all_episodes=run.saving)
-        return {
+        of_all = {
             name: float(np.mean([mean[name] for mean in means.values() if name in mean]))
             for name in flat
             if any(name in mean for mean in means.values())
         }
+        run.log.write(run.env_steps, run.learner_steps, of_all, all_episodes=run.saving)
 
     def table(self) -> Table:
         """The members, best first."""

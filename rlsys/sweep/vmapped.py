@@ -14,7 +14,7 @@ import numpy as np
 
 from rlsys import networks
 from rlsys.learning import learner
-from rlsys.types import Timestep, Trajectory
+from rlsys.types import Policy, Timestep, Trajectory, map_arrays
 
 MEMBER = "member"
 SHARDED = jax.P(MEMBER)
@@ -45,9 +45,14 @@ def _array(x: Any) -> np.ndarray:
 
 
 def place_numbers(mesh, configs: Sequence[Any]) -> Any:
-    """The Configs as one of numbers [S]; the seed, which no program reads, is the first one's."""
-    same = [dataclasses.replace(config, seed=configs[0].seed) for config in configs]
+    """The Configs as one of numbers [S]."""
+    same = [with_seed_of(configs[0], config) for config in configs]
     return learner.place(mesh, stack(same), SHARDED)
+
+
+def with_seed_of(first: Any, config: Any) -> Any:
+    """config with another's seed: no program reads it, but programs of other seeds are others."""
+    return dataclasses.replace(config, seed=first.seed)
 
 
 def one(tree: Any, i: int) -> Any:
@@ -84,24 +89,22 @@ def compile_program(program, mesh, *args) -> tuple[Callable, int]:
     return compiled, mesh.size * each
 
 
-def make_policies(policies: list[list[Callable]]) -> list[Callable]:
-    """Of each actor one policy for all members, as unroll takes it.
+def make_policies(policies: list[list[Policy]]) -> list[Policy]:
+    """For each actor one policy of all members, as acting.unroll takes it.
 
-    policies: of each member those of its actors: one jitted function, or functools.partial of it
-    with arguments of the member's own. All members' environments stand side by side, [S * B], and
-    parameters and keys are [S, ...].
+    All members' environments stand side by side, [S * B], and parameters and keys are [S, ...].
+
+    Args:
+      policies: of each member those of its actors, which apply one compiled function.
     """
-    return [_join_policies(of_actor) for of_actor in zip(*policies, strict=True)]
-
-
-def _join_policies(policies: Sequence[Callable]) -> Callable:
-    one_policy = getattr(policies[0], "func", policies[0])
-    own = stack([getattr(p, "args", ()) for p in policies])
-    return functools.partial(_vmapped(one_policy, len(policies)), own)
+    return [
+        Policy(_vmapped(of_actor[0].apply, len(of_actor)), stack([p.own for p in of_actor]))
+        for of_actor in zip(*policies, strict=True)
+    ]
 
 
 @functools.cache
-def _vmapped(one_policy: Callable, num_members: int) -> Callable:
+def _vmapped(apply: Callable, num_members: int) -> Callable:
     def split(x):
         return x.reshape(num_members, x.shape[0] // num_members, *x.shape[1:])
 
@@ -110,17 +113,14 @@ def _vmapped(one_policy: Callable, num_members: int) -> Callable:
 
     @jax.jit
     def policy(own, params, timestep, core_state, keys):
-        def play(own, *args):
-            return one_policy(*own, *args)
-
         timestep, core_state = jax.tree.map(split, (timestep, core_state))
-        *played, keys = jax.vmap(play)(own, params, timestep, core_state, keys)
+        *played, keys = jax.vmap(apply)(own, params, timestep, core_state, keys)
         return *jax.tree.map(join, played), keys
 
     return policy
 
 
-def example(policy: Callable, params, network, config: Any, num_members: int, num_actors: int):
+def example(policy: Policy, params, network, config: Any, num_members: int, num_actors: int):
     """A Trajectory of zeros such as num_actors actors side by side play, to compile for.
 
     Args:
@@ -133,7 +133,8 @@ def example(policy: Callable, params, network, config: Any, num_members: int, nu
     timestep = jax.tree.map(lambda x: np.zeros((num_envs, *x.shape[1:]), x.dtype), timestep)
     core_state = network.initial(num_envs)
     keys = jax.random.split(jax.random.key(0), num_members)
-    action, aux, *_ = jax.eval_shape(policy, params, timestep, core_state, keys)
+    args = (policy.own, params, timestep, core_state, keys)
+    action, aux, *_ = jax.eval_shape(policy.apply, *args)
 
     def zeros(lead, tree):
         return jax.tree.map(
@@ -153,18 +154,16 @@ def example(policy: Callable, params, network, config: Any, num_members: int, nu
 def split(trajectory: Trajectory, num_members: int, num_actors: int) -> list[Trajectory]:
     """Each member's part of an unroll of num_actors actors side by side, each with environments of
     all members."""
-    share = len(trajectory.task) // (num_members * num_actors)
+    share = trajectory.steps.first.shape[1] // (num_members * num_actors)
 
     def time_major(x):  # [T, A * S * B] -> [S, T, A * B]
         x = x.reshape(len(x), num_actors, num_members, share, *x.shape[2:])
         x = np.moveaxis(x, 2, 0)
         return x.reshape(*x.shape[:2], num_actors * share, *x.shape[4:])
 
-    def env_major(x):  # [A * S * B] -> [S, A * B]
+    def batch_major(x):  # [A * S * B] -> [S, A * B]
         x = x.reshape(num_actors, num_members, share, *x.shape[1:])
         return np.moveaxis(x, 1, 0).reshape(num_members, num_actors * share, *x.shape[3:])
 
-    whole = Trajectory(
-        *jax.tree.map(time_major, trajectory[:3]), *jax.tree.map(env_major, trajectory[3:])
-    )
+    whole = map_arrays(time_major, batch_major, trajectory)
     return [one(whole, i) for i in range(num_members)]

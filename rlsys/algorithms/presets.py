@@ -1,0 +1,195 @@
+"""Presets: the papers' tables, and small tasks on which each algorithm was seen to learn.
+
+Each function takes an algorithm's Config and gives its Presets.
+"""
+
+import dataclasses
+from typing import Any
+
+from rlsys.config import Presets
+from rlsys.envs import Options
+
+IMAGES = ("procgen", "vizdoom")  # families of tasks with images of their own kind
+
+
+def power_of_two(n: int) -> int:
+    """The largest power of two up to n, which several devices can share; 1 for less."""
+    return 1 << max(n.bit_length() - 1, 0)
+
+
+def ppo(Config: Any) -> Presets:
+    """PPO on cart-pole, its recurrent form, and Atari."""
+    atari = Config(
+        env="Pong-v5",
+        env_options=Options(minimal_actions=True, clip_rewards=True),
+        env_steps=10_000_000,
+        num_envs=64,
+        learning_rate=5e-4,
+        torso="nature",
+        hidden_size=512,
+        head_size=0,
+        frame_stack=4,
+        unroll_length=64,
+        refresh_steps=64,
+        step_seconds=4 / 60,
+        log_every=50_000,
+        eval_episodes=32,
+    )
+    configs = {
+        "cartpole": Config(),
+        "small": Config(env_steps=5_000_000, learning_rate=3e-3),
+        "recurrent": Config(  # cart-pole without velocities
+            env_options=Options(observe=(0, 2)),
+            env_steps=800_000,
+            core_size=64,
+            sequence_length=16,
+        ),
+        "atari": atari,
+        # Pong on a CPU: a small network, few environments, many small updates.
+        "pong-cpu": dataclasses.replace(
+            atari,
+            env_steps=1_200_000,
+            num_envs=32,
+            popart=False,  # returns are of order 1
+            minibatches=8,
+            torso="shallow",
+            hidden_size=256,
+            pixel_offset=87,  # the court's grey, so that what moves on it stands out
+            pixel_scale=40,
+            orthogonal=True,
+            checkpoint_every=300_000,
+            log_every=20_480,
+        ),
+        "pixels": dataclasses.replace(
+            atari, torso="impala", env_options=Options(clip_rewards=True)
+        ),
+    }
+
+    def for_tasks(config: Any, num_tasks: int) -> dict[str, Any]:
+        """Several tasks get an actor each."""
+        share = power_of_two(config.num_envs // num_tasks)
+        return {"actors": num_tasks, "num_envs": share * num_tasks}
+
+    suits = {"atari": "atari", **dict.fromkeys(IMAGES, "pixels")}
+    return Presets(configs, suits, {"Pong-v5": "pong-cpu"}, for_tasks)
+
+
+def impala(Config: Any) -> Presets:
+    """IMPALA on cart-pole; Espeholt et al. 2018, table G.1, is "atari", with its LSTM and its deep
+    network."""
+    atari = Config(
+        env="Pong-v5",
+        env_options=Options(minimal_actions=True, life_loss_ends=True, clip_rewards=True),
+        env_steps=50_000_000,
+        num_envs=64,
+        batch_size=32,
+        sum_losses=True,
+        popart=False,
+        max_gradient_norm=40.0,
+        optimizer="rmsprop",
+        learning_rate=6e-4,
+        optimizer_eps=0.01,
+        torso="shallow",
+        hidden_size=256,
+        head_size=0,
+        frame_stack=4,
+        actors=4,
+        unrolls_ahead=1,
+        checkpoint_every=5_000_000,
+        log_every=50_000,
+        eval_episodes=32,
+    )
+    configs = {
+        "cartpole": Config(
+            num_envs=64,
+            batch_size=64,
+            unroll_length=10,
+            refresh_steps=10,
+            vtrace_lambda=0.95,
+            # Where Adam's eps is small, a policy that is all but perfect takes steps as large as
+            # ever, at random, and breaks sooner or later; where gradients are clipped to small
+            # ones, too.
+            optimizer_eps=1e-3,
+            max_gradient_norm=5.0,
+        ),
+        "small": Config(env_steps=5_000_000),
+        "atari": atari,
+        "atari-lstm": dataclasses.replace(atari, core_size=256),
+        "atari-deep": dataclasses.replace(atari, torso="impala"),
+        "atari-deep-lstm": dataclasses.replace(atari, torso="impala", core_size=256),
+        "pixels": dataclasses.replace(
+            atari, torso="impala", env_options=Options(clip_rewards=True)
+        ),
+    }
+
+    def for_tasks(config: Any, num_tasks: int) -> dict[str, Any]:
+        """Several tasks get an actor each, of whom none waits for another, and PopArt."""
+        most = config.batch_size // min(2, num_tasks - 1)
+        share = power_of_two(min(config.num_envs // num_tasks, most))
+        together = max(config.batch_size // share, (num_tasks + 1) // 2)  # tasks in a batch
+        return {
+            "popart": True,
+            "actors": num_tasks,
+            "unrolls_ahead": max(config.unrolls_ahead, 1),
+            "num_envs": share * num_tasks,
+            "batch_size": share * min(together, num_tasks - 1),  # all would wait for the slowest
+        }
+
+    suits = {"atari": "atari", **dict.fromkeys(IMAGES, "pixels")}
+    return Presets(configs, suits, for_tasks=for_tasks)
+
+
+def r2d2(Config: Any) -> Presets:
+    """R2D2 on small tasks that need memory; Kapturowski et al. 2019, table 2, is "atari"."""
+    configs = {
+        "cartpole": Config(),  # without velocities
+        "small": Config(env_options=Options()),
+        "catch": Config(
+            env="Catch-v0",
+            env_options=Options(only_first=True),
+            env_steps=400_000,
+            learning_rate=1e-3,
+            log_every=10_000,
+        ),
+        "memory": Config(
+            env="MiniGrid-MemoryS7-v0",
+            env_options=Options(),
+            env_steps=2_500_000,
+            epsilon_exponent=3.0,
+            length=16,
+            stride=8,
+            burn_in=0,
+            learning_rate=1e-3,
+        ),
+        "atari": Config(
+            env="Breakout-v5",
+            env_options=Options(),
+            env_steps=2_500_000_000,
+            num_envs=256,
+            discount=0.997,
+            burn_in=40,
+            length=80,
+            stride=40,
+            cross_episodes=False,
+            replay_capacity=4_000_000,
+            learning_starts=200_000,
+            replay_ratio=0.8,
+            batch_size=64,
+            learning_rate=1e-4,
+            learning_rate_decay=0.0,
+            adam_eps=1e-3,
+            target_update=2500,
+            hidden_size=0,  # the convolutions' output goes to the LSTM as it is
+            core_size=512,
+            head_size=512,
+            frame_stack=4,
+            actors=2,
+            unrolls_ahead=1,
+            unroll_length=40,
+            refresh_steps=400,
+            checkpoint_every=10_000_000,
+            log_every=100_000,
+            eval_episodes=32,
+        ),
+    }
+    return Presets(configs, {"atari": "atari", **dict.fromkeys(IMAGES, "atari")})

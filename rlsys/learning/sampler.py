@@ -1,0 +1,124 @@
+"""Feeds a learner from a replay: first priorities, the samples that are due, priorities back."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlsys.learning import hosts
+from rlsys.learning.learner import check_finite
+from rlsys.replay.replay import Replay
+from rlsys.replay.replay_ratio import ReplayRatio
+from rlsys.types import Sample, Trajectory
+
+
+class Sampler:
+    """The samples of one agent's replay, as many as the replay ratio asks for.
+
+    After each unroll: `add` it, begin an update on each sample of `due`, and hand the priorities
+    that come of it to `give`. They are waited for when the next update has begun, so that the
+    devices never wait for the host.
+    """
+
+    def __init__(
+        self,
+        replay: Replay,
+        config: Any,
+        initial_priorities: Callable[[Trajectory, Any], Any],
+        timer: Callable[[str], contextlib.AbstractContextManager],
+        *,
+        lenient: bool = False,
+    ):
+        """Begins with an empty replay.
+
+        Args:
+          replay: this process's share.
+          config: the run's ReplayConfig, with all processes' batch_size.
+          initial_priorities: (learned steps, mask) -> priorities; see Replay.add.
+          timer: measures "replay" and "learner"; see acting.unroll.Timer.
+          lenient: a priority that is not finite counts as 1, rather than ending the run: in a sweep
+            other members go on.
+        """
+        self._replay, self._ratio = replay, ReplayRatio(config)
+        self._batch_size = config.batch_size // hosts.count()
+        self._initial_priorities, self._timer = initial_priorities, timer
+        self._lenient = lenient
+        self._updates = 0  # made so far, to name one that failed
+        self._drawn = np.zeros(0, np.int64)  # numbers of the last sample
+        self._waiting: tuple[np.ndarray, Callable] | None = (
+            None  # numbers, fetch of their priorities
+        )
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Adds an unroll [T + 1, B, ...], and gives its sequences their first priorities.
+
+        Raises:
+          FloatingPointError: a priority is not finite.
+        """
+        with self._timer("replay"):
+            numbers, learned, mask = self._replay.add(trajectory)
+            priorities = self._initial_priorities(*jax.device_put((learned, mask)))
+            self._set(numbers, np.asarray(priorities)[: len(numbers)])
+
+    def due(self, env_steps: int) -> Iterator[Sample]:
+        """The samples to learn from once env_steps have been played; call give after each.
+
+        Raises:
+          FloatingPointError: a priority is not finite.
+        """
+        number, learned = self._ratio.due(env_steps), 0
+        for _ in range(number):
+            with self._timer("replay"):  # while the updates before this one run
+                numbers, sample = self._replay.sample(self._batch_size)
+                learned += int(sample.mask.sum())
+            self._drawn = numbers
+            yield sample
+        self._finish()
+        if number:
+            self._ratio.learned(number, hosts.all_sum(learned))
+
+    def give(self, fetch: Callable[[], np.ndarray]) -> None:
+        """Takes what the update on the last sample makes of its priorities.
+
+        Args:
+          fetch: waits for them and gives them, [B].
+
+        Raises:
+          FloatingPointError: a priority of the update before is not finite.
+        """
+        self._finish()
+        self._waiting = self._drawn, fetch
+        self._updates += 1
+
+    def metrics(self, env_steps: int) -> dict[str, float]:
+        """What the log says of the replay."""
+        ratio = self._ratio.learned_steps / env_steps
+        return self._replay.metrics() | {"replay_ratio": ratio}
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and meta for a checkpoint, between unrolls."""
+        arrays, counters = self._replay.state()
+        return arrays, {"replay": counters, "ratio": self._ratio.state(), "updates": self._updates}
+
+    def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        """Goes on from what state gave."""
+        self._replay.restore(arrays, meta["replay"])
+        self._ratio.restore(meta["ratio"])
+        self._updates = meta["updates"]
+
+    def _finish(self) -> None:
+        """Waits for the priorities that have not come back, and sets them."""
+        if self._waiting:
+            numbers, fetch = self._waiting
+            with self._timer("learner"):
+                priorities = fetch()
+            self._set(numbers, priorities)
+        self._waiting = None
+
+    def _set(self, numbers: np.ndarray, priorities: np.ndarray) -> None:
+        if self._lenient:
+            priorities = np.where(np.isfinite(priorities), priorities, 1.0)
+        check_finite(priorities, self._updates)
+        self._replay.set_priorities(numbers, priorities)

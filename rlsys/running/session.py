@@ -1,0 +1,237 @@
+"""A session: all that a run holds while it trains, and the verbs of its loop.
+
+with open_session(ALGORITHM, config, resume=resume) as session:
+    learn_all = session.data_parallel(learn, SPEC)
+    while not session.ended:
+        for unroll in session.unrolls():
+            session.learn(learn_all, session.place(unroll.trajectory, SPEC), unroll)
+        if session.line_due:
+            session.write()
+        session.save()
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlsys.acting.actors import Actors, make_envs
+from rlsys.acting.unroll import Unroll
+from rlsys.envs import Episode, shared_spaces
+from rlsys.learning import hosts, learner
+from rlsys.learning.sampler import Sampler
+from rlsys.replay.replay import Replay
+from rlsys.running import health
+from rlsys.running.algorithm import Algorithm, FromSamples
+from rlsys.running.run import Run
+from rlsys.types import LearnerState
+
+
+class Session:
+    """A run's actors, learner and records, held open.
+
+    Attributes:
+      run: the run's folder, log, checkpoints and counters.
+      config: the run's Config; local_config: this process's share of it.
+      network, actors: what plays.
+      mesh: the devices that learn.
+      state: the LearnerState, on the devices; a sweep's has an axis of members before all others.
+      samplers: one for each replay.
+      params: a copy of the parameters, once the session is closed.
+      line_due: whether a line of the log is due.
+    """
+
+    params: Any
+
+    def __init__(
+        self,
+        run: Run,
+        config: Any,
+        network: Any,
+        actors: Actors,
+        mesh: Any,
+        settings: Any,
+        state: LearnerState,
+        samplers: dict[str, Sampler],
+        state_spec: Any = learner.REPLICATED,
+        num_members: int = 1,
+        name_episodes: Callable[[list[Episode]], list[Episode]] = list,
+    ):
+        """Holds what open_session, or a sweep, has made.
+
+        Args:
+          settings: the Config as a pytree of arrays on the devices.
+          state_spec: PartitionSpec of settings and state.
+          samplers: by their names in a checkpoint.
+          num_members: members of a sweep, whose environments stand side by side.
+          name_episodes: takes episodes that have ended, and gives them as the log is to count them.
+        """
+        self.run, self.config, self.local_config = run, config, hosts.share(config)
+        self.network, self.actors, self.mesh = network, actors, mesh
+        self.settings, self.state = settings, state
+        self._samplers, self._state_spec = samplers, state_spec
+        self._num_members, self._name_episodes = num_members, name_episodes
+        self._last: Unroll  # the last unroll that was learned from
+        self.metrics: list[dict[str, Any]] = []  # of updates, on the devices
+        self.line_due = self._save_due = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has played all its steps, or a signal has asked it to stop."""
+        return self.run.ended
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps played, with those of the unroll that is being learned from."""
+        return self.run.env_steps
+
+    @property
+    def learner_steps(self) -> int:
+        """Updates made."""
+        return self.run.learner_steps
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.run.folder
+
+    @property
+    def samplers(self) -> list[Sampler]:
+        """The samplers, one for each replay."""
+        return list(self._samplers.values())
+
+    def unrolls(self) -> Iterator[Unroll]:
+        """Gives the next unroll and, before a checkpoint, all that actors have begun; each is
+        counted as played, and is to be learned from before the next."""
+        yield self._next(self.actors.get(self.state.params, self.learner_steps))
+        self.line_due, self._save_due = self.run.due()
+        if self._save_due:
+            for unroll in self.actors.drain(self.state.params, self.learner_steps):
+                yield self._next(unroll)
+
+    def _next(self, unroll: Unroll) -> Unroll:
+        progress = np.full(
+            self.state.progress.shape, self.env_steps / self.config.env_steps, np.float32
+        )
+        progress = learner.place(self.mesh, progress, self._state_spec)
+        self.state = self.state._replace(progress=progress)
+        self.run.env_steps += unroll.env_steps * hosts.count() // self._num_members
+        self.run.log.episodes(self._name_episodes(self.actors.pop_episodes()))
+        self._last = unroll
+        return unroll
+
+    def data_parallel(self, update: Callable, batch_spec: Any, out_spec: Any = learner.REPLICATED):
+        """Compiles update(network, config, state, batch) -> (state, out) for all devices."""
+        program = functools.partial(update, self.network)
+        return learner.data_parallel(program, self.mesh, batch_spec, out_spec)
+
+    def place(self, batch: Any, spec: Any) -> Any:
+        """Puts a batch on the devices; spec: its PartitionSpecs."""
+        with self.run.log.time("learner"):
+            return learner.place(self.mesh, batch, spec)
+
+    def learn(self, program: Callable, batch: Any, unroll: Unroll) -> None:
+        """Makes all updates on an unroll: program(settings, state, batch) -> state, metrics
+        [..., N] of N updates."""
+        with self.run.log.time("learner"):
+            jax.block_until_ready(self.metrics[-1:])  # one unroll's updates wait at most
+            self.state, metrics = program(self.settings, self.state, batch)
+            if not self.config.unrolls_ahead:
+                jax.block_until_ready(metrics)
+        shape = next(iter(metrics.values())).shape
+        lag = np.broadcast_to(
+            self.learner_steps + np.arange(shape[-1]) - unroll.learner_step, shape
+        )
+        self.metrics.append(metrics | {"params_lag": lag, "staleness": lag / shape[-1]})
+        self.run.learner_steps += shape[-1]
+
+    def update(self, program: Callable, sample: Any) -> Any:
+        """Makes an update on samples: program(settings, state, sample) -> state, (priorities,
+        metrics). Gives the priorities, on the devices."""
+        with self.run.log.time("learner"):
+            self.state, (priorities, metrics) = program(self.settings, self.state, sample)
+        self.metrics.append(metrics)
+        self.run.learner_steps += 1
+        return priorities
+
+    def write(self, more: dict[str, float]) -> None:
+        """Writes a line of the log: means of the updates' metrics since the last one, how many
+        hidden units are dead, how far actors lag, and more.
+
+        Raises:
+          FloatingPointError: a metric is not finite.
+        """
+        with self.run.log.time("learner"):
+            jax.block_until_ready(self.metrics)
+            more = more | health.dead_units(self.network, self.state.params, self._last.trajectory)
+        for sampler in self.samplers:
+            lag = self.learner_steps - self._last.learner_step
+            more |= sampler.metrics(self.env_steps) | {"params_lag": lag}
+        self.run.write(self.metrics, more)
+        self.metrics.clear()
+
+    def save(self, **meta: Any) -> None:
+        """Saves a checkpoint if one is due, from where environments start afresh; meta goes in."""
+        if not self._save_due:
+            return
+        trees: dict[str, Any] = {"learner": self.state, "actors": self.actors.states}
+        for name, sampler in self._samplers.items():
+            trees[name], meta[name] = sampler.state()
+        self.run.save(trees, meta)
+        if not self.ended:
+            self.actors.restart(self.run.number)
+
+    def restore(self) -> dict[str, Any]:
+        """Goes on from the newest checkpoint; gives what meta holds."""
+        templates = {"learner": self.state, "actors": self.actors.states}
+        trees, meta = self.run.restore(templates | dict.fromkeys(self._samplers))
+        self.state = learner.place(self.mesh, trees["learner"], self._state_spec)
+        self.actors.states = trees["actors"]
+        for name, sampler in self._samplers.items():
+            sampler.restore(trees.pop(name), meta[name])
+        self.actors.restart(self.run.number)
+        return meta
+
+
+@contextlib.contextmanager
+def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> Iterator[Session]:
+    """Opens a run, and closes it whatever happens.
+
+    Args:
+      resume: go on with the run in config.run_dir.
+
+    Raises:
+      UserError: it cannot be run here.
+      CheckpointError: there is nothing to resume.
+    """
+    mesh = learner.make_mesh(reserved=config.actor_devices)
+    algorithm.check_mesh(mesh, config)
+    own = hosts.share(config)
+    pools = make_envs(own)
+    network = algorithm.make_network(config, *shared_spaces(pools))
+    learning, replays = algorithm.learning, dict[str, Replay]()
+    if isinstance(learning, FromSamples):
+        replays = {"replay": learning.make_replay(own, network)}
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(
+            Run(algorithm.name, config, ["learner", "actors", *replays], resume=resume)
+        )
+        policies = algorithm.make_policies(network, config)
+        actors = Actors(pools, policies, network.initial, own, run.log.time, own.join)
+        stack.callback(actors.close)
+        settings = learner.place(mesh, config)  # else its numbers would cross at every step
+        state = learner.place(mesh, algorithm.make_state(network, config))
+        samplers = dict[str, Sampler]()
+        if isinstance(learning, FromSamples):
+            run.log.say(replays["replay"].memory)
+            initial = jax.jit(functools.partial(learning.initial_priorities, config))
+            samplers = {n: Sampler(x, config, initial, run.log.time) for n, x in replays.items()}
+        session = Session(run, config, network, actors, mesh, settings, state, samplers)
+        if resume:
+            session.restore()
+        yield session
+        session.params = learner.snapshot(session.state.params)
