@@ -1,5 +1,5 @@
 # make train ALGO=r2d2 | make test | make help
-PYTHON ?= python3.11
+PYTHON ?= python3.13 python3.12 python3.11 python3
 BIN := .venv/bin
 ALGO ?= r2d2
 ENV ?=
@@ -9,56 +9,79 @@ MACHINE ?= here
 EXTRA ?= dev
 RESUME ?=
 
-.PHONY: .venv help train sweep plan resume eval report bench profile test test-slow lint format clean
+# This prints the lock file of the Python that runs it, and fails where that Python cannot build .venv.
+# A lock file is what `.venv/bin/pip freeze --exclude-editable` prints with that Python.
+LOCK := 'import ensurepip, ssl, sys, venv; print("requirements-%d.%d.lock" % sys.version_info[:2])'
 
-help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+# .venv/built holds the Python and the extras that .venv was built with.
+# A make whose command line names others builds .venv again: make test PYTHON=python3.12
+BUILT := $(shell cat .venv/built 2>/dev/null)
+ifneq ($(origin PYTHON),file)
+STALE := $(if $(filter $(BUILT),$(PYTHON)),,stale)
+endif
+ifneq ($(origin EXTRA),file)
+STALE += $(filter-out $(BUILT),$(EXTRA))
+endif
 
-.venv: .venv/built
+.PHONY: .venv stale help train sweep plan resume eval report bench profile test test-slow lint format clean
 
-.venv/built: pyproject.toml requirements.lock
+help:  ## List these targets.
+	@grep -hE '^[.a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+.venv: .venv/built  ## Build .venv with the newest Python that works. [PYTHON=<path>] [EXTRA=<dev|cuda|tpu>, joined by commas]
+
+stale:
+
+.venv/built: pyproject.toml $(wildcard requirements-*.lock) $(if $(strip $(STALE)),stale)
 	@test ! -L .venv || { echo ".venv is a link, and building it would empty what it leads to"; exit 2; }
-	@echo "building .venv (once, a minute or two)"
-	@command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv --clear .venv || python3 -m venv --clear .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[$(EXTRA)]'
-	@touch .venv/built
+	@for python in $(PYTHON); do \
+	  lock=$$($$python -c $(LOCK) 2>/dev/null) && test -f "$$lock" || continue; \
+	  echo "building .venv with $$python and $$lock (once, a minute or two)"; \
+	  $$python -m venv --clear .venv && \
+	  $(BIN)/pip install --quiet --disable-pip-version-check -r $$lock && \
+	  $(BIN)/pip install --quiet --disable-pip-version-check -c $$lock -e '.[$(EXTRA)]' && \
+	  echo "$$python $(EXTRA)" >.venv/built; \
+	  exit; \
+	done; \
+	echo "no Python here can build .venv (tried: $(PYTHON)): install Python 3.11, 3.12 or 3.13 with its modules venv," \
+	  "ensurepip and ssl (on Debian and Ubuntu the package python3-venv), or name one: make $(MAKECMDGOALS) PYTHON=<path>" >&2; \
+	exit 2
 
-train: .venv  ## train: ALGO=<r2d2|impala|ppo> [ENV=<EnvPool id>] [ARGS="--field value ..."]
+train: .venv  ## Train an agent. ALGO=<r2d2|impala|ppo> [ENV=<EnvPool id>] [ARGS="--field value ..."]
 	@$(BIN)/python -m rlsys.train $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
 
-sweep: .venv  ## many runs as one program: ALGO= ENV= ARGS="--learning-rate 1e-4 1e-3 --seeds 5" | RESUME=<dir>
+sweep: .venv  ## Train for every combination of values and seeds in one program, or resume such a sweep. ALGO= ENV= ARGS="--learning-rate 1e-4 1e-3 --seeds 5" | RESUME=<dir>
 	@$(BIN)/python -m rlsys.sweep $(if $(RESUME),resume "$(RESUME)",$(ALGO) $(if $(ENV),--env $(ENV))) $(ARGS)
 
-plan: .venv  ## what `make train` with the same words would cost: [MACHINE=here|h100|8xh100|FILE]
+plan: .venv  ## Predict the speed and memory of `make train` with the same words. [MACHINE=here|h100|8xh100|<file>]
 	@$(BIN)/python -m rlsys.plan $(ALGO) --machine "$(MACHINE)" $(if $(ENV),--env $(ENV)) $(ARGS)
 
-resume: .venv  ## continue a run: RUN=<dir>
+resume: .venv  ## Continue a run from its newest checkpoint. RUN=<dir> [ARGS="--field value ..."]
 	@$(BIN)/python -m rlsys.train resume "$(RUN)" $(ARGS)
 
-eval: .venv  ## play a run's newest checkpoint: RUN=<dir> [ARGS="--episodes 100"]
+eval: .venv  ## Play episodes with a run's newest checkpoint and print their mean return. RUN=<dir> [ARGS="--episodes 100"]
 	@$(BIN)/python -m rlsys.train eval "$(RUN)" $(ARGS)
 
-report: .venv  ## a table and learning curves of runs and sweeps: RUNS="<dir> <dir> ..." [ARGS="--out DIR"]
+report: .venv  ## Draw a table and learning curves of runs and sweeps. RUNS="<dir> <dir> ..." [ARGS="--out <dir>"]
 	@$(BIN)/python -m rlsys.results.report $(RUNS) $(ARGS)
 
-bench: .venv  ## measure everything, in half an hour: [BASE=<earlier.json>] [ARGS="--only learner replay"]
+bench: .venv  ## Measure the speed of every part, which takes half an hour. [BASE=<earlier.json>] [ARGS="--only learner replay"]
 	@$(BIN)/python -m experiments.bench $(if $(BASE),--base "$(BASE)") $(ARGS)
 
-profile: .venv  ## trace a short run: ALGO=<r2d2|impala|ppo> [ENV=<EnvPool id>] [ARGS="--field value ..."]
+profile: .venv  ## Train briefly and say where the time goes. ALGO=<r2d2|impala|ppo> [ENV=<EnvPool id>] [ARGS="--field value ..."]
 	@$(BIN)/python -m experiments.profile $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
 
-test: .venv  ## run the tests
+test: .venv  ## Run the tests, except those that take minutes.
 	@$(BIN)/python -m pytest -n 2 -m 'not slow' tests
 
-test-slow: .venv  ## run every test, the long ones too
+test-slow: .venv  ## Run every test, the long ones too.
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup tests
 
-lint: .venv  ## check style and types
+lint: .venv  ## Check the style and the types of the code.
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-format: .venv  ## rewrite the code in the project's style
+format: .venv  ## Rewrite the code in the project's style.
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-clean:  ## remove .venv and the tools' caches; runs and compiled programs stay
+clean:  ## Remove .venv and the caches of ruff, mypy and pytest, and keep runs and compiled programs.
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -17,10 +17,10 @@ import numpy as np
 import tyro
 
 from experiments.study import RESULTS, Options, study, write
+from rlsys import algorithms
 from rlsys.config import from_dict
 from rlsys.running import metrics_file
 from rlsys.running.health import Health
-from rlsys.train import algorithm
 
 STAYS = "--learning-rate-decay 0 --env-steps"
 AGENTS = {  # words of the command line, and the step by which the task should be learned
@@ -33,7 +33,7 @@ AGENTS = {  # words of the command line, and the step by which the task should b
 def summarize(folder: Path, learned_by: int) -> dict[str, float | str]:
     """The log of a run from a step on, and the health of the whole run."""
     saved = json.loads((folder / "config.json").read_text())
-    config = from_dict(algorithm(saved["algorithm"])[1].Config, saved["config"])
+    config = from_dict(algorithms.find(saved["algorithm"]).Config, saved["config"])
     lines, health = metrics_file.read(folder), Health(config)
     for line in lines:
         health.observe(line)

@@ -23,4 +23,6 @@ class Corridor(gymnasium.Env):
         return np.float32([self.cell, self.goal]), 1.0 if found else -0.1, found, False, {}
 
 
-gymnasium.register("Corridor-v0", entry_point=Corridor, max_episode_steps=30)
+gymnasium.register(
+    "Corridor-v0", entry_point="experiments.own_gymnasium_env:Corridor", max_episode_steps=30
+)

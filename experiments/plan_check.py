@@ -14,6 +14,7 @@ import numpy as np
 import tyro
 
 from experiments.bench import training
+from rlsys import algorithms
 
 TASK = "CartPole-v1"
 BAR = 0.25  # how far a prediction may be off
@@ -38,13 +39,13 @@ def predicted(algorithm: str) -> float:
 
 def measured(algorithm: str) -> float:
     """Steps per second of a run, as make bench has it."""
-    run = next(run for run in training.RUNS if (run.task, run.algorithm) == (TASK, algorithm))
-    return training.rate(training.measure(run, f"{run.words} {training.SHORT}"))
+    words = f"{training.runs()[TASK, algorithm]} {training.SHORT}"
+    return training.measured(TASK, algorithm, words)["env_steps_per_second"]
 
 
 def main(config: Config) -> None:
     rows = []
-    for algorithm in ("r2d2", "impala", "ppo"):
+    for algorithm in algorithms.NAMES:
         pairs = [(predicted(algorithm), measured(algorithm)) for _ in range(config.repeats)]
         rows += [(algorithm, TASK, round(p), round(m)) for p, m in pairs]
         prediction, rate = np.median(pairs, axis=0)

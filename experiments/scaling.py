@@ -17,10 +17,11 @@ import jax
 import numpy as np
 import tyro
 
-from rlsys import networks, train
+from rlsys import algorithms, networks
 from rlsys.acting.actors import Actors, make_envs
 from rlsys.algorithms import impala, ppo, r2d2
 from rlsys.algorithms.ppo_minibatches import BATCH_SPEC
+from rlsys.envs import shared_spaces
 from rlsys.learning import learner
 from rlsys.running import run
 from rlsys.running.log import Silent
@@ -42,8 +43,8 @@ class Config:
 def played(module, config, num_unrolls: int = 1):
     """An algorithm's network, and its actors' first unrolls."""
     pools = make_envs(config)
-    network = module.make_network(config, pools)
-    policies = module.make_policies(network, config)
+    network = module.ALGORITHM.make_network(config, *shared_spaces(pools))
+    policies = module.ALGORITHM.make_policies(network, config)
     actors = Actors(pools, policies, network.initial, config, Silent().time)
     params = networks.init(network, jax.random.key(0))
     unrolls = [actors.get(params, 0).trajectory for _ in range(num_unrolls)]
@@ -125,9 +126,9 @@ def row(algorithm: str, config, num_devices: int) -> dict:
 def main(config: Config) -> None:
     rows = []
     for algorithm in UPDATES:
-        _, configs = train.algorithm(algorithm)
+        presets = algorithms.find(algorithm).presets
         for num_devices in config.devices:
-            rows.append(row(algorithm, configs.preset(None, config.env), num_devices))
+            rows.append(row(algorithm, presets.choose(None, config.env, on_cpu=False), num_devices))
             print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
     if config.csv:
         with config.csv.open("w", newline="") as file:

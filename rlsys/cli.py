@@ -22,7 +22,7 @@ def unknown(what: str, name: str, known) -> str:
 
 
 def field_names(config: Any) -> list[str]:
-    """Of a Config and the dataclasses in it, as on the command line."""
+    """List the fields of a Config and of the dataclasses in it, as on the command line."""
     names = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -50,11 +50,6 @@ def check_within(config, low: float, high: float, names: str) -> None:
             raise UserError(f"{name} must be {bounds}, not {value}")
 
 
-def power_of_two(n: int) -> int:
-    """The largest that is not above n, which several devices can share; 1 for less."""
-    return 1 << max(n.bit_length() - 1, 0)
-
-
 @register
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
@@ -159,6 +154,13 @@ class RunConfig:
     def join(self) -> int:
         """The number of actors whose unrolls are handed to the learner together."""
         return self.actors
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The fields that every network takes, by name."""
+        sizes = "hidden_size core_size head_size frame_stack"
+        names = f"torso {sizes} pixel_offset pixel_scale bfloat16"
+        return {name: getattr(self, name) for name in names.split()}
 
 
 @register

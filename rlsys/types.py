@@ -19,11 +19,11 @@ import jax
 
 
 class UserError(Exception):
-    """What the user asked for cannot work. The message is one sentence for them."""
+    """The user asked for something that cannot work. The message is one sentence for them."""
 
 
 class Timestep(NamedTuple):
-    """What B environments show at one step."""
+    """One step of B environments, as they show it."""
 
     obs: Any  # [B, ...] x_t; a dict of arrays where the task has several
     first: Any  # [B] bool, x_t opens an episode
@@ -33,7 +33,7 @@ class Timestep(NamedTuple):
 
 
 class CoreState(NamedTuple):
-    """What an agent remembers when it is about to see x_t."""
+    """The memory of an agent that is about to see x_t."""
 
     lstm: Any  # (c, h), each [B, H] float32; () for a feed-forward agent
     a_tm1: Any  # [B] int32 ([B, D] for D-dimensional actions); ignored where x_t is first

@@ -1,4 +1,4 @@
-"""The bench: its statistics, its table, its peers, and a quick run."""
+"""The bench: its statistics, its table, its processes, and a quick run of every section."""
 
 import io
 import json
@@ -10,19 +10,20 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from gymnasium import spaces
 from rich.console import Console
 
-from experiments.bench import clock, compare, functions, learner, report
-from experiments.bench.figures import Figure, Files, read
+from experiments.bench import clock, envs, learner, machine, processes, report, training
+from experiments.bench.figures import COLUMNS, Figure, read, write
 from experiments.bench.stock import stock
-from rlsys import networks, train
+from rlsys import algorithms, networks
 
-pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # rlax.softmax's
-ROOT = Path(train.__file__).parents[1]
+ROOT = Path(report.__file__).parents[2]
 
 
-def figure(*samples, unit="steps/s", **more):
-    return Figure("envs", "unroll", "CartPole-v1 x 256", unit, list(map(float, samples)), **more)
+def figure(*samples, unit="steps/s", ceiling=(), **more):
+    setting = "CartPole-v1 x 256"
+    return Figure("envs", "unroll", setting, unit, samples, ceiling_samples=ceiling, **more)
 
 
 def test_fractions_are_of_pairs():
@@ -49,14 +50,14 @@ def test_fractions_are_of_pairs():
     ],
 )
 def test_changes_are_told_from_noise(new, old, unit, word):
-    assert compare.change(figure(*new, unit=unit), figure(*old, unit=unit)).word == word
+    assert report.change(figure(*new, unit=unit), figure(*old, unit=unit)).word == word
 
 
 def test_equal_programs_rarely_differ():
     """5 against 5 samples with noise of 10 %: the docstring's once in 126."""
     random = np.random.default_rng(0)
     words = [
-        compare.change(*(figure(*(100 + 10 * random.normal(size=5))) for _ in range(2))).word
+        report.change(*(figure(*(100 + 10 * random.normal(size=5))) for _ in range(2))).word
         for _ in range(5000)
     ]
     assert 0 < sum(word != "same" for word in words) / 5000 < 2 / 126
@@ -64,23 +65,31 @@ def test_equal_programs_rarely_differ():
 
 def test_units_must_agree():
     with pytest.raises(ValueError, match="is in us, the earlier one in ms"):
-        compare.change(figure(1, unit="us"), figure(1, unit="ms"))
+        report.change(figure(1, unit="us"), figure(1, unit="ms"))
 
 
 def test_a_result_is_whole_after_each_figure(tmp_path):
-    files = Files(tmp_path / "b/x.csv", tmp_path / "b/x.json")
+    path = tmp_path / "b/x.csv"
+    (about,) = machine.about(["make", "it whole"])
     made = [figure(1, 2, ceiling=[4.0, 4.0], ceiling_is="EnvPool", where={"learner": 0.5}),
             figure(3, unit="MB")]  # fmt: skip
-    for n, x in enumerate(made, 1):
-        files.add(x)
-        about, figures = read(files.json_path)
-        assert figures == made[:n]
-        assert len(files.csv_path.read_text().splitlines()) == n + 1
+    for n in (1, 2):
+        write(path, about, made[:n])
+        assert read(path.with_suffix(".json")) == (about, made[:n])
+        lines = path.read_text().splitlines()
+        assert lines[0] == ",".join(COLUMNS) and len(lines) == n + 1
+    committed = ROOT / "experiments/results/bench.csv"
+    assert committed.read_text().splitlines()[0] == lines[0]
+    assert {path.name for path in path.parent.iterdir()} == {"x.csv", "x.json"}
+
+
+def test_a_result_says_what_it_was_measured_on():
+    (about,) = machine.about(["make", "it whole"])
     assert about["machine"]["cores"] >= 1 and about["versions"]["jax"] == jax.__version__
-    assert {"commit", "date", "command"} <= set(about)
-    assert compare.differences(about, about) == ""
+    assert about["command"] == "make 'it whole'" and {"commit", "date"} <= set(about)
+    assert report.differences(about, about) == ""
     other = {**about, "machine": about["machine"] | {"cpu": "Z80"}}
-    assert "cpu Z80 -> " in compare.differences(about, other)
+    assert "cpu Z80 -> " in report.differences(about, other)
 
 
 @pytest.mark.parametrize("compared", [False, True])
@@ -114,37 +123,61 @@ def test_calls_take_turns():
     assert "".join(order[-8:]) in ("abbaabba", "baabbaab")
 
 
-def functions_with_peers():
-    pairs = functions.pairs(functions.data(20, 8))
-    return {name: pair for name, pair in pairs.items() if pair.theirs}
+def counted(num, fails):
+    """Yield numbers and this process's id, then fail if asked to."""
+    for i in range(num):
+        yield i, os.getpid()
+    if fails:
+        raise ValueError("as asked for")
 
 
-@pytest.mark.parametrize("name", functions_with_peers())
-def test_peers_compute_the_same(name):
-    """Else their times say nothing. rlax's h is the coarser one (losses/value_rescaling.py)."""
-    ours, theirs, arguments = functions_with_peers()[name]
-    results = [jax.tree.leaves(jax.jit(f)(*arguments)) for f in (ours, theirs)]
-    if name.startswith("n_step"):  # they bootstrap otherwise past the end
-        results = [[x[: -functions.N] for x in r] for r in results]
-    if name == "vtrace":  # theirs gives errors, ours targets
-        results[1] = [results[1][0] + arguments[0], results[1][1]]
-    for mine, other in zip(*results, strict=False):
-        np.testing.assert_allclose(mine, other, rtol=2e-3, atol=2e-3)
+def test_a_process_of_its_own_hands_over_what_it_yields():
+    numbers = list(processes.stream(counted, 3, False))
+    assert [n for n, _ in numbers] == [0, 1, 2]
+    assert len({pid for _, pid in numbers} - {os.getpid()}) == 1
+    failing = processes.stream(counted, 1, True)
+    assert next(failing)[0] == 0
+    with pytest.raises(RuntimeError, match=r"counted\(1, True\) failed with exit code 1"):
+        next(failing)
 
 
-@pytest.mark.parametrize("name", learner.cases(quick=True))
-def test_stock_flax_has_as_many_parameters(name):
-    case = learner.cases(quick=False)[name]
-    network = learner.make_network(case, 84)
-    sizes = [
-        sum(
-            x.size
-            for x in jax.tree.leaves(
-                jax.eval_shape(lambda n=n: networks.init(n, jax.random.key(0)))
-            )
-        )
-        for n in (network, stock(network))
-    ]
+def test_the_most_memory_is_counted():
+    array = np.ones(3 * 2**25)  # 768 MB
+    peak = processes.peak_memory()
+    assert peak > array.nbytes / 2**20
+    del array
+    assert processes.peak_memory() >= peak
+
+
+def test_a_new_algorithm_is_measured_without_an_edit(monkeypatch):
+    find = algorithms.find
+    monkeypatch.setattr(algorithms, "NAMES", (*algorithms.NAMES, "new"))
+    monkeypatch.setattr(algorithms, "find", lambda name: find("r2d2" if name == "new" else name))
+    runs = training.runs()
+    assert {(task, "new") for task in training.SIZES} <= set(runs)
+    assert all(runs[task, "new"] == runs[task, "r2d2"] for task in training.SIZES)
+    assert {(task, name) for task in training.SIZES for name in algorithms.NAMES} <= set(runs)
+
+
+def test_the_words_of_every_run_make_a_config():
+    for (task, name), words in training.runs().items():
+        words = ["--env", task.partition(",")[0], *words.split(), *training.SHORT.split()]
+        config = algorithms.config_of(name, words, on_cpu=False)
+        assert config.env_steps / config.log_every >= 5  # lines, of which two are left out
+        assert f"{config.num_envs} environments" in task or "," not in task
+    for name, words in envs.CASES:
+        algorithms.config_of(name, words.split(), on_cpu=False)
+
+
+@pytest.mark.parametrize("case", learner.CASES, ids=lambda case: case[0])
+def test_stock_flax_has_as_many_parameters(case):
+    _, name, words, *_ = case
+    config = algorithms.config_of(name, ["--env", "Pong-v5", *words.split()])
+    space = spaces.Box(0, 255, (84, 84, 1), np.uint8)
+    network = algorithms.find(name).make_network(config, space, spaces.Discrete(6))
+    key = jax.random.key(0)
+    shapes = [jax.eval_shape(lambda n=n: networks.init(n, key)) for n in (network, stock(network))]
+    sizes = [sum(x.size for x in jax.tree.leaves(tree)) for tree in shapes]
     assert sizes[0] == sizes[1] > 1e5
 
 
@@ -158,32 +191,32 @@ def bench(*words, cwd):
 
 @pytest.mark.slow
 def test_a_quick_run_and_one_compared_with_it(tmp_path):
-    bench("--only", "machine", "functions", "--json", "a.json", cwd=tmp_path)
+    bench("--only", "machine", "envs", "--csv", "a.csv", cwd=tmp_path)
     about, figures = read(tmp_path / "a.json")
-    assert {f.section for f in figures} == {"machine", "functions"}
+    assert {f.section for f in figures} == {"machine", "envs"}
     assert all(f.median > 0 and len(f.samples) in (1, 2) for f in figures)
-    assert {"vtrace", "gae"} <= {f.name for f in figures} and about["command"].endswith("a.json")
-    assert len(list((tmp_path / "runs").glob("bench-*.csv"))) == 1
+    assert {"memory copy", "impala act"} <= {f.name for f in figures}
+    assert about["command"].endswith("--csv a.csv")
     content = json.loads((tmp_path / "a.json").read_text())
     content["machine"]["cpu"] = "Z80"
     (tmp_path / "a.json").write_text(json.dumps(content))
     output = bench("--only", "machine", "--base", "a.json", cwd=tmp_path)
+    assert len(list((tmp_path / "runs").glob("bench-*.csv"))) == 1
     assert "earlier" in output and "Not the same machine or versions: cpu Z80" in output
 
 
 @pytest.mark.slow
-def test_every_section_runs(tmp_path):
-    """On learning, replay and playing at least; those with whole runs are slow."""
-    bench("--only", "envs", "learner", "replay", "--json", "a.json", cwd=tmp_path)
+def test_sections_of_parts(tmp_path):
+    bench("--only", "envs", "learner", "replay", "--csv", "a.csv", cwd=tmp_path)
     _, figures = read(tmp_path / "a.json")
     memory = {f.section: f.median for f in figures if f.name == "peak memory"}
     assert set(memory) == {"envs", "learner", "replay"} and min(memory.values()) > 100
-    assert sum(f.ceiling_is == "stock flax" for f in figures) == 3
+    assert sum(f.ceiling_is == "stock flax" for f in figures) == 1
 
 
 @pytest.mark.slow
 def test_sections_of_whole_runs(tmp_path):
-    bench("--only", "training", "start", "--json", "a.json", cwd=tmp_path)
+    bench("--only", "training", "start", "--csv", "a.csv", cwd=tmp_path)
     _, figures = read(tmp_path / "a.json")
     (rate,) = (f for f in figures if f.name == "impala")
     assert 0.0 < rate.fraction < 1.0 and 0.3 < sum(rate.where.values()) < 3.0

@@ -113,19 +113,21 @@ def test_a_cut_episode_has_what_was_earned_and_the_next_begins_afresh(monkeypatc
     assert len({e.episode_return for e in episodes}) == 4
 
 
-def test_environments_play_equally_often_and_kinds_meet_the_same():
+def test_environments_play_equally_often_and_kinds_meet_the_same(monkeypatch):
     seen = []
 
-    def make_player(config, network, task, num_envs, seed, kind):
+    def make_player(algorithm, config, network, task, num_envs, seed, kind):
         seen.append((num_envs, seed, kind))
         envs = Made(*(forever(1) for _ in range(num_envs)))
         envs.close = lambda: None
         return player(envs)
 
+    monkeypatch.setattr(evaluate, "eval_policy", make_player)
+
     names = ("Catch-v0", "Catch-v0:permute=1")
-    config = SimpleNamespace(env=",".join(names), task=Options(), num_envs=64)
+    config = SimpleNamespace(env=",".join(names), env_options=Options(), num_envs=64)
     kinds = ("greedy", "sampled")
-    played = evaluate.play_tasks(make_player, config, None, None, kinds, 100)
+    played = evaluate.play_tasks(SimpleNamespace(eval_modes=kinds), config, None, None, 100)
     assert set(played) == {f"{kind} {name}" for kind in kinds for name in names}
     for episodes in played.values():
         assert np.all(np.bincount([e.env for e in episodes]) == 2) and len(episodes) == 100

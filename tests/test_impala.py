@@ -437,11 +437,11 @@ def test_the_atari_preset_is_the_papers_table():
 def test_batches_are_the_environments_in_turn():
     trajectory = trajectory_of()
     together = impala.batches(dataclasses.replace(POPART, batch_size=2), trajectory)
-    assert together.task.tolist() == [[0, 0], [0, 1], [0, 0], [2, 2]]
+    assert together.task_id.tolist() == [[0, 0], [0, 1], [0, 0], [2, 2]]
     parts = [jax.tree.map(lambda x, i=i: x[i], together) for i in range(4)]
     joined = [
         jax.tree.map(lambda *xs, axis=axis: np.concatenate(xs, axis), *fields)
-        for axis, fields in zip((1, 1, 1, 0, 0), zip(*parts, strict=True), strict=True)
+        for axis, fields in zip((1, 1, 1, 0, 0, 1), zip(*parts, strict=True), strict=True)
     ]
     jax.tree.map(np.testing.assert_array_equal, joined, list(trajectory))
 
@@ -476,11 +476,11 @@ def test_what_suits_each_family_of_tasks():
     )  # which not every machine can make
     assert (
         ALGORITHM.presets.configs["pixels"].torso == "impala"
-        and not ALGORITHM.presets.configs["pixels"].task.minimal_actions
+        and not ALGORITHM.presets.configs["pixels"].env_options.minimal_actions
     )
     assert (
         ALGORITHM.presets.choose("atari-deep", "Breakout-v5", on_cpu=False).env_options
-        == ALGORITHM.presets.configs["atari"].task
+        == ALGORITHM.presets.configs["atari"].env_options
     )
     assert ALGORITHM.presets.choose("atari", "Catch-v0", on_cpu=False).env_options == Options()
 
@@ -536,3 +536,15 @@ def test_act_keeps_the_logits_that_acted():
     assert taken[some].all()
     np.testing.assert_array_equal((trajectory.aux == actor_critic.ILLEGAL).any(-1),
                                   some & ~legal.all(-1))  # fmt: skip
+
+
+def test_steps_of_another_policy_are_not_learned_from():
+    """Rule 3: where nothing is the learner's own, the loss is 0; a mask of all changes nothing."""
+    trajectory = trajectory_of()
+    params = networks.init(network_of("recurrent"), jax.random.key(0))
+    all_learn = np.ones(trajectory.action.shape[:2], bool)
+    as_it_is, none, all_ = (
+        loss_of(CONFIG, trajectory._replace(learns=learns), params)[0]
+        for learns in ((), ~all_learn, all_learn)
+    )
+    assert none == 0.0 and as_it_is == all_ != 0.0

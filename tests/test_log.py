@@ -261,6 +261,7 @@ with Log(sys.argv[1], 1000) as log:
 """
     main, terminal = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
+    environment["PYTHON_COLORS"] = "0"  # Python 3.13 colours tracebacks
     command = [sys.executable, "-c", script, tmp_path]
     process = subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment)
     os.close(terminal)

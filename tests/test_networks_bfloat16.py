@@ -12,14 +12,13 @@ import pytest
 from gymnasium import spaces
 from made_up import IMAGES, timesteps
 
-from rlsys import networks
+from rlsys import algorithms, networks
 from rlsys.acting import actor_critic
 from rlsys.algorithms import impala, ppo, r2d2
 from rlsys.algorithms.impala import Config
 from rlsys.learning import learner
 from rlsys.networks.dense import Dense
 from rlsys.networks.recurrent import lstm_scan
-from rlsys.train import algorithm
 from rlsys.types import TRAJECTORY_SPEC, Trajectory
 
 T, B = 6, 8
@@ -155,12 +154,12 @@ def test_an_lstm_adds_up_in_float32():
 
 @pytest.mark.parametrize("name", ["impala", "ppo", "r2d2"])
 def test_every_config_asks_for_it(name):
-    module, configs = algorithm(name)
-    config = configs.preset(None, None)
+    algorithm, config = algorithms.find(name), algorithms.config_of(name, [])
     assert not config.bfloat16
-    pools = [type("Pool", (), {"observation_space": IMAGES, "action_space": spaces.Discrete(3)})]
     dtypes = [
-        module.make_network(dataclasses.replace(config, bfloat16=x), pools).dtype
+        algorithm.make_network(
+            dataclasses.replace(config, bfloat16=x), IMAGES, spaces.Discrete(3)
+        ).dtype
         for x in (False, True)
     ]
     assert dtypes == [jnp.float32, jnp.bfloat16]
@@ -169,9 +168,8 @@ def test_every_config_asks_for_it(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("module", [ppo, r2d2])
 def test_it_learns(module, tmp_path):
-    _, configs = algorithm(module.__name__.rpartition(".")[2])
     config = dataclasses.replace(
-        configs.preset(None, None), bfloat16=True, run_dir=str(tmp_path / "run"),
+        module.Config(), bfloat16=True, run_dir=str(tmp_path / "run"),
         env_steps=400_000, checkpoint_every=400_000,
     )  # fmt: skip
     found = json.loads((module.train(config) / "evaluation.json").read_text())

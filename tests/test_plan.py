@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlsys import cli, envs, train
+from rlsys import algorithms, cli, envs
 from rlsys.acting.actors import make_envs
 from rlsys.algorithms import impala, ppo, r2d2
 from rlsys.learning import learner
@@ -176,15 +176,15 @@ def test_every_algorithm_can_be_planned_elsewhere(name, quick):
 
 
 def algorithm_state(name, config):
-
-    module = train.algorithm(name)[0]
-    return module.make_state(module.make_network(config, make_envs(config)), config)
+    algorithm = algorithms.find(name)
+    network = algorithm.make_network(config, *envs.shared_spaces(make_envs(config)))
+    return algorithm.make_state(network, config)
 
 
 def test_short_episodes_in_long_sequences_need_more_updates(quick):
     """For the same replay ratio: 9 of 100 steps are learned."""
     whole = {"cross_episodes": False, "length": 100, "stride": 100, "learning_starts": 900}
-    whole |= {"env": "Catch-v0", "task": envs.Options()}  # 9 steps an episode
+    whole |= {"env": "Catch-v0", "env_options": envs.Options()}  # 9 steps an episode
     config = dataclasses.replace(CONFIGS["r2d2"], **whole)
     plan = predict.plan("r2d2", config, H100)
     assert plan.learner_steps > 2.5 * 80 * 2.5 / (8 * 100)

@@ -164,13 +164,10 @@ def test_popart_metrics_name_each_task():
 
 
 def test_the_network_is_made_for_the_tasks():
-    class Pool:
-        name, observation_space, action_space = "", MASKED, network_of("memoryless").action_space
-
     config = Config(
         env="Catch-v0,Catch-v0:permute=1", actors=2, hidden_size=24, core_size=12, head_size=6
     )
-    network = actor_critic.make_network(config, [Pool, Pool])
+    network = actor_critic.make_network(config, MASKED, network_of("memoryless").action_space)
     assert (network.hidden_size, network.core_size, network.frame_stack) == (24, 12, 1)
     assert (network.head.num_tasks, network.head.hidden_size) == (2, 6)
     assert network.reward_bound == 1.0

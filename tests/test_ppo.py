@@ -113,7 +113,7 @@ def numbered(total):
     number = np.arange(total)
     twice = np.stack([number, number])
     fields = dict.fromkeys(ppo.Batch._fields, twice)
-    return ppo.Batch(**fields | {"task": number, "core_state": (number,)})
+    return ppo.Batch(**fields | {"task_id": number, "core_state": (number,)})
 
 
 def test_every_sequence_is_learned_from_once_an_epoch():
@@ -126,11 +126,11 @@ def test_every_sequence_is_learned_from_once_an_epoch():
                 for i in range(4)
             ]
             for part in parts:
-                together = np.asarray(part.task)
+                together = np.asarray(part.task_id)
                 for x in jax.tree.leaves(part):
                     np.testing.assert_array_equal(x, np.broadcast_to(together, x.shape))
                 np.testing.assert_array_equal(together // 4, np.arange(8))  # one of each few
-            order = np.stack([part.task for part in parts])
+            order = np.stack([part.task_id for part in parts])
             np.testing.assert_array_equal(np.sort(order.ravel()), np.arange(32))
             orders.append(order)
     np.testing.assert_array_equal(epochs[1], epochs[4])
@@ -138,7 +138,7 @@ def test_every_sequence_is_learned_from_once_an_epoch():
     assert (one[0] != one[1]).mean() > 0.5 and (one[1] != one[2]).mean() > 0.5
     assert len({tuple(group) for group in one[0].T % 4}) > 2  # each few by themselves
     other = part_of(config, numbered(32), 0, key=4)
-    assert (other.task != one[0][0]).any()
+    assert (other.task_id != one[0][0]).any()
 
 
 @functools.cache
@@ -489,7 +489,9 @@ def test_what_suits_each_family_of_tasks():
     assert (
         ALGORITHM.presets.suits["procgen"] == ALGORITHM.presets.suits["vizdoom"] == "pixels"
     )  # which not every machine can make
-    assert ALGORITHM.presets.choose("recurrent", None, on_cpu=False).env_options == Options(observe=(0, 2))
+    assert ALGORITHM.presets.choose("recurrent", None, on_cpu=False).env_options == Options(
+        observe=(0, 2)
+    )
     assert ALGORITHM.presets.choose("recurrent", "Catch-v0", on_cpu=False).env_options == Options()
 
 
@@ -500,7 +502,7 @@ def test_several_tasks_have_an_actor_each(num_tasks):
     assert config.popart and config.actors == num_tasks
     assert config.num_envs % num_tasks == 0 and 0.7 < config.num_envs / 256 <= 1
     games = ALGORITHM.presets.choose(None, "Pong-v5,Breakout-v5", on_cpu=False)
-    assert not games.task.minimal_actions and games.task.clip_rewards
+    assert not games.env_options.minimal_actions and games.env_options.clip_rewards
 
 
 @pytest.mark.parametrize(
@@ -524,10 +526,10 @@ def test_what_cannot_work_is_refused_in_a_sentence(changes, sentence):
 
 def test_a_batch_must_be_cut_evenly_for_all_devices():
     mesh = learner.make_mesh(jax.devices()[:4])
-    ppo.check_batch(mesh, Config())
+    ppo.check_mesh(mesh, Config())
     for changes, sentence in (
         ({"num_envs": 6}, "a batch of 6 cannot be split evenly over 4 devices"),
         ({"num_envs": 8, "sequence_length": 32, "minibatches": 4}, "8 sequences of 32 steps"),
     ):
         with pytest.raises(UserError, match=sentence):
-            ppo.check_batch(mesh, dataclasses.replace(Config(), **changes))
+            ppo.check_mesh(mesh, dataclasses.replace(Config(), **changes))

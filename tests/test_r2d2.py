@@ -436,3 +436,16 @@ def test_a_config_is_a_pytree_of_its_numbers():
     assert len(leaves) > 5 and all(isinstance(x, float) for x in leaves)
     stacked = jax.tree.map(lambda *xs: jnp.stack(xs), Config(), Config(learning_rate=1.0))
     assert stacked.learning_rate.shape == (2,)
+
+
+def test_parameters_begin_orthogonal_if_asked():
+    """As of every algorithm; the target network's too."""
+    plain, asked = (
+        r2d2.make_state(make_network(), dataclasses.replace(CONFIG, orthogonal=x))
+        for x in (False, True)
+    )
+    kernel, other = (s.params["params"]["torso"]["Dense_0"]["kernel"] for s in (asked, plain))
+    gram = kernel @ kernel.T if kernel.shape[0] < kernel.shape[1] else kernel.T @ kernel
+    np.testing.assert_allclose(gram, 2 * np.eye(len(gram)), atol=1e-5)
+    assert np.abs(kernel - other).max() > 0.1
+    jax.tree.map(np.testing.assert_array_equal, asked.params, asked.target_params)

@@ -11,7 +11,7 @@ import pytest
 
 from experiments import scale, scaling
 from experiments.stragglers import expected_maximum, neighbours, simulate
-from rlsys import train
+from rlsys import algorithms
 
 
 def ring_all_reduce(arrays):
@@ -164,8 +164,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("ppo", "r2d2")]
 
 @pytest.mark.parametrize("algorithm", ["impala", *SLOW])
 def test_two_devices_do_half_the_work_each_and_average_their_gradients(algorithm):
-    _, configs = train.algorithm(algorithm)
-    config = configs.preset(None, None)
+    config = algorithms.config_of(algorithm, [])
     one, two = (scaling.row(algorithm, config, number) for number in (1, 2))
     assert two["sequences_per_device"] == one["sequences_per_device"] / 2
     assert 0.4 < two["flops"] / one["flops"] < 0.6

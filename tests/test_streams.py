@@ -8,6 +8,7 @@ import pytest
 
 from rlsys import networks, streams
 from rlsys.acting import actor_critic
+from rlsys.acting import actors as playing
 from rlsys.acting.actors import Actors
 from rlsys.algorithms import ppo, r2d2
 from rlsys.algorithms.r2d2 import Config
@@ -78,12 +79,12 @@ def test_replay_and_environments_draw_from_streams_of_their_own():
     network = SimpleNamespace(
         observation_space=SimpleNamespace(), initial=lambda n: SimpleNamespace(lstm=())
     )
-    seeds = []
+    given = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(r2d2, "Replay", lambda *_, seed, **__: seeds.append(seed))
+        patch.setattr(r2d2, "Replay", lambda *_, seed, **__: given.append(seed))
         patch.setattr(networks, "sample_obs", lambda space: ())
         r2d2.make_replay(config, network)
-    numbers = np.random.SeedSequence(seeds[0].entropy, spawn_key=seeds[0].spawn_key)
+    numbers = np.random.SeedSequence(given[0].entropy, spawn_key=given[0].spawn_key)
     replays = numbers.generate_state(4).tolist()
-    environments = [seed for (seed,) in seeds([Config(num_envs=8, actors=4)], 0)]
+    environments = [seed for (seed,) in playing.seeds([Config(num_envs=8, actors=4)], 0)]
     assert not set(replays) & set(environments)

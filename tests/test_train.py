@@ -317,7 +317,8 @@ def test_a_loss_that_is_not_finite_stops_the_others(tmp_path, capfd, algorithm):
 def test_a_full_disk_does_not_stop_the_run(tmp_path, algorithm):
     """Files that may not grow: saving fails with the system's own error, learning goes on."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
-    body = "import sys; from rlsys.train import *; sys.exit(exit_code(lambda: main(sys.argv[1:])))"
+    body = "import sys; from rlsys import cli, train; "
+    body += "sys.exit(cli.exit_code(lambda: train.main(sys.argv[1:])))"
     words = [algorithm, *OTHERS.get(algorithm, SMALL), "--env-steps", "2400", "--run-dir", "run",
              "--hidden-size", "1024", "--checkpoint-every", "1200"]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(Path(train.__file__).parents[1])}

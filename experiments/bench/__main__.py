@@ -1,27 +1,24 @@
-"""Measures everything, in half an hour: make bench [ARGS="..."] [BASE=earlier.json].
+"""Measure everything, in half an hour: make bench [ARGS="..."] [BASE=earlier.json].
 
-Sections: machine (its limits), envs (EnvPool alone, act, unroll), functions (rlsys/losses beside
-rlax), learner (steps beside stock flax), replay, training (whole runs), start. Each runs in a
-process of its own and is printed as it ends; csv and JSON hold every figure as soon as it is known.
+Sections: machine (its limits), envs (EnvPool alone, act, unroll), learner (steps beside stock
+flax), replay, training (whole runs), start. Each runs in a process of its own and is printed as it
+ends; csv and JSON hold every figure as soon as it is known.
 """
 
 import dataclasses
-import json
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import tyro
 from rich.console import Console
 
-from experiments.bench import compare, report
-from experiments.bench.figures import Figure, Files, read
-from experiments.bench.section import MARK
+from experiments.bench import machine, report
+from experiments.bench.figures import Figure, read, write
+from experiments.bench.processes import measure, stream
 
-Section = Literal["machine", "envs", "functions", "learner", "replay", "training", "start"]
+Section = Literal["machine", "envs", "learner", "replay", "training", "start"]
 SECTIONS: tuple[Section, ...] = Section.__args__  # type: ignore[attr-defined]
 
 
@@ -30,61 +27,39 @@ class Config:
     """What to measure, and what to compare with."""
 
     only: tuple[Section, ...] = SECTIONS
-    """Sections."""
-    repeats: int | None = None
-    """Samples of each figure; as each section likes it if None."""
+    """Measure these sections."""
     quick: bool = False
-    """Small and few, to see that it works: no figure means anything."""
+    """Measure small and few things, to see that it works: no figure means anything."""
     base: Path | None = None
-    """JSON of an earlier result to compare with."""
+    """Compare with the JSON of an earlier result."""
     csv: Path | None = None
-    """Where to write; runs/bench-<time>.csv if None."""
-    json: Path | None = None
-    """Where to write; runs/bench-<time>.json if None."""
-
-
-def measure(section: str, config: Config) -> Iterator[Figure]:
-    """The figures of a section as they come.
-
-    Raises:
-      RuntimeError: its process failed.
-    """
-    words = [section, "quick" if config.quick else "", str(config.repeats or 0)]
-    command = [sys.executable, "-m", "experiments.bench.section", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith(MARK):
-                yield Figure.from_row(json.loads(line.removeprefix(MARK)))
-    if process.returncode:
-        raise RuntimeError(f"section {section} failed with exit code {process.returncode}")
+    """Write here, and JSON beside it; to runs/bench-<time>.csv if None."""
 
 
 def main(config: Config) -> int:
-    """Runs the sections; 1 if one failed."""
-    console = Console(width=report.WIDTH if not sys.stdout.isatty() else None)
-    name = f"runs/bench-{time.strftime('%Y%m%d-%H%M%S')}"
-    files = Files(config.csv or Path(f"{name}.csv"), config.json or Path(f"{name}.json"))
-    base, failed = {}, False
-    if config.base:
-        earlier, figures = read(config.base)
-        base = {figure.key: figure for figure in figures}
-    try:
-        for section in config.only:
-            try:
-                for figure in measure(section, config):
-                    files.add(figure)
-                    print(".", end="", file=sys.stderr, flush=True)
-            except RuntimeError as error:
-                print(error, file=sys.stderr)
-                failed = True
-            print(file=sys.stderr)
-            report.show([f for f in files.figures if f.section == section], base, console)
-    except KeyboardInterrupt:
-        failed = True
+    """Run the sections and return 1 if one failed, else 0."""
+    console = Console(width=None if sys.stdout.isatty() else report.WIDTH)
+    path = config.csv or Path(f"runs/bench-{time.strftime('%Y%m%d-%H%M%S')}.csv")
+    earlier, before = read(config.base) if config.base else ({}, [])
+    base = {figure.key: figure for figure in before}
+    # Not in this process, which would hold an accelerator's memory that the sections need.
+    (about,) = stream(machine.about, ["python", "-m", "experiments.bench", *sys.argv[1:]])
+    console.print(f"writing {path} and {path.with_suffix('.json')}", highlight=False)
+    figures: list[Figure] = []
+    failed = False
+    for section in config.only:
+        try:
+            for figure in stream(measure, section, config.quick):
+                figures.append(figure)
+                write(path, about, figures)
+                print(".", end="", file=sys.stderr, flush=True)
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
+            failed = True
+        print(file=sys.stderr)
+        report.show([f for f in figures if f.section == section], base, console)
     if base:
-        console.print(compare.differences(files.about, earlier), highlight=False, end="")
-    console.print(f"{files.csv_path}\n{files.json_path}", highlight=False)
+        console.print(report.differences(about, earlier), highlight=False, end="")
     return int(failed)
 
 

@@ -1,32 +1,27 @@
-"""Playing: EnvPool alone with random actions, and actors beside it."""
+"""Playing: EnvPool alone with random actions, and each algorithm's actors beside it."""
 
-import dataclasses
 from collections.abc import Iterator
 
-from experiments.bench import play
-from experiments.bench.figures import Figure, Setting
-from rlsys import train
+from experiments.bench.figures import Figure
+from experiments.bench.parts import seconds_per_step
+from rlsys import algorithms
 
+MEMORY = "MiniGrid-MemoryS7-v0"
 CASES = (
-    ("CartPole-v1", "impala", None),
-    ("MiniGrid-MemoryS7-v0", "impala", None),
-    ("MiniGrid-MemoryS7-v0", "r2d2", None),
-    ("MiniGrid-MemoryS7-v0", "r2d2", 256),  # as many actors as the paper's
-    ("Pong-v5", "impala", None),
-)  # task, algorithm, environments if not the preset's
-BARS = {"MiniGrid-MemoryS7-v0": 0.4}  # of EnvPool's rate, for unrolls
+    ("impala", "--env CartPole-v1"),
+    *((name, f"--env {MEMORY}") for name in algorithms.NAMES),
+    ("r2d2", f"--env {MEMORY} --num-envs 256"),  # as many actors as the paper's
+    ("impala", "--env Pong-v5"),
+)  # algorithm, words of the command line
+BARS = {MEMORY: 0.4}  # of EnvPool's rate, for unrolls
 
 
-def figures(setting: Setting) -> Iterator[Figure]:
-    for task, algorithm, num_envs in CASES[:1] if setting.quick else CASES:
-        module, configs = train.algorithm(algorithm)
-        config = configs.preset(None, task)
-        config = dataclasses.replace(config, num_envs=num_envs or config.num_envs)
-        seconds = 0.0 if setting.quick else 0.3
-        rates = play.rates(module, config, setting.samples(7), seconds)
-        what = f"{task} x {config.num_envs}"
-        yield Figure("envs", f"EnvPool alone, as {algorithm}", what, "steps/s", rates["alone"])
-        ceiling = rates["alone"], "EnvPool"
-        yield Figure("envs", f"{algorithm} act", what, "steps/s", rates["act"], *ceiling)
-        yield Figure("envs", f"{algorithm} unroll", what, "steps/s", rates["unroll"], *ceiling,
-                     BARS.get(task))  # fmt: skip
+def figures(quick: bool) -> Iterator[Figure]:
+    for name, words in CASES[:1] if quick else CASES:
+        config = algorithms.config_of(name, words.split(), on_cpu=False)
+        seconds = seconds_per_step(name, config, "alone act unroll", 7, 0.3, quick)
+        alone, act, unroll = (1.0 / x for x in seconds.values())
+        what, bar = f"{config.env} x {config.num_envs}", BARS.get(config.env)
+        yield Figure("envs", f"EnvPool alone, as {name}", what, "steps/s", alone)
+        yield Figure("envs", f"{name} act", what, "steps/s", act, alone, "EnvPool")
+        yield Figure("envs", f"{name} unroll", what, "steps/s", unroll, alone, "EnvPool", bar)

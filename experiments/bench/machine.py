@@ -1,59 +1,66 @@
-"""The machine's limits, which other figures are shares of."""
+"""The machine: what it is called, and its limits, which other figures are shares of."""
 
-import contextlib
+import importlib.metadata
 import os
+import platform
+import re
+import shlex
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
 
 from experiments.bench import clock
-from experiments.bench.figures import Figure, Setting
+from experiments.bench.figures import Figure
 
-COPY = 2**28  # bytes
-SIZE = 2048
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "rlax", "envpool", "numpy")
 
 
-@contextlib.contextmanager
-def hand_over(cores: set[int]) -> Iterator[Callable[[], object]]:
-    """Wakes a thread and is woken by it, through pipes; both stay on these cores."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)  # of this thread, and of those that it starts
-    (there, to_other), (back, to_us) = os.pipe(), os.pipe()
+def about(words: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the machine, versions, commit and date of a result, and its command, in words."""
+    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    git = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True)
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    yield {
+        "machine": {
+            "cpu": names[0] if names else platform.machine(),
+            "cores": len(os.sched_getaffinity(0)),
+            "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
+            "system": platform.platform(terse=True),
+        },
+        "versions": {"python": platform.python_version()} | versions,
+        "commit": commit.stdout.strip(),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "command": shlex.join(words),
+    }
 
-    def echo():
+
+def hand_over() -> clock.Call:
+    """Return a call that wakes a thread and is woken by it, on the cores that are allowed now."""
+    (there, to_thread), (back, to_us) = os.pipe(), os.pipe()
+
+    def echo() -> None:
         while os.read(there, 1):
             os.write(to_us, b"x")
 
-    other = threading.Thread(target=echo)
-    other.start()
-
-    def call():
-        os.write(to_other, b"x")
-        os.read(back, 1)
-
-    try:
-        yield call
-    finally:  # or the thread would keep the process alive
-        os.close(to_other)
-        other.join()
-        for end in (there, back, to_us):
-            os.close(end)
-        os.sched_setaffinity(0, before)
+    threading.Thread(target=echo, daemon=True).start()
+    return lambda: (os.write(to_thread, b"x"), os.read(back, 1))
 
 
-def figures(setting: Setting) -> Iterator[Figure]:
-    copy, size = (2**20, 128) if setting.quick else (COPY, SIZE)
-    seconds = clock.alternate(
-        {"copy": clock.copy(copy), "product": clock.matrix_product(size)}, setting.samples(9), 0.1
-    )
-    rate = clock.rates(seconds["copy"], copy / 1e9)
-    yield Figure("machine", "memory copy", f"{copy >> 20} MB", "GB/s", rate)
-    rate = clock.rates(seconds["product"], 2e-9 * size**3)
-    yield Figure("machine", "matrix product", f"float32 {size} x {size}", "GFLOP/s", rate)
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    cores = os.sched_getaffinity(0)
-    for where, some in {"on any core": cores, "both on one core": {min(cores)}}.items():
-        with hand_over(some) as call:
-            times = clock.alternate({"call": call}, setting.samples(9), 0.05)["call"]
-        name = "waking a thread and being woken"
-        yield Figure("machine", name, where, "us", [1e6 * t for t in times])
+def figures(quick: bool) -> Iterator[Figure]:
+    product, gflop = clock.matrix_product(2048)
+    calls = {"copy": clock.copy(2**28), "product": product}
+    seconds = clock.alternate(calls, 9, 0.1, quick)
+    yield Figure("machine", "memory copy", "256 MB", "GB/s", 2**28 / 1e9 / seconds["copy"])
+    rates = gflop / seconds["product"]
+    yield Figure("machine", "matrix product", "float32 2048 x 2048", "GFLOP/s", rates)
+    every = os.sched_getaffinity(0)
+    for where, cores in {"on any core": every, "both on one core": {min(every)}}.items():
+        os.sched_setaffinity(0, cores)  # of this thread and of those that it starts
+        times = 1e6 * clock.alternate({"call": hand_over()}, 9, 0.05, quick)["call"]
+        yield Figure("machine", "waking a thread and being woken", where, "us", times)

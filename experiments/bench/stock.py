@@ -1,7 +1,6 @@
 """Agents as one usually writes them in flax: stacked frames, nn.Conv, nn.max_pool, a scanned cell.
 
-Their parameters are as many as ours, and they are called alike, so that any algorithm can learn
-with them.
+They have as many parameters as ours and are called alike, so any algorithm can learn with them.
 """
 
 import flax.linen as nn
@@ -11,31 +10,8 @@ import numpy as np
 from gymnasium import spaces
 
 from rlsys.networks import AgentNetwork
-from rlsys.types import CoreState
-
-
-class Nature(nn.Module):
-    """Mnih et al. 2015."""
-
-    @nn.compact
-    def __call__(self, x):
-        for features, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-            x = nn.relu(nn.Conv(features, (size, size), (stride, stride), "VALID")(x))
-        return x
-
-
-class Impala(nn.Module):
-    """Espeholt et al. 2018, fig. 3."""
-
-    @nn.compact
-    def __call__(self, x):
-        for features in (16, 32, 32):
-            x = nn.Conv(features, (3, 3))(x)
-            x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
-            for _ in range(2):
-                y = nn.Conv(features, (3, 3))(nn.relu(x))
-                x = x + nn.Conv(features, (3, 3))(nn.relu(y))
-        return nn.relu(x)
+from rlsys.networks.convolution import vary_alike
+from rlsys.types import CoreState, Trajectory
 
 
 class Core(nn.Module):
@@ -53,14 +29,25 @@ class Core(nn.Module):
 class StockAgent(AgentNetwork):
     """An AgentNetwork of images with their frames already stacked (frame_stack 1)."""
 
+    def convolve(self, x):
+        if self.torso == "nature":  # Mnih et al. 2015
+            for features, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+                x = nn.relu(nn.Conv(features, (size, size), (stride, stride), "VALID")(x))
+            return x
+        for features in (16, 32, 32):  # Espeholt et al. 2018, fig. 3
+            x = nn.Conv(features, (3, 3))(x)
+            x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+            for _ in range(2):
+                y = nn.Conv(features, (3, 3))(nn.relu(x))
+                x = x + nn.Conv(features, (3, 3))(nn.relu(y))
+        return nn.relu(x)
+
     @nn.compact
     def __call__(self, steps, action, core_state):
         length, batch = steps.first.shape
         x = steps.obs.reshape(length * batch, *steps.obs.shape[2:]).astype(jnp.float32) / 255.0
-        x = {"nature": Nature, "impala": Impala}[self.torso]()(x)
-        x = x.reshape(length * batch, -1)
+        x = self.convolve(x).reshape(length, batch, -1)
         x = nn.relu(nn.Dense(self.hidden_size)(x)) if self.hidden_size else x
-        x = x.reshape(length, batch, -1)
         lstm = core_state.lstm
         if self.core_size:
             started = ~steps.first[..., None]
@@ -69,11 +56,8 @@ class StockAgent(AgentNetwork):
             reward = jnp.clip(steps.reward[..., None], -self.reward_bound, self.reward_bound)
             x = jnp.concatenate([x, a_tm1 * started, reward * started], axis=-1)
             core = nn.scan(Core, variable_broadcast="params", split_rngs={"params": False})
-            axes = tuple(jax.typeof(x).manual_axis_type.varying)
-            own = jax.typeof(lstm[0]).manual_axis_type.varying
-            missing = tuple(axis for axis in axes if axis not in own)
-            carry = jax.tree.map(lambda s: jax.lax.pcast(s, missing, to="varying"), lstm)
-            lstm, x = core(self.core_size)(carry, (x, steps.first))
+            x, *carry = vary_alike(x, *lstm)
+            lstm, x = core(self.core_size)(tuple(carry), (x, steps.first))
         state = CoreState(lstm, core_state.a_tm1, core_state.frames, core_state.age)
         return self.head(x), state
 
@@ -81,10 +65,16 @@ class StockAgent(AgentNetwork):
 
 
 def stock(network: AgentNetwork) -> StockAgent:
-    """The same agent in stock flax, to be given stacked frames."""
+    """Return the same agent in stock flax, to be given stacked frames."""
     fields = ("action_space", "head", "torso", "hidden_size", "core_size", "conv", "reward_bound")
     height, width, channels = network.observation_space.shape or ()
-    stacked = spaces.Box(0, 255, (height, width, channels * network.frame_stack), np.uint8)
-    return StockAgent(
-        observation_space=stacked, frame_stack=1, **{f: getattr(network, f) for f in fields}
-    )
+    space = spaces.Box(0, 255, (height, width, channels * network.frame_stack), np.uint8)
+    same = {field: getattr(network, field) for field in fields}
+    return StockAgent(observation_space=space, frame_stack=1, **same)
+
+
+def stacked(network: StockAgent, trajectory: Trajectory, depth: int) -> Trajectory:
+    """Return what was played in stacks of so many frames, all alike, which costs the same."""
+    steps, core_state = trajectory.steps, network.initial(len(trajectory.task_id))
+    steps = steps._replace(obs=steps.obs.repeat(depth, axis=-1))
+    return trajectory._replace(steps=steps, core_state=core_state)

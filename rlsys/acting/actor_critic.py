@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlsys import envs, networks, streams
+from rlsys import envs, networks
 from rlsys.learning import learner
+from rlsys.learning.state import initial_state
 from rlsys.losses import policy_gradient, popart
 from rlsys.types import LearnerState, Policy
 
@@ -39,7 +40,7 @@ def log_prob(logits, action):
 
 
 def entropy(logits):
-    """Of the whole action: [T, B, A] or [T, B, D, K] -> [T, B]."""
+    """The entropy of the whole action: [T, B, A] or [T, B, D, K] -> [T, B]."""
     return policy_gradient.entropy(logits).reshape(*logits.shape[:2], -1).sum(axis=-1)
 
 
@@ -127,14 +128,9 @@ def explained_variance(moments: dict[str, jax.Array]):
 
 
 def make_state(network, config: Any, optimizer) -> LearnerState:
-    """The LearnerState before the first step."""
-    params = networks.init(network, streams.key(config.seed, "parameters"))
-    if config.orthogonal:
-        params = networks.orthogonalize(params, streams.key(config.seed, "orthogonal"))
-    key = streams.key(config.seed, "minibatches")
+    """The LearnerState before the first update, with PopArt's statistics."""
     statistics = popart.init(network.head.num_tasks)
-    step, progress = jnp.zeros((), jnp.int32), jnp.zeros(())
-    return LearnerState(params, optimizer.init(params), key, step, progress, popart=statistics)
+    return initial_state(network, config, optimizer, popart=statistics)
 
 
 def popart_metrics(config: Any, statistics: popart.PopArtState) -> dict[str, float]:
@@ -154,14 +150,7 @@ def make_network(config: Any, observation_space, action_space) -> networks.Agent
         observation_space,
         action_space,
         num_tasks=len(envs.tasks(config.env, config.env_options)),
-        torso=config.torso,
-        hidden_size=config.hidden_size,
-        core_size=config.core_size,
-        head_size=config.head_size,
-        frame_stack=config.frame_stack,
-        bfloat16=config.bfloat16,
-        pixel_offset=config.pixel_offset,
-        pixel_scale=config.pixel_scale,
+        **config.network,
     )
 
 

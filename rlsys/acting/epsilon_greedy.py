@@ -25,7 +25,7 @@ SCORE_MODE = "greedy"
 
 
 class Aux(NamedTuple):
-    """What act keeps of each step: enough for the priority of sequences and their first state."""
+    """act keeps this of each step, for the priorities of sequences and their first state."""
 
     q_a: Any  # [B] Q(x_t, a_t)
     q_max: Any  # [B] max_a Q(x_t, a)
@@ -93,15 +93,4 @@ def make_eval_policy(network, config: Any, num_envs: int, mode: str) -> Policy:
 
 def make_network(config: Any, observation_space, action_space) -> networks.AgentNetwork:
     """The network of Q-values for observations and actions of these spaces."""
-    return networks.q_network(
-        observation_space,
-        action_space,
-        torso=config.torso,
-        hidden_size=config.hidden_size,
-        core_size=config.core_size,
-        head_size=config.head_size,
-        frame_stack=config.frame_stack,
-        bfloat16=config.bfloat16,
-        pixel_offset=config.pixel_offset,
-        pixel_scale=config.pixel_scale,
-    )
+    return networks.q_network(observation_space, action_space, **config.network)

@@ -25,7 +25,7 @@ class ActorState(NamedTuple):
 
 
 class Unroll(NamedTuple):
-    """What some actors have played, side by side."""
+    """An unroll of some actors, whose environments stand side by side."""
 
     trajectory: Trajectory  # [T + 1, B, ...], numpy
     learner_step: int  # at which the oldest of the parameters were copied that played it

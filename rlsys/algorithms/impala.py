@@ -29,13 +29,7 @@ import optax
 from rlsys import envs, networks
 from rlsys.acting import actor_critic
 from rlsys.algorithms import presets
-from rlsys.config import (
-    ActorCriticConfig,
-    check_at_least,
-    check_positive,
-    check_within,
-    register,
-)
+from rlsys.config import ActorCriticConfig, check_at_least, check_positive, check_within, register
 from rlsys.learning import hosts, learner
 from rlsys.learning.optimizer import linear_decay, step_metrics
 from rlsys.losses import popart
@@ -119,7 +113,7 @@ def act(network, params, timestep, core_state, key, *, greedy: bool = False):
 
 
 def loss(network, config: Config, params, statistics: popart.PopArtState, trajectory: Trajectory):
-    """Of T steps of B environments -> scalar; PopArt's statistics after them, and metrics."""
+    """The loss of T steps of B environments -> scalar; PopArt's statistics after them, metrics."""
     steps, a_tm1, task = trajectory.steps, trajectory.action, trajectory.task_id
     (logits, values), _ = network.apply(params, steps, a_tm1, trajectory.core_state)
     logits = actor_critic.legal_logits(logits, steps.obs)[:-1]

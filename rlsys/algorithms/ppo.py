@@ -30,13 +30,7 @@ import optax
 from rlsys.acting import actor_critic
 from rlsys.algorithms import presets
 from rlsys.algorithms.ppo_minibatches import Batch, minibatch, sequences
-from rlsys.config import (
-    ActorCriticConfig,
-    check_at_least,
-    check_positive,
-    check_within,
-    register,
-)
+from rlsys.config import ActorCriticConfig, check_at_least, check_positive, check_within, register
 from rlsys.learning import learner
 from rlsys.learning.optimizer import adam_with_clipped_gradients, linear_decay, step_metrics
 from rlsys.losses import popart
@@ -121,7 +115,7 @@ class Config(ActorCriticConfig):
 
 
 class Aux(NamedTuple):
-    """What act keeps of each step."""
+    """act keeps this of each step."""
 
     log_mu_a: Any  # [B] log mu(a_t | x_t)
     lstm: Any  # [B, ...] recurrent state before x_t
@@ -192,7 +186,7 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
 
 
 def loss(network, config: Config, params, batch: Batch):
-    """Of S sequences of L steps -> scalar; nothing more, and metrics."""
+    """The loss of S sequences of L steps -> scalar; nothing more, and metrics."""
     action, mask = batch.action, batch.mask
     (logits, values), _ = network.apply(params, batch.steps, action[:-1], batch.core_state)
     logits = actor_critic.legal_logits(logits, batch.steps.obs)

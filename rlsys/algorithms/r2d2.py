@@ -30,7 +30,9 @@ from rlsys.config import ReplayConfig, check_at_least, check_within, register
 from rlsys.envs import Options
 from rlsys.learning import hosts, learner
 from rlsys.learning.optimizer import linear_decay, step_metrics
-from rlsys.losses.q_learning import identity, n_step_double_q
+from rlsys.learning.state import initial_state
+from rlsys.losses.n_step import n_step_return
+from rlsys.losses.q_learning import identity
 from rlsys.losses.r2d2 import sequence_loss, sequence_priority
 from rlsys.losses.value_rescaling import h, h_inv
 from rlsys.replay.replay import Replay
@@ -91,27 +93,22 @@ class Config(ReplayConfig):
 
 
 def td_errors(config: Config, q_a, q_star_t, steps: Timestep):
-    """Errors of transitions x_{t-1} -> x_t.
+    """Compute h(n-step return) - Q(x_{t-1}, a_{t-1}), the errors [T, B] of T transitions.
 
     Args:
-      q_a: [T, B] Q(x_{t-1}, a_{t-1}).
-      q_star_t: [T, B] Q^-(x_t, argmax_a Q(x_t, a)).
+      q_a: [T, B] Q(x_{t-1}, a_{t-1}); gradient flows.
+      q_star_t: [T, B] Q^-(x_t, argmax_a Q(x_t, a)), which the return bootstraps from.
       steps: Timestep [T + 1, B].
     """
-    rescale = (h, h_inv) if config.value_rescaling else (identity, identity)
-    only = jnp.zeros_like(q_a, jnp.int32)  # one column each: Q of that action
-    return n_step_double_q(
-        q_a[..., None],
-        only,
-        q_star_t[..., None],
-        only,
+    rescale, restore = (h, h_inv) if config.value_rescaling else (identity, identity)
+    return_tm1 = n_step_return(
+        restore(q_star_t),
         steps.reward[1:],
         config.discount * steps.discount[1:],
         config.n,
         lambda_t=1.0 - steps.truncated[1:],  # rule 2
-        h=rescale[0],
-        h_inv=rescale[1],
     )
+    return rescale(return_tm1) - q_a
 
 
 def q_values(network, params, burn_in: int, trajectory: Trajectory):
@@ -126,7 +123,7 @@ def q_values(network, params, burn_in: int, trajectory: Trajectory):
 
 
 def loss(network, config: Config, params, target_params, sample: Sample):
-    """Of B sequences -> scalar; priorities [B] and metrics."""
+    """The loss of B sequences -> scalar; priorities [B] and metrics."""
     if not config.stored_state:
         core_state = sample.trajectory.core_state
         core_state = core_state._replace(lstm=jax.tree.map(jnp.zeros_like, core_state.lstm))
@@ -179,13 +176,9 @@ def update(network, config: Config, state: LearnerState, sample: Sample):
 
 
 def make_state(network, config: Config) -> LearnerState:
-    """The LearnerState before the first step."""
-    params = networks.init(network, streams.key(config.seed, "parameters"))
-    key = streams.key(config.seed, "minibatches")
-    opt_state = optimizer(config, config.learning_rate).init(params)
-    step, progress = jnp.zeros((), jnp.int32), jnp.zeros(())
-    target_params = jax.tree.map(jnp.copy, params)
-    return LearnerState(params, opt_state, key, step, progress, target_params)
+    """The LearnerState before the first update, with a target network."""
+    new = initial_state(network, config, optimizer(config, config.learning_rate))
+    return new._replace(target_params=jax.tree.map(jnp.copy, new.params))
 
 
 def make_replay(config: Config, network) -> Replay:
@@ -213,6 +206,9 @@ def initial_priorities(config: Config, trajectory: Trajectory, mask):
     q_a, q_max = trajectory.aux.q_a[:-1], trajectory.aux.q_max[1:]
     td_error = td_errors(config, q_a, q_max, trajectory.steps)
     return sequence_priority(td_error, mask, eta=config.priority_eta)
+
+
+act = epsilon_greedy.act
 
 
 def train(config: Config, *, resume: bool = False) -> Path:

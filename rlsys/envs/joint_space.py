@@ -1,4 +1,4 @@
-"""What one agent needs of several tasks: that they look alike."""
+"""The spaces that several tasks of one agent have in common."""
 
 from collections.abc import Sequence
 from typing import Any

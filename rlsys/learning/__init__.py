@@ -1,1 +1,1 @@
-"""How agents learn: the mesh of devices, the processes of a run, and optimisers."""
+"""Agents learn with what is here: a mesh of devices, the processes of a run, and optimisers."""

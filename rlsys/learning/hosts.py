@@ -1,8 +1,8 @@
-"""Several processes, on one host or many, that train one agent: the one file that knows of them.
+"""Several processes, on one host or many, train one agent. Only this file knows of them.
 
 Every process runs the same command. It has its own actors, environments and replay, learns from its
-share of each batch, and holds the same parameters. Process 0 writes the log, and evaluates. The
-run's folder lies on a disk that all of them see.
+share of each batch, and holds the same parameters. Process 0 writes the log and evaluates. The
+run's folder lies on a disk that all processes see.
 """
 
 import ctypes
@@ -21,9 +21,9 @@ from jax.experimental import multihost_utils
 from rlsys.types import UserError
 
 AUTO = "auto"
-START_SECONDS = 300  # that processes wait for each other at the start
-HEARTBEAT_SECONDS = 30  # without a sign of life, until a process counts as dead
-SHARED = ("num_envs", "batch_size", "replay_capacity")  # fields that say how much all have together
+START_SECONDS = 300  # how long processes wait for each other at the start
+HEARTBEAT_SECONDS = 30  # a process that gives no sign of life for so long counts as dead
+SHARED = ("num_envs", "batch_size", "replay_capacity")  # fields that are totals over all processes
 LOST = (
     "another process of the run has ended or cannot be reached, so this one ends too; `resume` in "
     "all of them goes on from the last checkpoint"
@@ -32,18 +32,23 @@ LOST = (
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """Where a process belongs."""
+    """Says which process this is, of how many, and where they meet."""
 
-    coordinator: str  # "host:port" of process 0, or "auto" to take all from the cluster
+    coordinator: str  # "host:port" of process 0; "auto": the cluster says all three
     num_processes: int | None
     process_id: int | None
 
 
 def address(coordinator: str | None, num_processes: str | None, process_id: str | None):
-    """The Address that the command line gives, None for a run of one process.
+    """Make the Address that the command line gives; None for a run of one process.
+
+    Args:
+      coordinator: "HOST:PORT" of process 0, "auto", or None.
+      num_processes: number of processes of the run, in digits, or None.
+      process_id: number of this process, from 0, in digits, or None.
 
     Raises:
-      UserError: it is incomplete.
+      UserError: some of the three are missing or malformed.
     """
     if coordinator is None:
         if num_processes is not None or process_id is not None:
@@ -66,15 +71,15 @@ def address(coordinator: str | None, num_processes: str | None, process_id: str 
 
 
 def start(where: Address | None) -> None:
-    """Meets the other processes, if there are any; before anything else that needs a device.
+    """Join the run's other processes, if any. Call it before anything else that needs a device.
 
     Raises:
-      UserError: they do not come together.
+      UserError: not all processes came within START_SECONDS.
     """
     if where is None:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_enable_preemption_service", False)  # Run takes SIGTERM
+    jax.config.update("jax_enable_preemption_service", False)  # Run handles SIGTERM
     given = None if where.coordinator == AUTO else where.coordinator
     try:
         jax.distributed.initialize(
@@ -90,17 +95,17 @@ def start(where: Address | None) -> None:
 
 
 def end() -> None:
-    """Parts from the other processes, which end at the same step; what follows is done alone."""
+    """Leave the other processes; collective, so all must call it. Afterwards this one is alone."""
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
         _on_abort(None)
 
 
 def leave(code: int) -> None:
-    """Ends this process, also amid a run: the others are told that it is gone."""
-    if jax.distributed.is_initialized():  # an ordinary exit would wait for them
+    """End this process with an exit code, even in the middle of a run; the others notice."""
+    if jax.distributed.is_initialized():  # an ordinary exit would wait for the others
         if is_primary() and code:
-            time.sleep(2)  # who fails for the same reason says so: without process 0 jax aborts
+            time.sleep(2)  # others may fail alike, and say so first: jax aborts without process 0
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -108,30 +113,35 @@ def leave(code: int) -> None:
 
 
 def lost(error: Exception) -> str | None:
-    """A sentence, if the error is that another process is gone."""
+    """Return a sentence for the user if the error says that another process is gone, else None."""
     text = str(error)
     gone = isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized()
     return LOST if gone and any(x in text for x in ("Gloo", "NCCL", "oordination")) else None
 
 
 def count() -> int:
+    """Return the number of processes of the run."""
     return jax.process_count()
 
 
 def index() -> int:
+    """Return the number of this process, from 0."""
     return jax.process_index()
 
 
 def is_primary() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Tell whether this is process 0, which alone writes the log and prints."""
     return index() == 0
 
 
 def share(config: Any):
-    """config with this process's share of environments, batch and replay.
+    """Return config with this process's share of the environments, the batch and the replay.
+
+    It is collective, so all processes must call it.
 
     Raises:
-      UserError: the processes were not started alike, or cannot share evenly.
+      UserError: the processes were started with different fields or numbers of devices, or a total
+        cannot be divided by the number of processes.
     """
     if count() == 1:
         return config
@@ -149,26 +159,29 @@ def share(config: Any):
 
 
 def local_slice(number: int) -> slice:
-    """Of what all processes have in turn, this one's, if each has so many."""
+    """Return the slice of this process if each has `number` items and all lie in order of index."""
     return slice(index() * number, (index() + 1) * number)
 
 
 def all_max(number: int) -> int:
-    """Of all processes' numbers. Here all meet: each must call it as often as the others."""
+    """Return the maximum over all processes; collective, so all must call it."""
     if count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
 def all_sum(number: int) -> int:
-    """The sum of all processes' numbers. Here all meet, as in all_max."""
+    """Return the sum over all processes; collective, so all must call it."""
     if count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.int32(number)).astype(np.int64).sum())
 
 
 def gather(x: Any) -> list[Any]:
-    """Every process's x, which pickle must hold. Here all meet, as in all_max."""
+    """Return the x of every process, by index; collective, so all must call it.
+
+    x: anything that pickle can hold.
+    """
     if count() == 1:
         return [x]
     data = np.frombuffer(pickle.dumps(x), np.uint8)
@@ -178,7 +191,7 @@ def gather(x: Any) -> list[Any]:
 
 
 def barrier() -> None:
-    """Waits until all processes are here."""
+    """Wait until all processes have called this."""
     all_max(0)
 
 
@@ -188,12 +201,12 @@ def _first_line(error: Exception) -> str:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _say_and_exit(number: int) -> None:
-    """In place of a core dump: jax ends a process by abort() when another one is gone."""
+    """Print LOST and exit. jax aborts when another process is gone, which would dump core."""
     show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
     os.write(2, f"{show_cursor}rlsys: {LOST}.\n".encode())
     os._exit(1)
 
 
 def _on_abort(handler) -> None:
-    # Not signal.signal: Python would run the handler later, and there is no later.
+    # Not signal.signal: Python runs its handlers later, but abort() ends the process before.
     ctypes.CDLL(None).signal(signal.SIGABRT, handler)

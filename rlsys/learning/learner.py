@@ -1,4 +1,7 @@
-"""Data-parallel learner steps: the one file that knows there are devices."""
+"""A learner step runs on all devices, each with its rows of the batch.
+
+Only this file knows that there are devices.
+"""
 
 import functools
 
@@ -15,11 +18,14 @@ SHARDED = jax.P(BATCH)
 
 
 def make_mesh(devices=None, *, reserved: int = 0) -> jax.sharding.Mesh:
-    """A mesh of one axis, 'batch', over the devices of all processes, but for the last `reserved`
-    of each, which act.
+    """Make a mesh of one axis, 'batch', over the devices of all processes that learn.
+
+    Args:
+      devices: those to take; all of the run's if None.
+      reserved: number of devices of each process, its last ones, that act and do not learn.
 
     Raises:
-      UserError: none is left to learn.
+      UserError: no device is left to learn.
     """
     devices = devices or jax.devices()
     processes: dict[int, list] = {d.process_index: [] for d in devices}
@@ -33,11 +39,13 @@ def make_mesh(devices=None, *, reserved: int = 0) -> jax.sharding.Mesh:
 
 
 def place(mesh, tree, spec=REPLICATED):
-    """Puts tree on the devices, which may alias it: donating the result then deletes tree's arrays.
+    """Put tree on the devices, which may alias it: donating the result then deletes tree's arrays.
 
     Args:
-      tree: of several processes each has its rows of what is sharded, all of what is replicated.
-      spec: one PartitionSpec or a prefix of tree made of them.
+      mesh: the mesh of the devices.
+      tree: pytree of arrays. If the run has several processes, each gives its own rows of what is
+        sharded, and the whole of what is replicated.
+      spec: how to place it: one PartitionSpec, or a prefix of tree made of them.
     """
     sharding = _shardings(mesh, spec)
     if mesh.is_multi_process:
@@ -53,7 +61,7 @@ def place(mesh, tree, spec=REPLICATED):
 
 
 def at(mesh, state, progress: float):
-    """state with its progress, the share of the run's steps played before what is learned next."""
+    """Return state with its progress set: the share of the run's steps that have been played."""
     return state._replace(progress=place(mesh, np.float32(progress)))
 
 
@@ -64,7 +72,7 @@ def _shardings(mesh, spec):
 
 
 def placed_shapes(mesh, tree, spec):
-    """What place would give of arrays with the shapes and dtypes in tree, to compile for."""
+    """Return shapes, dtypes and shardings of place(mesh, tree, spec), to compile for them."""
     shardings = jax.tree.broadcast(_shardings(mesh, spec), tree)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
@@ -72,21 +80,24 @@ def placed_shapes(mesh, tree, spec):
 
 
 def stacked(spec, over=None):
-    """Of a tree with one axis more before all others, split over that axis of the mesh if named."""
+    """Return spec for a tree with one axis more in front, split over mesh axis `over` if given."""
     return jax.tree.map(lambda s: jax.P(over, *s), spec, is_leaf=lambda s: isinstance(s, jax.P))
 
 
 def local_shard(x) -> np.ndarray:
-    """This process's rows of what is sharded; waits for it."""
+    """Copy this process's rows of a sharded array to the host, waiting until they are computed."""
     rows = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
     return np.concatenate([np.asarray(rows[start]) for start in sorted(rows)])
 
 
 def value_and_grad(loss):
-    """jax.value_and_grad of the mean over all devices of loss(params, *args) -> (scalar, (aux,
-    metrics)), inside update.
+    """Make a function like jax.value_and_grad(loss), but of the mean loss over all devices.
 
-    Scalar, metrics and gradients are averaged by one all-reduce together; aux is left as it is.
+    Call the function inside update. One all-reduce averages the scalar, the metrics and the
+    gradients together; aux stays what it is on each device.
+
+    Args:
+      loss: loss(params, *args) -> (scalar, (aux, metrics)), params being replicated.
     """
 
     def mean_value_and_grad(params, *args):
@@ -100,9 +111,13 @@ def value_and_grad(loss):
 
 
 def data_parallel(update, mesh, batch_spec, out_spec=REPLICATED):
-    """Jits update(config, state, batch) -> (state, out) over the mesh; state is donated.
+    """Compile update(config, state, batch) -> (state, out) for the mesh; state is donated.
 
-    batch_spec, out_spec: PartitionSpecs of the batch and of what comes out beside the state.
+    Args:
+      update: runs on each device, with its rows of the batch; config and state are replicated.
+      mesh: the mesh of the devices.
+      batch_spec: PartitionSpecs of the batch.
+      out_spec: PartitionSpecs of out, which update returns beside the state.
     """
     mapped = jax.shard_map(
         update,
@@ -114,32 +129,38 @@ def data_parallel(update, mesh, batch_spec, out_spec=REPLICATED):
 
 
 def pmean(tree):
-    """The mean over all devices of each leaf, inside update, by one all-reduce."""
+    """Average each leaf over all devices by one all-reduce. Call it inside update."""
     if jax.lax.axis_size(BATCH) == 1:
-        return jax.lax.pmean(tree, BATCH)  # costs nothing
+        return jax.lax.pmean(tree, BATCH)  # free; a vector would be a copy
     vector, unravel = jax.flatten_util.ravel_pytree(tree)
     return unravel(jax.lax.pmean(vector, BATCH))
 
 
 def pmax(x):
-    """The largest of x over all devices, inside update."""
+    """Take the maximum of x over all devices, elementwise. Call it inside update."""
     return jax.lax.pmax(x, BATCH)
 
 
 def global_rows(num_rows: int):
-    """Numbers of this device's rows among those of all devices: [num_rows] int32, inside update."""
+    """Number this device's rows among the rows of all devices. Call it inside update.
+
+    num_rows: rows of each device.
+
+    Returns:
+      [num_rows] int32.
+    """
     return jax.lax.axis_index(BATCH) * num_rows + jnp.arange(num_rows)
 
 
 def actor_devices(reserved: int) -> list:
-    """Those that actors play on in turn: the reserved ones, or the learner's first, as None."""
+    """List the devices that actors take in turn: the reserved ones, or None for the learner's."""
     return jax.local_devices()[-reserved:] if reserved else [None]
 
 
 def snapshot(params, device=None):
-    """A copy of the parameters, which outlives the donated state.
+    """Copy the parameters, so that they outlive the state, which the next update deletes.
 
-    device: where to; if None it stays on the learner's first.
+    device: where the copy lies; if None, on the learner's first device of this process.
     """
 
     def copy(x):
@@ -152,12 +173,12 @@ def snapshot(params, device=None):
 
 
 def check_batch(mesh, batch_size: int) -> None:
-    """Raises UserError unless the batch can be split evenly over the devices."""
+    """Raise UserError unless the batch can be split evenly over the devices."""
     if batch_size % mesh.size:
         raise UserError(f"a batch of {batch_size} cannot be split evenly over {mesh.size} devices")
 
 
 def check_finite(priorities, learner_step: int) -> None:
-    """Raises FloatingPointError, in a sentence for the user, if one is not a finite number."""
+    """Raise FloatingPointError, in a sentence for the user, unless all priorities are finite."""
     if not np.isfinite(priorities).all():
         raise FloatingPointError(f"the loss is no finite number at learner step {learner_step}")

@@ -1,4 +1,4 @@
-"""What optax lacks of the papers' optimisers."""
+"""This file adds optimisers of the papers that optax lacks, and figures of a learner step."""
 
 import jax
 import jax.numpy as jnp
@@ -6,20 +6,23 @@ import optax
 
 
 def linear_decay(learning_rate, decay, progress):
-    """The learning rate at a share of the run, of which the share `decay` is gone in the end.
+    """Lower the learning rate linearly over the run.
 
-    progress: share of the run's environment steps that have been played; LearnerState has it. How
-    many updates there will be is not always known beforehand.
+    Args:
+      learning_rate: the rate at the start.
+      decay: share of it, from 0 to 1, that is gone at the end of the run.
+      progress: share of the run's environment steps that have been played, LearnerState.progress.
+        The decay goes by steps, as the number of updates is not always known beforehand.
     """
     return learning_rate * (1.0 - decay * jnp.clip(progress, 0.0, 1.0))
 
 
 def adam_with_clipped_gradients(learning_rate, *, eps: float, clip_sigmas: float):
-    """Adam on gradients of which each entry is clipped to +-clip_sigmas sqrt(v).
+    """Make an Adam that first clips each gradient entry to +-clip_sigmas sqrt(v).
 
-    v is Adam's second moment, of the gradient before clipping and with its bias corrected. Berner
-    et al. 2019, "Dota 2 with Large Scale Deep Reinforcement Learning",
-    https://arxiv.org/abs/1912.06680, appendix C: 5 sigmas.
+    v is Adam's second moment of the gradient before clipping, corrected for bias. Berner et al.
+    2019, "Dota 2 with Large Scale Deep Reinforcement Learning", https://arxiv.org/abs/1912.06680,
+    appendix C, clips at 5 sqrt(v).
     """
     b1, b2 = 0.9, 0.999
     adam = optax.scale_by_adam(b1, b2, eps)
@@ -45,19 +48,19 @@ def adam_with_clipped_gradients(learning_rate, *, eps: float, clip_sigmas: float
 
 
 def step_metrics(config, rate, grads, updates, params) -> dict[str, jax.Array]:
-    """How large a learner step is.
+    """Measure how large a learner step is.
 
     Args:
-      config: with max_gradient_norm, to which gradients were scaled down.
+      config: has max_gradient_norm, to which larger gradients were scaled down.
       rate: the learning rate of the step.
-      grads: as they were before they were clipped.
-      updates: what was added to the parameters.
+      grads: the gradients before they were clipped.
+      updates: the amounts that were added to the parameters.
       params: the parameters after the step.
 
     Returns:
-      metrics by name: the rate, the norm of the gradient, whether it was above max_gradient_norm
-      (1 or 0, which the log averages to a share), the norm of the parameters, and the norm of the
-      updates over that of the parameters.
+      metrics by name: the learning rate, the norm of the gradient, whether it was above
+      max_gradient_norm (1 or 0, which the log averages to a share), the norm of the parameters, and
+      the norm of the updates divided by that of the parameters.
     """
     norm, params_norm = optax.global_norm(grads), optax.global_norm(params)
     return {

@@ -15,10 +15,10 @@ from rlsys.types import Sample, Trajectory
 
 
 class Sampler:
-    """The samples of one agent's replay, as many as the replay ratio asks for.
+    """Draws the samples of one agent's replay, as many as the replay ratio asks for.
 
-    After each unroll: `add` it, begin an update on each sample of `due`, and hand the priorities
-    that come of it to `give`. They are waited for when the next update has begun, so that the
+    After each unroll, `add` it, begin an update on each sample of `due`, and hand the priorities
+    that it computes to `give`. They are waited for once the next update has begun, so that the
     devices never wait for the host.
     """
 
@@ -31,10 +31,10 @@ class Sampler:
         *,
         lenient: bool = False,
     ):
-        """Begins with an empty replay.
+        """Begin with an empty replay.
 
         Args:
-          replay: this process's share.
+          replay: this process's share of the replay.
           config: the run's ReplayConfig, with all processes' batch_size.
           initial_priorities: (learned steps, mask) -> priorities; see Replay.add.
           timer: measures "replay" and "learner"; see acting.unroll.Timer.
@@ -47,12 +47,11 @@ class Sampler:
         self._lenient = lenient
         self._updates = 0  # made so far, to name one that failed
         self._drawn = np.zeros(0, np.int64)  # numbers of the last sample
-        self._waiting: tuple[np.ndarray, Callable] | None = (
-            None  # numbers, fetch of their priorities
-        )
+        # The numbers of a sample whose priorities have not come back, and what fetches these.
+        self._waiting: tuple[np.ndarray, Callable] | None = None
 
     def add(self, trajectory: Trajectory) -> None:
-        """Adds an unroll [T + 1, B, ...], and gives its sequences their first priorities.
+        """Add an unroll [T + 1, B, ...] and give its sequences their first priorities.
 
         Raises:
           FloatingPointError: a priority is not finite.
@@ -63,7 +62,7 @@ class Sampler:
             self._set(numbers, np.asarray(priorities)[: len(numbers)])
 
     def due(self, env_steps: int) -> Iterator[Sample]:
-        """The samples to learn from once env_steps have been played; call give after each.
+        """Yield the samples to learn from once env_steps have been played; call give after each.
 
         Raises:
           FloatingPointError: a priority is not finite.
@@ -80,10 +79,10 @@ class Sampler:
             self._ratio.learned(number, hosts.all_sum(learned))
 
     def give(self, fetch: Callable[[], np.ndarray]) -> None:
-        """Takes what the update on the last sample makes of its priorities.
+        """Take the priorities that the update on the last sample computes.
 
         Args:
-          fetch: waits for them and gives them, [B].
+          fetch: waits for the priorities and returns them, [B].
 
         Raises:
           FloatingPointError: a priority of the update before is not finite.
@@ -93,23 +92,23 @@ class Sampler:
         self._updates += 1
 
     def metrics(self, env_steps: int) -> dict[str, float]:
-        """What the log says of the replay."""
+        """Return the replay's figures for the log."""
         ratio = self._ratio.learned_steps / env_steps
         return self._replay.metrics() | {"replay_ratio": ratio}
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays and meta for a checkpoint, between unrolls."""
+        """Return the arrays and the meta for a checkpoint; call it between unrolls."""
         arrays, counters = self._replay.state()
         return arrays, {"replay": counters, "ratio": self._ratio.state(), "updates": self._updates}
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-        """Goes on from what state gave."""
+        """Go on from what `state` returned."""
         self._replay.restore(arrays, meta["replay"])
         self._ratio.restore(meta["ratio"])
         self._updates = meta["updates"]
 
     def _finish(self) -> None:
-        """Waits for the priorities that have not come back, and sets them."""
+        """Wait for the priorities that have not come back, and set them."""
         if self._waiting:
             numbers, fetch = self._waiting
             with self._timer("learner"):

@@ -1,0 +1,1 @@
+"""Each file here has the pure functions of one method and imports jax only: copy it."""

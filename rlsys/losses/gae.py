@@ -1,4 +1,4 @@
-"""Generalised advantage estimation.
+"""Generalised advantage estimation (GAE) weighs advantages of every number of steps.
 
 Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage
 Estimation", https://arxiv.org/abs/1506.02438, §3, eq. 16.
@@ -18,7 +18,7 @@ def gae(
     *,
     lambda_: float | jax.Array = 0.95,
 ) -> jax.Array:
-    """Advantages of the actions of T steps, exponentially weighted over n-step advantages.
+    """Compute the advantages of T actions: n-step advantages, weighted exponentially in n.
 
       A_{t-1} = delta_t + discount_t lambda_t A_t,  A_T = 0
       delta_t = r_t + discount_t V(x_t) - V(x_{t-1})
@@ -26,13 +26,13 @@ def gae(
     A_{t-1} + V(x_{t-1}) is the lambda-return, the target of the value function.
 
     No advantage looks past the end of an episode: there discount_t is 0 if it terminated, and
-    lambda_t is 0 if it was cut short, so that its return bootstraps from x_t itself. What
-    follows (an auto-reset's dummy step, padding, another episode) must be finite and has no
-    effect. The advantages of those dummy steps mean nothing: mask them.
+    lambda_t is 0 if it was cut short, so that its return bootstraps from x_t itself. The
+    rows after the end (an auto-reset's dummy step, padding, another episode) must be finite and
+    have no effect. The advantages of the dummy steps themselves mean nothing: mask them.
 
     Args:
       v_tm1: [T, ...] V(x_{t-1}), time first.
-      v_t: [T, ...] V(x_t); v_t[-1] bootstraps.
+      v_t: [T, ...] V(x_t); the last step bootstraps from v_t[-1].
       r_t: [T, ...] reward on reaching x_t.
       discount_t: [T, ...] discount on reaching x_t, 0 where the episode terminated.
       lambda_: weight of longer returns, a number or [T, ...]; 0 bootstraps at x_t.
@@ -50,7 +50,7 @@ def gae(
     delta_t = r_t + discount_t * v_t - v_tm1  # [T, ...]
 
     def backwards(i, advantage):
-        """Adds what comes after it, which is complete, to the delta of one step."""
+        """Adds the next step's advantage, which is complete, to the delta of one step."""
         t = r_t.shape[0] - 2 - i
         decay = discount_t[t] * (lambda_[t] if lambda_.ndim else lambda_)
         row = advantage[t] + decay * advantage[t + 1]

@@ -1,4 +1,4 @@
-"""Losses of an actor and its critic, for categorical policies.
+"""These losses train an actor, whose policy is categorical, and its critic.
 
 Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement
 learning", https://doi.org/10.1007/BF00992696; as used by Espeholt et al. 2018, IMPALA,
@@ -12,11 +12,11 @@ import jax.numpy as jnp
 
 
 def log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
-    """log pi(a) of a categorical policy.
+    """Compute log pi(a), the log probability of an action under a categorical policy.
 
     Args:
       logits: [..., A] unnormalised log probabilities; -1e9 (or -inf) for illegal actions.
-      action: [...] int, a.
+      action: [...] int, the action a.
 
     Returns:
       [...] log pi(a); gradient flows.
@@ -30,12 +30,12 @@ def log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
         )
     logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     logit = jnp.take_along_axis(logits, action[..., None], axis=-1)[..., 0]
-    # Of one action alone: on CPU the gradient takes half the time of log_softmax's.
+    # Only one action's log probability: on CPU its gradient takes half the time of log_softmax's.
     return logit - jnp.log(jnp.sum(jnp.exp(logits), axis=-1))
 
 
 def entropy(logits: jax.Array) -> jax.Array:
-    """Entropy of a categorical policy, in nats.
+    """Compute the entropy of a categorical policy, in nats.
 
       H = -sum_a pi(a) log pi(a)
 
@@ -43,7 +43,8 @@ def entropy(logits: jax.Array) -> jax.Array:
       logits: [..., A] unnormalised log probabilities; -1e9 (or -inf) for illegal actions.
 
     Returns:
-      [...] H, between 0 and log A; gradient flows, finite and none for illegal actions.
+      [...] H, between 0 and log A; gradient flows. The gradient is
+      finite, and 0 for illegal actions.
     """
     log_pi = jax.nn.log_softmax(logits)  # [..., A]
     pi = jnp.exp(log_pi)
@@ -52,13 +53,13 @@ def entropy(logits: jax.Array) -> jax.Array:
 
 
 def policy_gradient_loss(log_pi_a: jax.Array, advantage: jax.Array) -> jax.Array:
-    """The policy's loss, whose gradient is the policy gradient.
+    """Compute the policy's loss, whose gradient is minus the policy gradient.
 
       loss = -log pi(a) A
 
     Args:
       log_pi_a: [...] log pi(a).
-      advantage: [...] A of the action, importance-weighted if another policy took it.
+      advantage: [...] advantage A of the action, importance-weighted if another policy took it.
 
     Returns:
       [...] loss of each sample; gradient flows into log_pi_a only.
@@ -71,13 +72,13 @@ def policy_gradient_loss(log_pi_a: jax.Array, advantage: jax.Array) -> jax.Array
 
 
 def baseline_loss(v: jax.Array, target: jax.Array) -> jax.Array:
-    """The value function's loss.
+    """Compute the value function's loss, half the squared error.
 
       loss = 1/2 (target - v)^2
 
     Args:
       v: [...] V(x).
-      target: [...] its target.
+      target: [...] target of V(x), in the same unit.
 
     Returns:
       [...] loss of each sample; gradient flows into v only.

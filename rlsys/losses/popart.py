@@ -1,10 +1,10 @@
-"""PopArt: value targets of many tasks on one scale, without a change of what the network says.
+"""PopArt brings the value targets of many tasks to one scale and keeps the network's outputs.
 
 van Hasselt et al. 2016, "Learning values across many orders of magnitude",
 https://arxiv.org/abs/1602.07714, §2; for many tasks Hessel et al. 2019, "Multi-task Deep
 Reinforcement Learning with PopArt", https://arxiv.org/abs/1809.04474.
 
-A learner step: update the statistics with the new targets, preserve the last layer's outputs
+In a learner step, update the statistics with the new targets, preserve the last layer's outputs
 under them, then learn from normalised targets.
 
 This file needs jax and nothing else: copy it.
@@ -17,46 +17,55 @@ import jax.numpy as jnp
 
 
 class PopArtState(NamedTuple):
-    """Statistics of each of N tasks' targets, in units of return.
+    """Holds the mean and the variance of the targets of each of N tasks, in units of return.
 
-    The variance is kept, not the second moment: nu - mu^2 has no digit left in float32 once the
+    The variance is kept, not the second moment nu: in float32, nu - mu^2 has no digit left once the
     mean is some 1,000 deviations.
     """
 
     mean: jax.Array  # [N] mu
     variance: jax.Array  # [N] sigma^2
-    count: jax.Array  # type: ignore[assignment]  # [N] float32, samples that each task gave
-    rest: jax.Array | float = 0.0  # [N] what float32 cannot hold of the mean beside mean itself
+    count: jax.Array  # type: ignore[assignment]  # [N] float32, number of targets seen
+    rest: jax.Array | float = 0.0  # [N] the true mean minus mean, which float32 rounds
 
 
 def init(num_tasks: int) -> PopArtState:
-    """Statistics that change nothing: mean 0, scale 1."""
+    """Return the first PopArtState, which changes nothing: mean 0, scale 1 of every task."""
     zeros, ones = jnp.zeros(num_tasks, jnp.float32), jnp.ones(num_tasks, jnp.float32)
-    # Copies, since a state may be donated, and no buffer twice.
+    # Copies: a state may be donated, and the same buffer may not be donated twice.
     return PopArtState(zeros, ones, count=jnp.copy(zeros), rest=jnp.copy(zeros))
 
 
 def scale(
     state: PopArtState, *, min_scale: float | jax.Array = 1e-4, max_scale: float = 1e6
 ) -> jax.Array:
-    """sigma of each task, [N], kept within the bounds that Hessel et al. 2019 use.
+    """Compute sigma of each task, within the bounds that Hessel et al. 2019 use.
 
-    min_scale may be a number or [N], for a loss that wants a larger floor.
+    Args:
+      state: PopArtState.
+      min_scale: lower bound of sigma, in units of return, a number or [N].
+      max_scale: upper bound of sigma.
+
+    Returns:
+      [N] sigma, in units of return; gradient flows.
     """
     return jnp.clip(jnp.sqrt(state.variance), min_scale, max_scale)
 
 
 def with_floor(state: PopArtState, relative: float | jax.Array) -> PopArtState:
-    """The statistics as a loss may want to see them: sigma at least relative |mu|.
+    """Return statistics whose sigma is at least relative |mu|, for a loss to use.
 
-    Where a policy is all but perfect its returns hardly differ, and in units of their deviation
-    the smallest error of the values is a large one. Values that must not take over a shared
-    network are measured by a share of their size instead. Keep the exact statistics, and give
-    what this returns to scale, normalize, unnormalize and preserve_outputs.
+    The returns of a policy that is all but perfect hardly differ. In units of their deviation the
+    smallest error of a value is large, and its loss takes over a network that it shares. This floor
+    measures errors by a share of the values' size instead. Go on updating the exact statistics, and
+    give those returned here to scale, normalize, unnormalize and preserve_outputs.
 
     Args:
       state: PopArtState.
-      relative: share of |mu| that sigma is not to fall below, at least 0; a number or [N].
+      relative: smallest sigma as a share of |mu|, at least 0; a number or [N].
+
+    Returns:
+      PopArtState of which only the variance may differ.
     """
     floor = relative * jnp.abs(state.mean)
     return state._replace(variance=jnp.maximum(state.variance, floor**2))
@@ -71,27 +80,28 @@ def update(
     mask: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> PopArtState:
-    """Statistics that have seen a batch of targets y.
+    """Update the statistics with a batch of targets y.
 
       mu <- (1 - w) mu + w mean(y),  nu <- (1 - w) nu + w mean(y^2),  w = 1 - (1 - beta)^n
 
-    for each task, with the means over its n samples: the weight that n updates of the paper's
-    step size beta, one sample each, give to the samples together. Hence neither batch size nor
-    number of devices matters. (n steps of size beta added up, as often seen, diverge for n beta
-    > 2.) A task without samples keeps its statistics.
+    This is done for each task, with means over its n targets. w is the weight that n updates of the
+    paper's step size beta, one target each, give to all n together, so neither the batch size nor
+    the number of devices matters. (Adding up n steps of size beta, as is often done, diverges if
+    n beta > 2.) A task without targets in the batch keeps its statistics.
 
-    It is computed about the batch's own mean, which says the same of sigma^2 = nu - mu^2 and loses
-    no digits where the mean is large:
+    The variance sigma^2 = nu - mu^2 is computed about the batch's own mean, which is the same in
+    exact arithmetic and loses no digits where the mean is large:
 
       sigma^2 <- (1 - w) sigma^2 + w var(y) + w (1 - w) (mean(y) - mu)^2
 
     Args:
       state: PopArtState.
       targets: [T, ...] y, unnormalised; up to about 1e15.
-      task: [...] int, of whom y is a target; any shape that broadcasts to that of targets.
+      task: [...] int, the task of each target; any shape that broadcasts to that of targets.
       step_size: beta, in (0, 1], a number or [N].
       mask: [T, ...] bool, True where y counts; any shape that broadcasts to that of targets.
-      axis_name: of the devices that the batch is spread over, inside shard_map or pmap.
+      axis_name: name of the axis of devices that the batch is spread over, inside shard_map or
+        pmap; None if the batch is whole.
 
     Returns:
       PopArtState, the same on all devices; no gradient flows.
@@ -109,7 +119,7 @@ def update(
     belongs = jax.nn.one_hot(task, num_tasks, dtype=bool)  # [..., N]
 
     def totals(*xs):
-        """[T, ...] each -> [N] each. No scatter, whose order of summation varies on GPU."""
+        """Sums each x [T, ...] by task: [N]. No scatter: on GPU its order of summation varies."""
 
         def total(x):
             x = jnp.where(counts, x, 0.0)
@@ -120,7 +130,7 @@ def update(
         return sums if axis_name is None else jax.lax.psum(sums, axis_name)
 
     def of_task(x):
-        """[N] -> [T, ...]: each target's own."""
+        """Gives each target its task's x: [N] -> [T, ...]."""
         return jnp.broadcast_to(jnp.asarray(x)[task], y.shape)
 
     # The batch's mean from the old one, then its spread about a center that is a float32 near it.
@@ -148,7 +158,7 @@ def update(
 
 
 def normalize(state: PopArtState, x: jax.Array, task: jax.Array) -> jax.Array:
-    """(x - mu) / sigma of each x's task.
+    """Compute (x - mu) / sigma with mu and sigma of each x's task.
 
     Args:
       state: PopArtState.
@@ -166,7 +176,19 @@ def normalize(state: PopArtState, x: jax.Array, task: jax.Array) -> jax.Array:
 
 
 def unnormalize(state: PopArtState, x: jax.Array, task: jax.Array) -> jax.Array:
-    """sigma x + mu of each x's task: undoes normalize, with the same arguments."""
+    """Compute sigma x + mu of each x's task, which undoes normalize.
+
+    Args:
+      state: PopArtState.
+      x: [T, ...] normalised.
+      task: [...] int; any shape that broadcasts to that of x.
+
+    Returns:
+      [T, ...] in units of return; gradient flows into x only.
+
+    Raises:
+      ValueError: shapes do not agree.
+    """
     mean, sigma = _of_task(state, x, task)
     return sigma * x + mean
 
@@ -174,18 +196,18 @@ def unnormalize(state: PopArtState, x: jax.Array, task: jax.Array) -> jax.Array:
 def preserve_outputs(
     old: PopArtState, new: PopArtState, kernel: jax.Array, bias: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The last layer under new statistics, with the unnormalised outputs that it had.
+    """Rescale the last layer so that its unnormalised outputs stay equal under new statistics.
 
       W' = (sigma / sigma') W,  b' = (sigma b + mu - mu') / sigma'
 
     Args:
-      old: PopArtState that kernel and bias were under.
-      new: PopArtState that they shall be under.
-      kernel: [D, N] W of the layer that has one normalised value for each task.
-      bias: [N] b.
+      old: PopArtState for which kernel and bias are right.
+      new: PopArtState for which they are to be right.
+      kernel: [D, N] W of the layer, which has one normalised value for each task.
+      bias: [N] b of the layer.
 
     Returns:
-      kernel [D, N] and bias [N]; gradient flows.
+      kernel W' [D, N] and bias b' [N]; gradient flows.
 
     Raises:
       ValueError: shapes do not agree.
@@ -201,7 +223,7 @@ def preserve_outputs(
 
 
 def _of_task(state, x, task) -> tuple[jax.Array, jax.Array]:
-    """Mean and scale of each x's task, both in the shape of x."""
+    """Return the mean and the scale of each x's task, both in the shape of x."""
     mean, sigma = jax.lax.stop_gradient((state.mean[task], scale(state)[task]))
     return _broadcast("task", mean, x), _broadcast("task", sigma, x)
 

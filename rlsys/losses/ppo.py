@@ -1,8 +1,8 @@
-"""The clipped losses of proximal policy optimisation.
+"""Proximal policy optimisation (PPO) learns by losses that are clipped.
 
 Schulman et al. 2017, "Proximal Policy Optimization Algorithms",
-https://arxiv.org/abs/1707.06347, §3, eq. 7. The clipped value loss is that paper's code,
-https://github.com/openai/baselines, and OpenAI Five's.
+https://arxiv.org/abs/1707.06347, §3, eq. 7. The clipped value loss is not in the paper but in its
+code, https://github.com/openai/baselines, and in OpenAI Five's.
 
 This file needs jax and nothing else: copy it.
 """
@@ -20,17 +20,18 @@ def clipped_surrogate(
     *,
     clip_eps: float = 0.2,
 ) -> jax.Array:
-    """The policy's loss, which gains nothing from moving pi(a) further than clip_eps.
+    """Compute the policy's loss, which gains nothing once pi(a) / mu(a) is clip_eps away from 1.
 
       loss = -min(ratio A, clip(ratio, 1 - clip_eps, 1 + clip_eps) A),  ratio = pi(a) / mu(a)
 
-    The ratio is held at e^20, lest one sample (of weight 0, even) make the gradient inf or nan.
+    The ratio is held at e^20 at most, so that no sample, not even one of weight 0, makes the
+    gradient inf or nan.
 
     Args:
       log_pi_a: [...] log pi(a | x) of the policy that learns.
       log_mu_a: [...] log mu(a | x) of the policy that acted.
-      advantage: [...] A of the action, normalised if the algorithm does so.
-      clip_eps: epsilon, by how much the ratio may differ from 1 and still gain.
+      advantage: [...] advantage A of the action, normalised if the algorithm does so.
+      clip_eps: epsilon, the distance of the ratio from 1 beyond which there is nothing to gain.
 
     Returns:
       [...] loss of each sample; gradient flows into log_pi_a only.
@@ -55,15 +56,15 @@ def clipped_value_loss(
     *,
     clip_eps: float = 0.2,
 ) -> jax.Array:
-    """The value function's loss, which gains nothing from moving v further than clip_eps.
+    """Compute the value function's loss, which gains nothing once v is clip_eps away from v_old.
 
       loss = 1/2 max((v - target)^2, (v_old + clip(v - v_old, -clip_eps, clip_eps) - target)^2)
 
     Args:
-      v: [...] V(x) that learns.
-      v_old: [...] V(x) when the policy acted.
-      target: [...] its target, e.g. the lambda-return.
-      clip_eps: by how much v may differ from v_old and still gain, in units of v.
+      v: [...] V(x) of the network that learns.
+      v_old: [...] V(x) of the network when it acted.
+      target: [...] target of V(x), e.g. the lambda-return.
+      clip_eps: distance of v from v_old beyond which there is nothing to gain, in units of v.
 
     Returns:
       [...] loss of each sample; gradient flows into v only.

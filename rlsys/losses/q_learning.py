@@ -1,4 +1,4 @@
-"""Temporal-difference errors of n-step double Q-learning.
+"""n-step double Q-learning learns from the temporal-difference errors that are computed here.
 
 Kapturowski et al. 2019, "Recurrent Experience Replay in Distributed Reinforcement Learning",
 https://openreview.net/forum?id=r1lyTjAqYX, §2.3. Double Q-learning is van Hasselt et al. 2016,
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 
 def identity(x: jax.Array) -> jax.Array:
-    """No value rescaling: [...] -> [...]."""
+    """Return x as it is: the h and h_inv of values that are not rescaled, [...] -> [...]."""
     return x
 
 
@@ -31,19 +31,21 @@ def n_step_double_q(
     h: Callable[[jax.Array], jax.Array] = identity,
     h_inv: Callable[[jax.Array], jax.Array] = identity,
 ) -> jax.Array:
-    """Errors delta_{t-1} = target - Q(x_{t-1}, a_{t-1}) of n-step double Q-learning.
+    """Compute the errors delta_{t-1} of Q(x_{t-1}, a_{t-1}) in n-step double Q-learning.
 
+      delta_{t-1} = target_{t-1} - Q(x_{t-1}, a_{t-1})
       target_{t-1} = h(G^(n)_t),  v_t = h_inv(Q^-(x_t, a*_t)),  a*_t = argmax_a Q(x_t, a)
       G^(1)_t = r_t + discount_t v_t
       G^(k)_t = r_t + discount_t ((1 - lambda_t) v_t + lambda_t G^(k-1)_{t+1})
 
-    Without ends, G^(n)_t = sum_{i<n} gamma^i r_{t+i} + gamma^n v_{t+n-1}. The last n - 1 steps
-    take as many rewards as there are, then bootstrap from the last v.
+    If no episode ends on the way, G^(n)_t = sum_{i<n} gamma^i r_{t+i} + gamma^n v_{t+n-1}. The last
+    n - 1 steps of the array take as many rewards as there are, then bootstrap from the last v.
+    n_step.py has G alone; this file repeats its recursion so that either can be copied alone.
 
     No return looks past the end of an episode: there discount_t is 0 if it terminated, and
-    lambda_t is 0 if it was cut short, so that its return bootstraps from x_t itself. What
-    follows (an auto-reset's dummy step, padding, another episode) must be finite and has no
-    effect. The errors of those dummy steps mean nothing: mask them.
+    lambda_t is 0 if it was cut short, so that its return bootstraps from x_t itself. The
+    rows after the end (an auto-reset's dummy step, padding, another episode) must be finite and
+    have no effect. The errors of the dummy steps themselves mean nothing: mask them.
 
     Args:
       q_tm1: [T, ..., A] Q(x_{t-1}, .) of the online network, time first.
@@ -52,10 +54,10 @@ def n_step_double_q(
       a_star_t: [T, ...] int, the greedy (legal) action of the online network in x_t.
       r_t: [T, ...] reward on reaching x_t.
       discount_t: [T, ...] discount on reaching x_t, 0 where the episode terminated.
-      n: steps of the return, at least 1, static.
-      lambda_t: 1 to go on, 0 to bootstrap at x_t; a number or [T, ...].
-      h: value rescaling that Q and Q^- are learned under, e.g. value_rescaling.h.
-      h_inv: its inverse.
+      n: number of steps of the return, at least 1, static.
+      lambda_t: 1 to go on past x_t, 0 to bootstrap there; a number or [T, ...].
+      h: function from a return to the scale of Q and Q^-, e.g. value_rescaling.h.
+      h_inv: the inverse of h.
 
     Returns:
       [T, ...] target minus prediction: positive where Q(x_{t-1}, a_{t-1}) is to grow. Gradient
@@ -83,7 +85,7 @@ def n_step_double_q(
 
 
 def _pick(q: jax.Array, a: jax.Array) -> jax.Array:
-    """Q of one action: [..., A], [...] -> [...]."""
+    """Pick the Q-value of one action: [..., A], [...] -> [...]."""
     return jnp.take_along_axis(q, a[..., None], axis=-1)[..., 0]
 
 

@@ -1,4 +1,4 @@
-"""What R2D2 makes of a sequence's errors: its priority and its loss.
+"""R2D2 computes the priority and the loss of a sequence from its errors.
 
 Kapturowski et al. 2019, "Recurrent Experience Replay in Distributed Reinforcement Learning",
 https://openreview.net/forum?id=r1lyTjAqYX, §2.3.
@@ -11,15 +11,15 @@ import jax.numpy as jnp
 
 
 def sequence_priority(td_error: jax.Array, mask: jax.Array, *, eta: float = 0.9) -> jax.Array:
-    """Priorities of sequences in replay.
+    """Compute the priorities of sequences in replay.
 
       p = eta max_i |delta_i| + (1 - eta) mean_i |delta_i|
 
-    over the steps i that the sequence learns from; padding counts neither as a zero in the mean
-    nor in its length.
+    The maximum and the mean are over the steps i that the sequence learns from. Padding is not
+    one of them: it adds no zero to the mean and does not count in its length.
 
     Args:
-      td_error: [T, ...] delta, time first; what is not learned from may be anything.
+      td_error: [T, ...] delta, time first; anything, also nan, where the mask is False.
       mask: [T, ...] bool, True where the step is learned from.
       eta: weight of the largest error, between 0 and 1.
 
@@ -37,20 +37,20 @@ def sequence_priority(td_error: jax.Array, mask: jax.Array, *, eta: float = 0.9)
 
 
 def sequence_loss(td_error: jax.Array, mask: jax.Array, weights: jax.Array) -> jax.Array:
-    """Squared errors, summed over time and averaged over the batch.
+    """Compute the loss of a batch: squared errors, summed over time, averaged over sequences.
 
       loss = 1/B sum_b w_b 1/2 sum_t mask_tb delta_tb^2
 
-    The mean is over all B sequences, however many steps each learns from, so the mean of equal
-    shards' losses is the loss of the whole batch.
+    The mean is over all B sequences, however many steps each of them learns from. So if a batch is
+    split evenly over devices, the mean of their losses is the loss of the whole batch.
 
     Args:
-      td_error: [T, B] delta, time first; what is not learned from may be anything.
+      td_error: [T, B] delta, time first; anything, also nan, where the mask is False.
       mask: [T, B] bool, True where the step is learned from.
-      weights: [B] importance weights, over the largest of the whole batch on all devices.
+      weights: [B] importance weights, divided by the largest of the whole batch on all devices.
 
     Returns:
-      [] loss; gradient flows through td_error.
+      [] loss; gradient flows into td_error only.
 
     Raises:
       ValueError: shapes do not agree, or B is 0.

@@ -1,9 +1,11 @@
-"""h(x) = sign(x) (sqrt(|x| + 1) - 1) + eps x and its inverse.
+"""The functions h and h_inv squash values and undo it, so that large returns can be learned.
+
+  h(x) = sign(x) (sqrt(|x| + 1) - 1) + eps x
 
 Pohlen et al. 2018, "Observe and Look Further", https://arxiv.org/abs/1805.11593, prop. A.2.
 
-Both are written without the subtractions that cost float32 its digits near 0, so gradients at
-0 are right too.
+Both are written without the subtractions that would lose float32's digits near 0, so the gradients
+at 0 are right too.
 
 This file needs jax and nothing else: copy it.
 """
@@ -13,11 +15,11 @@ import jax.numpy as jnp
 
 
 def h(x: jax.Array, eps: float = 1e-3) -> jax.Array:
-    """Squashes values, elementwise.
+    """Squash values, elementwise.
 
       h(x) = sign(x) (sqrt(|x| + 1) - 1) + eps x
 
-    computed by sqrt(|x| + 1) - 1 = |x| / (sqrt(|x| + 1) + 1).
+    It is computed by sqrt(|x| + 1) - 1 = |x| / (sqrt(|x| + 1) + 1).
 
     Args:
       x: [...] values, in units of return.
@@ -30,16 +32,16 @@ def h(x: jax.Array, eps: float = 1e-3) -> jax.Array:
 
 
 def h_inv(x: jax.Array, eps: float = 1e-3) -> jax.Array:
-    """Undoes h, elementwise.
+    """Undo h, elementwise.
 
       h_inv(x) = sign(x) (((sqrt(1 + 4 eps (|x| + 1 + eps)) - 1) / (2 eps))^2 - 1)
 
-    computed by w = sign(x) ((s - 1) / (2 eps) - 1) = 2 x / (s + 1 + 2 eps), with s the square
-    root above: then the inverse is sign(x) ((|w| + 1)^2 - 1) = w (|w| + 2), and eps may be 0.
+    It is computed by w = sign(x) ((s - 1) / (2 eps) - 1) = 2 x / (s + 1 + 2 eps), with s the square
+    root above. Then the inverse is sign(x) ((|w| + 1)^2 - 1) = w (|w| + 2), and eps may be 0.
 
     Args:
       x: [...] rescaled values.
-      eps: the same as in h.
+      eps: the eps that h was given.
 
     Returns:
       [...] values in units of return; gradient flows.

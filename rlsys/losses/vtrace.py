@@ -1,4 +1,4 @@
-"""V-trace: value targets and policy-gradient advantages from another policy's actions.
+"""V-trace computes value targets and advantages from the actions of another policy.
 
 Espeholt et al. 2018, "IMPALA: Scalable Distributed Deep-RL with Importance Weighted
 Actor-Learner Architectures", https://arxiv.org/abs/1802.01561, §4.
@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 
 class VTrace(NamedTuple):
-    """What V-trace makes of T steps."""
+    """Holds the targets and the advantages that V-trace computes for T steps."""
 
-    vs_tm1: jax.Array  # [T, ...] targets v_s of V(x_s)
-    pg_advantage_tm1: jax.Array  # [T, ...] rho_s times the advantage of a_s
+    vs_tm1: jax.Array  # [T, ...] v_s, the target of V(x_s), with x_s = x_{t-1}
+    pg_advantage_tm1: jax.Array  # [T, ...] min(clip_pg_rho, rho_s) times a_s's advantage
 
 
 def vtrace(
@@ -30,7 +30,7 @@ def vtrace(
     clip_rho: float = 1.0,
     clip_pg_rho: float = 1.0,
 ) -> VTrace:
-    """V-trace targets of T steps (eq. 1) and the advantages of their actions (§4.2).
+    """Compute the V-trace targets of T steps (eq. 1) and the advantages of their actions (§4.2).
 
       v_s = V(x_s) + sum_{t=s}^{T-1} gamma^{t-s} (prod_{i=s}^{t-1} c_i) delta_t
       delta_t = min(clip_rho, rho_t) (r_t + gamma V(x_{t+1}) - V(x_t))
@@ -38,23 +38,25 @@ def vtrace(
       pg_advantage_s = min(clip_pg_rho, rho_s) (r_s + gamma q_{s+1} - V(x_s))
       q_{s+1} = lambda_s v_{s+1} + (1 - lambda_s) V(x_{s+1})
 
-    (the paper's indices: r_t, gamma and lambda_t here are of the step from x_t to x_{t+1}). With
-    lambda 1, as in the paper, q is v. With rho 1 pg_advantage is GAE's, for any lambda.
+    These are the paper's indices: in them r_t, gamma and lambda_t belong to the step from x_t to
+    x_{t+1}. If lambda is 1, as in the paper, q is v. If rho is 1, pg_advantage is the advantage of
+    GAE, whatever lambda is.
 
     No target looks past the end of an episode: there discount_t is 0 if it terminated, and
-    lambda_t is 0 if it was cut short, so that its return bootstraps from x_t itself. What
-    follows must be finite and has no effect. A step to be left out (an auto-reset's dummy step)
-    is one with rho_tm1 = 0: it has no error and no advantage, and no trace passes it.
+    lambda_t is 0 if it was cut short, so that its return bootstraps from x_t itself. The
+    rows after the end must be finite and have no effect. Set rho_tm1 to 0 at a step that is to be
+    left out (an auto-reset's dummy step): it then has no error and no advantage, and no trace
+    passes it.
 
     Args:
       v_tm1: [T, ...] V(x_{t-1}), time first.
-      v_t: [T, ...] V(x_t); v_t[-1] bootstraps.
+      v_t: [T, ...] V(x_t); the last step bootstraps from v_t[-1].
       r_t: [T, ...] reward on reaching x_t.
       discount_t: [T, ...] discount on reaching x_t, 0 where the episode terminated.
       rho_tm1: [T, ...] pi(a_{t-1} | x_{t-1}) / mu(a_{t-1} | x_{t-1}), at least 0; may be inf.
       lambda_: decay of traces, a number or [T, ...]; 0 bootstraps at x_t.
-      clip_rho: rho-bar, which decides the policy whose value is learned.
-      clip_pg_rho: the same for the policy gradient.
+      clip_rho: rho-bar, the largest rho in a target; it decides which policy's value is learned.
+      clip_pg_rho: the largest rho in an advantage.
 
     Returns:
       VTrace, both [T, ...] in units of return; no gradient flows through either.
@@ -68,7 +70,7 @@ def vtrace(
     clip_rho, clip_pg_rho = jax.lax.stop_gradient((clip_rho, clip_pg_rho))
 
     def backwards(error_t, step):
-        """From v_{s+1} - V(x_{s+1}) to v_s - V(x_s)."""
+        """Computes v_s - V(x_s) from v_{s+1} - V(x_{s+1})."""
         v_tm1, v_t, r_t, discount_t, rho_tm1, lambda_t = step
         td_error = r_t + discount_t * v_t - v_tm1
         beyond = discount_t * lambda_t * error_t

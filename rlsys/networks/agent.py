@@ -50,7 +50,7 @@ def shape_of_action(space: gymnasium.Space) -> tuple[int, ...]:
 
 
 class AgentNetwork(nn.Module):
-    """What head makes of T steps at once.
+    """A network of a torso, a core and a head, which reads T steps at once.
 
     Make one with q_network() or policy_value_network(), which check the fields.
     """
@@ -84,7 +84,7 @@ class AgentNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, steps: Timestep, action, core_state: CoreState):
-        """What head makes of x_0 .. x_{T-1}.
+        """Apply torso, core and head to x_0 .. x_{T-1}.
 
         The core sees the torso's output, the one-hot a_{t-1} and r_t; the last two are zero, and
         the state is forgotten, where x_t is first. Without a core (core_size 0) the network is

@@ -1,1 +1,1 @@
-"""What a Config will cost on a machine, before it runs there."""
+"""Predicts the cost of a Config on a machine, before it runs there."""

@@ -14,7 +14,7 @@ class Machine:
     name: str
     cores: int
     core_speed: float
-    """Of a core, beside one of the machine that plans: what runs on the host is measured there."""
+    """The speed of a core, as a multiple of the planning machine's, where host code is measured."""
     host_memory: float
     """Bytes."""
     devices: int

@@ -1,4 +1,4 @@
-"""What is measured on the machine that plans."""
+"""Measurements on the machine that plans."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""What to expect of a run: times, memory, rate and bottleneck."""
+"""The prediction of a run: times, memory, rate and bottleneck."""
 
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ class Bytes(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What to expect."""
+    """The prediction of a run on a machine."""
 
     machine: Machine
     ahead: bool  # actors play while the learner learns
@@ -50,7 +50,7 @@ class Plan(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of a round."""
+        """The seconds of a round."""
         if self.ahead:
             return max(self.times.actors, self.times.learning, self.times.shared)
         return self.times.actors + self.times.learning

@@ -1,5 +1,6 @@
-"""What an algorithm has a machine do in a round: one unroll of every actor, and its updates."""
+"""The work of a round for a machine: one unroll of every actor, and its updates."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -7,10 +8,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from rlsys import networks
 from rlsys.learning import learner
+from rlsys.learning.sampler import Sampler
 from rlsys.running.algorithm import Algorithm, FromSamples, FromUnrolls
 from rlsys.types import SAMPLE_SPEC, LearnerState, Policy, Trajectory, map_arrays
 
@@ -68,12 +69,7 @@ def _from_samples(algorithm: Algorithm, kind: FromSamples, config: Any, network)
     small = dataclasses.replace(config, replay_capacity=min(capacity, config.replay_capacity))
     replay = kind.make_replay(small, network)
     first_priorities = jax.jit(functools.partial(kind.initial_priorities, config))
-
-    def add(trajectory: Trajectory) -> None:
-        numbers, learned, mask = replay.add(trajectory)
-        priorities = np.asarray(first_priorities(learned, mask))[: len(numbers)]
-        replay.set_priorities(numbers, priorities)
-
+    sampler = Sampler(replay, config, first_priorities, lambda _: contextlib.nullcontext())
     return Workload(
         network,
         algorithm.make_policies(network, config),
@@ -82,7 +78,7 @@ def _from_samples(algorithm: Algorithm, kind: FromSamples, config: Any, network)
         (learner.SHARDED, learner.REPLICATED),
         algorithm.make_state(network, config),
         batch=lambda trajectory: replay.sample(config.batch_size)[1],
-        add=add,
+        add=sampler.add,
         first_adds=-(-window // config.unroll_length) + 1,
         learned_steps=config.unroll_length * config.num_envs * config.replay_ratio,
         replay_bytes=replay.nbytes * config.replay_capacity / small.replay_capacity,

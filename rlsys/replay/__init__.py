@@ -1,1 +1,1 @@
-"""Prioritised replay of sequences, on the host."""
+"""Replay keeps sequences in host memory and draws them by priority."""

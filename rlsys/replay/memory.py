@@ -1,4 +1,4 @@
-"""Memory: what a replay or a sweep will take, and what there is."""
+"""These functions check that the memory which a replay or a sweep will take is free."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,40 +12,44 @@ from rlsys.types import UserError
 
 
 def row_bytes(tree: Any) -> int:
-    """Bytes of one row of arrays [N, ...]."""
+    """Count the bytes of one row of a tree of arrays [N, ...]."""
     return sum(int(np.prod(x.shape[1:])) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def num_bytes(tree: Any) -> int:
-    """Of arrays, or of what has their shapes and dtypes."""
+    """Count the bytes of a tree of arrays, or of anything with their shapes and dtypes."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def free_bytes() -> int:
-    """What this process may still take of the machine, or of its cgroup."""
+    """Return the bytes that the machine, or a cgroup if less, lets this process still take."""
     free = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     limit, used = group / "memory.max", group / "memory.current"
     if limit.exists() and limit.read_text().strip().isdigit():
         cache = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        taken = int(used.read_text()) - int(cache["inactive_file"])  # files that may be dropped
+        taken = int(used.read_text()) - int(
+            cache["inactive_file"]
+        )  # cached files, which the kernel may drop
         free = min(free, int(limit.read_text()) - taken)
     return free
 
 
 def check_sweep(num_members: int, on_host: int, on_devices: int, devices: Iterable[Any]) -> str:
-    """A sentence on the memory that a sweep's members take beside their environments.
+    """Say in a sentence how much memory a sweep's members take beside their environments.
 
     Args:
-      on_host, on_devices: bytes of all members together.
-      devices: that they learn on.
+      num_members: number of members.
+      on_host: bytes of host memory that all members take together.
+      on_devices: bytes of device memory that all members take together.
+      devices: the devices that they learn on.
 
     Raises:
-      UserError: it is more than there is.
+      UserError: it is more than 90 % of what is free; the sentence says how many would fit.
     """
     stats = [device.memory_stats() for device in devices]
     needs = {"": (on_host + on_devices, free_bytes())}
-    if all(stats):  # they have memory of their own
+    if all(stats):  # the devices have memory of their own
         left = sum(s["bytes_limit"] - s["bytes_in_use"] for s in stats)
         needs = {"": (on_host, free_bytes()), " on the devices": (on_devices, left)}
     sentences = []
@@ -61,10 +65,14 @@ def check_sweep(num_members: int, on_host: int, on_devices: int, devices: Iterab
 
 
 def check_replay(num_bytes: int, capacity: int) -> str:
-    """A sentence on the memory that a replay of `capacity` steps will take when full.
+    """Say in a sentence how much memory a replay will take when it is full.
+
+    Args:
+      num_bytes: bytes of the full replay.
+      capacity: steps of the full replay.
 
     Raises:
-      UserError: it is more than there is.
+      UserError: it is more than 90 % of what is free; the sentence says how many steps would fit.
     """
     free = free_bytes()
     if num_bytes > 0.9 * free:  # networks and unrolls need some too

@@ -1,18 +1,17 @@
-"""Replay in host memory: every step once, sequences as windows over them, a sum tree over those.
+"""Replay keeps each step once, in host memory; its sequences are windows over steps.
 
 Each environment has a ring of its last S steps. A sequence is a window of one ring (windows.py):
-`burn_in` steps, `length` learned steps and one more observation. Its number says where its learning
-starts, start * B + env, and each stored step has a leaf of the sum tree, for the sequence that
-starts there: however short the episodes are, there is room for every sequence. The recurrent state
-is kept every `stride` steps at most, in a ring of its own. Kapturowski et al. 2019, section 2.3;
-there, sequences never cross an episode's end.
+`burn_in` steps, `length` learned steps and one more observation. Its number, start * B + env, says
+where its learning starts. A sum tree holds the priorities, with one leaf for each stored step and
+the sequence that starts there: however short the episodes are, there is room for every sequence.
+The recurrent state is kept every `stride` steps at most, in a ring of its own. This is Kapturowski
+et al. 2019, section 2.3, except that there sequences never cross an episode's end.
 
-Sampling is proportional to priority^priority_exponent, importance weights are
+Sampling is proportional to priority^priority_exponent; importance weights are
 (1 / P(i))^importance_exponent (Schaul et al. 2016, https://arxiv.org/abs/1511.05952, section 3);
 the learner divides them by the largest of the whole batch.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -23,11 +22,11 @@ from rlsys.replay.memory import check_replay, row_bytes
 from rlsys.replay.sum_tree import SumTree
 from rlsys.types import CoreState, Sample, Timestep, Trajectory, UserError
 
-MIN_PRIORITY = 1e-6  # so that a sequence without error can still be drawn
+MIN_PRIORITY = 1e-6  # lets a sequence without error still be drawn
 
 
 class Steps(NamedTuple):
-    """What is kept of each step, [B, S, ...]: the last S steps of B environments, as rings."""
+    """Holds the last S steps of B environments, as rings [B, S, ...]."""
 
     timestep: Timestep
     action: Any
@@ -36,14 +35,14 @@ class Steps(NamedTuple):
 
 
 class Starts(NamedTuple):
-    """What is kept of the sequence that starts at each step, [B, S]."""
+    """Holds, for each step [B, S], what is known of the sequence that starts there."""
 
-    learned: Any  # int32, how many steps it learns; 0 where none starts or it can be drawn no more
+    learned: Any  # int32, steps it learns; 0 where no sequence starts or it can no longer be drawn
     uses: Any  # int32, how often it was sampled
 
 
 class Replay:
-    """Holds the last `capacity` steps of environments that step together."""
+    """Holds the last `capacity` steps of environments that step together, and draws sequences."""
 
     def __init__(
         self,
@@ -61,22 +60,23 @@ class Replay:
         importance_exponent: float = 0.6,
         seed: int | np.random.SeedSequence = 0,
     ):
-        """The first three are examples of what add will bring: shapes [B, ...] and dtypes count.
+        """Allocate the rings. Of the first three only the shapes [B, ...] and the dtypes matter.
 
         Args:
-          timestep: of the environments.
-          core_state: of the agent.
-          aux: of the actor: a NamedTuple that is kept to compute initial priorities from, but for
-            its field lstm, the recurrent state before each step, kept where a sequence needs it.
+          timestep: an example of what environments give.
+          core_state: an example of the agent's state.
+          aux: an example of what the actor gives: a NamedTuple, kept to compute initial priorities.
+            Its field lstm, the recurrent state before each step, is kept where a sequence needs it.
           num_envs: B.
           capacity: steps held, of all environments together.
           length: learned steps of a sequence.
-          stride: steps from one sequence's start to the next.
-          burn_in: steps before the learned ones, for the recurrent state.
+          stride: steps from one sequence's start to the next one's.
+          burn_in: steps before the learned ones, which warm up the recurrent state.
           cross_episodes: let a sequence run on into the next episode.
+          priority_exponent, importance_exponent, seed: alpha, beta and the seed of the draws.
 
         Raises:
-          UserError: it takes more memory than there is, or does not hold two sequences of each
+          UserError: it takes more memory than is free, or holds fewer than two sequences of each
             environment.
         """
         self.num_envs = num_envs
@@ -118,25 +118,25 @@ class Replay:
         self._sampled = np.zeros(3)  # since `metrics`: count, sums of age and of uses
 
     def __len__(self) -> int:
-        """Number of sequences that can be drawn."""
+        """Count the sequences that can be drawn."""
         return int(np.count_nonzero(self._priorities.leaves))
 
     @property
     def _oldest(self) -> int:
-        """The first start of which all that a sequence reads is still there."""
+        """Return the oldest start whose sequence still finds all steps that it reads."""
         return self._now - self._size + self._burn_in + self._before
 
     def add(self, trajectory: Trajectory) -> tuple[np.ndarray, Trajectory, np.ndarray]:
-        """Adds T steps of every environment; x_T comes with the next call, as its x_0.
+        """Add T steps of every environment; x_T comes with the next call, as its x_0.
 
         Args:
-          trajectory: [T + 1, B, ...]; aux as in the example given at the start.
+          trajectory: [T + 1, B, ...]; its aux is like the example given at the start.
 
         Returns:
-          numbers [W] of the sequences that are now complete, which are not sampled before
-          set_priorities has given them their first; their learned steps, a Trajectory
-          [length + 1, W', ...] without observations; its mask [length, W']. W' is the next multiple
-          of B, for few compiled shapes; what it is filled up with is masked.
+          numbers [W] of the sequences that are now complete, which can be drawn once set_priorities
+          has given them a priority; their learned steps, a Trajectory [length + 1, W', ...] without
+          observations; its mask [length, W']. W' is W rounded up to a multiple of B, so that few
+          shapes are compiled; the columns beyond W are masked.
         """
         trajectory = jax.tree.map(np.asarray, trajectory)
         lstm, aux = trajectory.aux.lstm, trajectory.aux._replace(lstm=())
@@ -176,10 +176,10 @@ class Replay:
         return start * self.num_envs + env, window, mask
 
     def sample(self, batch_size: int) -> tuple[np.ndarray, Sample]:
-        """Draws sequences [B] in proportion to priority^priority_exponent, with replacement.
+        """Draw batch_size sequences in proportion to priority^priority_exponent, with replacement.
 
         Returns:
-          their numbers, for set_priorities; and the Sample, of burn_in + length + 1 steps.
+          their numbers [batch_size], for set_priorities; the Sample, of burn_in + length + 1 steps.
         """
         mass = self._random.random(batch_size) * self._priorities.total
         leaf = self._priorities.find(mass)
@@ -187,7 +187,7 @@ class Replay:
         start = self._now - 1 - (self._now - 1 - slot) % self._size
         learned, uses = self._starts.learned[env, slot], self._starts.uses
         np.add.at(uses, (env, slot), 1)
-        # Complete with the step after the last learned one, or with the next segment's first.
+        # Steps since it was complete: since its last learned step, or the next segment's first.
         age = self._now - (start + learned + (learned < self._length))
         self._sampled += batch_size, age.sum() * self.num_envs, uses[env, slot].sum()
         probability = self._priorities.leaves[leaf] / self._priorities.total
@@ -202,31 +202,8 @@ class Replay:
         trajectory = Trajectory(steps.timestep, steps.action[:-1], (), core_state)
         return start * self.num_envs + env, Sample(trajectory, mask, np.float32(weights))
 
-    def sample_shape(self, batch_size: int, trajectory: Trajectory) -> Sample:
-        """The shapes and dtypes of a Sample, before there is one.
-
-        Args:
-          trajectory: an unroll such as add takes.
-        """
-        num_steps = self._burn_in + self._length
-
-        def time_major(num, x):
-            return jax.ShapeDtypeStruct((num, batch_size, *x.shape[2:]), x.dtype)
-
-        def batch_major(x):
-            return jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype)
-
-        window = Trajectory(
-            jax.tree.map(functools.partial(time_major, num_steps + 1), trajectory.steps),
-            time_major(num_steps, trajectory.action),
-            (),
-            jax.tree.map(batch_major, trajectory.core_state),
-        )
-        first, reward = trajectory.steps.first, trajectory.steps.reward
-        return Sample(window, time_major(num_steps, first), batch_major(reward[0]))
-
     def set_priorities(self, numbers: np.ndarray, priorities: np.ndarray) -> None:
-        """Gives sequences their priority, before the exponent; those overwritten are left out."""
+        """Give sequences [W] priorities, before the exponent; overwritten ones are left out."""
         priorities = np.maximum(np.asarray(priorities, np.float64), MIN_PRIORITY)
         if not np.isfinite(priorities).all():
             raise ValueError(f"priorities must be finite numbers: {priorities}")
@@ -238,30 +215,29 @@ class Replay:
         )
 
     def metrics(self) -> dict[str, float]:
-        """How much can be drawn; means over the samples since the last call: their age and how
-        often each was used."""
+        """Return figures of the replay by name; means are over samples since the last call."""
         samples, self._sampled = self._sampled, np.zeros(3)
         count = max(samples[0], 1)
         return {
-            "replay/sequences": float(len(self)),  # that can be drawn
+            "replay/sequences": float(len(self)),  # number that can be drawn
             "replay/drawable_share": self._drawable_share(),
             "replay/sample_age": samples[1] / count,  # environment steps since it was complete
             "replay/sample_uses": samples[2] / count,
         }
 
     def _drawable_share(self) -> float:
-        """The share of the stored steps of the agent that sequences which can be drawn learn."""
+        """Return the share of the agent's stored steps that some drawable sequence learns."""
         num = min(self._now, self._size)
         slots = np.arange(self._now - num, self._now) % self._size  # from the oldest step on
         env, start = np.nonzero(self._priorities.leaves.reshape(self.num_envs, -1)[:, slots])
         learned = self._starts.learned[env, slots[start]]
         covered = windows.covered((self.num_envs, num), env, start, learned)
-        # Whose the newest step is, the agent's or a reset's, only the next one will tell.
+        # Only the next step will tell whether the newest one is the agent's or a reset's.
         agents = ~self._steps.timestep.first[:, slots[1:]]
         return float((covered[:, :-1] & agents).sum() / max(agents.sum(), 1))
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays (only what is in use of them) and counters, for a checkpoint."""
+        """Return the arrays (their used part only) and the counters, for a checkpoint."""
         priorities = self._priorities.leaves.reshape(self.num_envs, self._size)
         used = jax.tree.map(lambda x: x[:, : self._now], (self._steps, self._starts, priorities))
         leaves = jax.tree_util.tree_leaves_with_path((*used, self._states, self._segment))
@@ -270,10 +246,10 @@ class Replay:
         return arrays, {"now": self._now, "made_with": self._made_with, "random": random}
 
     def restore(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
-        """Takes on what `state` gave.
+        """Restore what `state` returned.
 
         Raises:
-          UserError: it is of a Replay that was made with other arguments.
+          UserError: it comes from a Replay that was made with other arguments.
         """
         if counters["made_with"] != self._made_with:
             raise UserError(
@@ -292,7 +268,7 @@ class Replay:
         self._priorities.set(leaves, priorities.ravel()[leaves])
 
     def _forget(self, num_steps: int) -> None:
-        """Forgets sequences that read what so many new steps will overwrite."""
+        """Forget the sequences that read steps which num_steps new ones will overwrite."""
         slots = (self._oldest + np.arange(min(num_steps, self._size))) % self._size
         self._starts.learned[:, slots] = 0
         leaves = np.arange(self.num_envs)[:, None] * self._size + slots
@@ -300,17 +276,17 @@ class Replay:
         self._priorities.set(leaves, np.zeros(len(leaves)))
 
     def _rows(self, env: np.ndarray, start: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Where steps lie, at offsets [T] from start [N] of env [N]: [T, N]."""
+        """Return the rows [T, N] of steps at offsets [T] from start [N] of env [N]."""
         return env * self._size + (start + offsets[:, None]) % self._size
 
     def _state_slot(self, t: np.ndarray) -> np.ndarray:
-        """Where in its ring the recurrent state before step t lies."""
+        """Return the place in its ring of the recurrent state before step t."""
         return t // self._stride % self._num_states
 
     def _core_state(self, env: np.ndarray, t: np.ndarray, forgotten: np.ndarray) -> CoreState:
-        """What the agents of env [N] remembered before steps t [N].
+        """Return what the agents of env [N] remembered before steps t [N].
 
-        forgotten: [N] the recurrent state is of no use, and may not be there: it is zero.
+        forgotten: [N] True where the recurrent state has no use and may not be kept: zeros instead.
         """
         rows = self._rows(env, t, np.arange(-self._before, 0))
         obs, frames = self._steps.timestep.obs, self._frames

@@ -1,7 +1,7 @@
-"""The replay ratio: learned steps for each environment step.
+"""The replay ratio says how many steps are learned for each environment step.
 
-Counted are steps that updates truly learn from, not burn-in, padding past an episode's end, or
-resets: where episodes are shorter than sequences, an update learns fewer steps and more updates are
+Only steps that updates learn from are counted, not burn-in, padding past an episode's end, or
+resets: if episodes are shorter than sequences, an update learns fewer steps and more updates are
 due. Kapturowski et al. 2019, section 2.3, call it "the effective number of times each experienced
 observation is being replayed", 0.8 for R2D2, and do not say if padding counted.
 """
@@ -10,29 +10,34 @@ from typing import Any
 
 
 class ReplayRatio:
-    """How much was learned, and how many updates are due so that replay_ratio holds."""
+    """Counts what was learned and says how many updates are due, so that replay_ratio holds."""
 
     def __init__(self, config: Any):
         self._config = config
-        self.learned_steps = 0  # by all updates, of all processes
-        self._of_update = float(config.batch_size * config.length)  # until an update has shown it
+        self.learned_steps = 0  # by all updates of all processes
+        self._of_update = float(
+            config.batch_size * config.length
+        )  # a guess, until the first update is done
 
     def due(self, env_steps: int) -> int:
-        """Updates that are due after so many environment steps, if each learns as many steps as the
-        last ones did. What they learn more or less counts when the next are due."""
+        """Return the number of updates that are due after env_steps environment steps.
+
+        Each is taken to learn as many steps as the last ones did. If they learn more or fewer, the
+        next call makes up for it.
+        """
         config = self._config
         allowed = (env_steps - config.learning_starts) * config.replay_ratio
         return max(int((allowed - self.learned_steps) / self._of_update), 0)
 
     def learned(self, updates: int, steps: int) -> None:
-        """Takes note that so many updates have learned so many steps, of all processes."""
+        """Count updates that are done, and the steps that they learned in all processes."""
         self.learned_steps += steps
         self._of_update = max(steps / updates, 1.0)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint's meta holds of it."""
+        """Return what a checkpoint's meta keeps."""
         return {"learned_steps": self.learned_steps, "of_update": self._of_update}
 
     def restore(self, meta: dict[str, Any]) -> None:
-        """Goes on from a checkpoint's meta."""
+        """Go on from what `state` returned."""
         self.learned_steps, self._of_update = meta["learned_steps"], meta["of_update"]

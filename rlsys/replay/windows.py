@@ -1,10 +1,10 @@
-"""Where replay's sequences begin and end on the time lines of B environments.
+"""Windows say where replay's sequences begin and end in the steps of B environments.
 
-A segment is an episode or, with cross_episodes, all that the environment ever does. Windows of
-`length` learned steps begin every `stride` steps of a segment, each after `burn_in` steps for the
-recurrent state. A segment's first windows have fewer: what lies before a segment is burnt in and
-forgotten, because the segment opens with `first`. The last window ends with its segment, and is
-left out where the one before it has learned all.
+A segment is an episode or, with cross_episodes, all steps of the environment. Windows of `length`
+learned steps begin every `stride` steps of a segment, each after `burn_in` steps that warm up the
+recurrent state. For a segment's first windows some of these lie before the segment: they are burnt
+in too, and forgotten, because the segment opens with `first`. The last window ends with its
+segment; it is left out if the window before it has learned all of its steps.
 """
 
 from typing import Any, NamedTuple
@@ -13,13 +13,13 @@ import numpy as np
 
 
 class Found(NamedTuple):
-    """What T steps of B environments bring: W windows that are complete, and V states to keep."""
+    """Holds what T steps of B environments bring: W complete windows, and V states to keep."""
 
     env: Any  # [W] int64
     start: Any  # [W] int64, step of the environment at which learning begins
-    learned: Any  # [W] int64, steps until it ends: length, or fewer where the segment ends first
+    learned: Any  # [W] int64, steps learned: length, or fewer if the segment ends before
     state_env: Any  # [V] int64
-    state_at: Any  # [V] int64, steps before which a window needs the recurrent state, in order
+    state_at: Any  # [V] int64, in order; a window needs the recurrent state before this step
     segment: Any  # [B] int64, the step that opened the segment of the last step
 
 
@@ -33,16 +33,17 @@ def find(
     burn_in: int,
     cross_episodes: bool,
 ) -> Found:
-    """The windows that are complete once T more steps are known.
+    """Find the windows that are complete once T more steps are known.
 
     A window is known to be complete at the step after its last learned one, or at the `first` of
-    the next segment. Which windows there are follows from the segment and the time alone: start =
+    the next segment. The segment and the time alone decide which windows there are: they start at
     segment + k stride.
 
     Args:
-      segment: [B] of the step before now.
-      now: number of the first of these steps.
-      first: [T, B] they open an episode.
+      segment: [B] the step that opened the segment of the step before now.
+      now: number of the first of the T steps.
+      first: [T, B] True where a step opens an episode.
+      length, stride, burn_in, cross_episodes: see Replay.
     """
     t = now + np.arange(len(first))[:, None]  # [T, 1]
     opened = np.where(first & (not cross_episodes), t, -1)
@@ -74,7 +75,7 @@ def find(
 
 
 def covered(shape: tuple[int, int], env: np.ndarray, start: np.ndarray, learned: np.ndarray):
-    """Which of the steps [B, T] = shape some window [W] learns."""
+    """Tell which of the steps [B, T] = shape are learned by at least one window [W]."""
     edges = np.zeros((shape[0], shape[1] + 1), np.int32)
     np.add.at(edges, (env, start), 1)
     np.add.at(edges, (env, start + learned), -1)

@@ -1,1 +1,1 @@
-"""What came of a run: evaluation, pictures and reports."""
+"""The results of a run: evaluation, pictures and reports."""

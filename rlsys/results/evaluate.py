@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -23,12 +23,6 @@ RESAMPLES = 2_000  # of the bootstrap
 GIF_FRAMES = 500
 
 
-class MakeEvalPolicy(Protocol):
-    """An algorithm's: (network, config, number of environments, mode) -> Policy."""
-
-    def __call__(self, network: Any, config: Any, num_envs: int, mode: str, /) -> Policy: ...
-
-
 class EvalPolicy(NamedTuple):
     """A policy and the environments that it plays in."""
 
@@ -39,7 +33,7 @@ class EvalPolicy(NamedTuple):
 
 
 def eval_policy(
-    make_policy: MakeEvalPolicy,
+    algorithm: Algorithm,
     config: Any,
     network: Any,
     task: Task,
@@ -51,7 +45,7 @@ def eval_policy(
 ) -> EvalPolicy:
     """An algorithm's policy in environments of a task; mode: the way it plays."""
     envs = make(task, num_envs, seed, render=render)
-    policy = make_policy(network, config, num_envs, mode)
+    policy = algorithm.make_eval_policy(network, config, num_envs, mode)
     return EvalPolicy(envs, policy, network.initial(num_envs), seed)
 
 
@@ -80,29 +74,23 @@ def play(player: EvalPolicy, params: Any, num_episodes: int) -> list[Episode]:
 
 
 def play_tasks(
-    make_policy: MakeEvalPolicy,
+    algorithm: Algorithm,
     config: Any,
     network: Any,
     params: Any,
-    modes: Sequence[str],
     num_episodes: int,
     seed: int = SEED,
 ) -> dict[str, list[Episode]]:
-    """Plays num_episodes of each mode in each task: episodes by "mode" or, of several tasks, by
-    "mode task". All modes meet the same environments.
-
-    Args:
-      make_policy: makes the algorithm's policy for a mode.
-      modes: ways to play, such as "greedy".
-    """
+    """Plays num_episodes of each of the algorithm's modes in each task: episodes by "mode" or, of
+    several tasks, by "mode task". All modes meet the same environments."""
     found = tasks(config.env, config.env_options)
     rounds = -(-num_episodes // config.num_envs)
     num_envs = -(-num_episodes // rounds)  # all play equally often, but for a rest
     results = {}
     for i, task in enumerate(found):
         (own,) = streams.sequence(seed, "evaluation", i).generate_state(1).tolist()
-        for mode in modes:
-            player = eval_policy(make_policy, config, network, task, num_envs, own, mode)
+        for mode in algorithm.eval_modes:
+            player = eval_policy(algorithm, config, network, task, num_envs, own, mode)
             name = mode if len(found) == 1 else f"{mode} {task.name}"
             results[name] = play(player, params, num_episodes)
             player.envs.close()
@@ -200,10 +188,7 @@ def conclude(algorithm: Algorithm, session: Session) -> Path:
     run, config = session.run, session.config
     if run.stopped or not hosts.is_primary():
         return run.folder
-    make_policy, modes = algorithm.make_eval_policy, algorithm.eval_modes
-    episodes = play_tasks(
-        make_policy, config, session.network, session.params, modes, config.eval_episodes
-    )
+    episodes = play_tasks(algorithm, config, session.network, session.params, config.eval_episodes)
     report(run.folder, algorithm.score_mode, episodes)
     run.print_health()
     print(
@@ -235,17 +220,14 @@ def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None
     state = algorithm.make_state(network, config)
     checkpoints = Checkpoints(Path(config.run_dir) / "checkpoints")
     params = checkpoints.restore({"learner": state})[1]["learner"].params
-    make_policy, modes = algorithm.make_eval_policy, algorithm.eval_modes
-    episodes = play_tasks(
-        make_policy, config, network, params, modes, options.episodes, options.seed
-    )
+    episodes = play_tasks(algorithm, config, network, params, options.episodes, options.seed)
     print(f"saved {report(Path(config.run_dir), algorithm.score_mode, episodes)}")
     if options.gif:
         for i, task in enumerate(found):
             path = Path(config.run_dir) / (f"episode-{i}.gif" if i else "episode.gif")
             mode = algorithm.score_mode
             player = eval_policy(
-                make_policy, config, network, task, 1, options.seed, mode, render=True
+                algorithm, config, network, task, 1, options.seed, mode, render=True
             )
             record(path, player, params)
             print(f"saved {path}")

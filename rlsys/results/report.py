@@ -1,4 +1,4 @@
-"""What runs and sweeps came to, side by side: a table and learning curves.
+"""Compares the results of runs and sweeps: a table and learning curves.
 
 python -m rlsys.results.report RUN [RUN ...] [--out DIR]    writes report.md and curves.png
 
@@ -66,8 +66,8 @@ def _result(folder: Path, algorithm: str, config: dict[str, Any]) -> Result:
 
 
 def collect(folder: Path) -> tuple[Rows, Rows]:
-    """What each task of a run came to, and the training returns on the way. A single task is called
-    "".
+    """Collect the result of each task of a run, and the training returns on the way. A single task
+    is called "".
 
     Returns:
       rows of task, env_steps, seconds, score (the kind of play that is the score, None if the run
@@ -102,7 +102,7 @@ def collect(folder: Path) -> tuple[Rows, Rows]:
 
 
 def agents(found: list[Result]) -> list[dict[str, Any]]:
-    """Of each result what sets its agent apart from the others: the algorithm and the fields in
+    """Find what sets each result's agent apart from the others: the algorithm, and the fields in
     which results of one algorithm differ, but for task, seed and folder."""
     named = []
     for own in found:

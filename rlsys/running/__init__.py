@@ -1,1 +1,1 @@
-"""A run: its folder, its log, its checkpoints, its health, and when it stops."""
+"""A run has a folder, a log, checkpoints and checks of its health, and it stops when it is due."""

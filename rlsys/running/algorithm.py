@@ -1,4 +1,4 @@
-"""What a run needs of an algorithm: one record a module, which mypy checks."""
+"""The record by which a run knows an algorithm: one value a module, which mypy checks."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""What is checked of a run's health: numbers of its log's lines, each with its danger level.
+"""The checks of a run's health: each takes a number from the lines of the log and has a level.
 
-The levels are where no run is meant to be, not where it could be better; each says where it is
-from. health.py says how long a number must be beyond its level. A number that a line does not have
-says nothing.
+Beyond its level a number is a sign of danger, not only of a run that could be better; each check
+says where its level comes from. health.py says how long a number must be beyond its level. If a
+line does not have the number, the check does not judge it.
 """
 
 import math
@@ -14,43 +14,47 @@ CLIPPED = 0.99  # share of clipped gradients that counts as always
 SMALL_RATE = 0.05  # share of the Config's learning rate below which standing still is no danger
 POPART_FLOOR = 1e-4  # losses.popart.scale's min_scale
 
-Line = dict[str, Any]  # of the log: numbers, or None where unknown
+Line = dict[str, Any]  # a line of the log: numbers, or None if unknown
 
 
 class Check(NamedTuple):
-    """What is checked, and when it is a danger."""
+    """Says which number is checked and when it is a danger."""
 
     name: str  # health/<name> in the log
-    words: str  # of the warning
-    shows: str  # what the number is
-    number: Callable[[Line, Any, Line], float | None]  # of line, Config and first values
-    source: str  # of the level
-    below: float = -math.inf  # there is a danger below this level,
+    words: str  # in which the warning begins
+    shows: str  # name of the number in the warning
+    number: Callable[
+        [Line, Any, Line], float | None
+    ]  # of the line, the Config and the first values
+    source: str  # says where the level comes from
+    below: float = -math.inf  # there is danger below this level,
     above: float = math.inf  # or above this one
-    lasts: float = A_WHILE  # share of the run that it lasts before it is a warning
-    begins_by: float = 1.0  # says nothing of what begins after this share of the run
-    told: str = ""  # the metric that the warning tells in place of the number
+    lasts: float = A_WHILE  # share of the run after which the danger becomes a warning
+    begins_by: float = 1.0  # dangers that begin after this share of the run are ignored
+    told: str = ""  # the metric that the warning shows in place of the number
 
 
 def metric(name: str) -> Callable:
-    """A number that the line has as it is."""
+    """Make a function that takes its number from the line as it is."""
     return lambda line, config, first: line.get(name)
 
 
 def rate_share(line: Line, config: Any) -> float:
-    """The learning rate as a share of the Config's, which it warms up to and decays from; 0 where
-    it is too small for anything to be expected."""
+    """Return the learning rate as a share of the Config's, which it warms up to and decays from.
+
+    It is 0 if the share is below SMALL_RATE, too small for the policy to move.
+    """
     rate = line.get("learning_rate")
     share = 1.0 if rate is None else rate / config.learning_rate
     return share if share >= SMALL_RATE else 0.0
 
 
 def kl(line: Line, config: Any, first: Line) -> float | None:
-    """KL of the acting policy from the one that is learned, for one update between the two.
+    """Return the KL of the acting policy from the learned one as if one update lay between them.
 
-    It goes with the square of how many updates there are between the two, and with the square of
-    the learning rate, and is taken to the Config's. Where there is no update between, the two are
-    the same policy, whose KL says nothing.
+    The KL grows with the square of the number of updates between the two and with the square of the
+    learning rate; it is divided by both, so it is that of one update at the Config's rate. It is
+    None if no update lies between, as the two are then the same policy.
     """
     lag, share = line.get("params_lag"), rate_share(line, config)
     if line.get("kl") is None or not lag or not share:
@@ -59,13 +63,13 @@ def kl(line: Line, config: Any, first: Line) -> float | None:
 
 
 def update_ratio(line: Line, config: Any, first: Line) -> float | None:
-    """An update's norm over the parameters', at the Config's learning rate."""
+    """Return an update's norm over the parameters', scaled to the Config's learning rate."""
     ratio, share = line.get("update_ratio"), rate_share(line, config)
     return ratio / share if ratio is not None and share > 0 else None
 
 
 def gradient_excess(line: Line, config: Any, first: Line) -> float | None:
-    """Norm of the gradients over the largest allowed, where all are clipped; else 0."""
+    """Return the gradients' norm over the largest allowed if all are clipped, else 0."""
     clipped, norm = line.get("gradient_clipped"), line.get("gradient_norm")
     if clipped is None or norm is None:
         return None
@@ -73,22 +77,23 @@ def gradient_excess(line: Line, config: Any, first: Line) -> float | None:
 
 
 def scales(line: Line) -> list[float]:
-    """The deviation of each task's targets that PopArt divides by."""
+    """List PopArt's scale of each task, the deviation that it divides targets by."""
     return [x for name, x in line.items() if name.startswith("popart_scale/") and x is not None]
 
 
 def smallest_scale(line: Line, config: Any, first: Line) -> float | None:
+    """Return the smallest of PopArt's scales."""
     return min(scales(line), default=None)
 
 
 def entropy_left(line: Line, config: Any, first: Line) -> float | None:
-    """Entropy of the policy as a share of the first line's."""
+    """Return the entropy of the policy as a share of its first known value."""
     entropy, begin = line.get("entropy"), first.get("entropy")
     return entropy / begin if entropy is not None and begin else None
 
 
 def updates_since_played(line: Line, config: Any, first: Line) -> float | None:
-    """Updates between the parameters that played a sample of a replay and those that learn it."""
+    """Count the updates between the parameters that played a sample and those that learn it."""
     lag, age = line.get("params_lag"), line.get("replay/sample_age")
     if lag is None or age is None or not line["env_steps"]:
         return None

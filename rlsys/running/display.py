@@ -1,4 +1,4 @@
-"""Shows a run's progress: a live panel in a terminal, elsewhere a line of text now and then."""
+"""The display shows a run's progress: a live panel in a terminal, elsewhere lines of text."""
 
 import collections
 import math
@@ -14,34 +14,34 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
-RATE_LINES = 20  # the rates shown, and the time left, are over so many lines of the log
+PLAIN_SECONDS = 10.0  # between two lines of progress if there is no terminal
+RATE_LINES = 20  # rates and the time left are measured over so many lines of the log
 
 
 class Progress(NamedTuple):
-    """How far a run is."""
+    """Says how far a run is."""
 
-    now: float  # time.perf_counter() then
+    now: float  # time.perf_counter() at that moment
     env_steps: int
-    learner_steps: float  # nan where unknown
+    learner_steps: float  # nan if unknown
 
 
 class Display:
-    """Shows the newest line of a log. `show` and `close` belong to one thread, `say` to any."""
+    """Shows the newest line of a log. Only one thread may call `show` and `close`, any `say`."""
 
     def __init__(
         self, total_env_steps: int, start: Progress, seconds_before: float, *, shown: bool = True
     ):
-        """Takes the terminal where there is one.
+        """Open the panel if there is a terminal.
 
         Args:
             total_env_steps: environment steps of the whole run.
-            start: where this process begins.
-            seconds_before: that the run took before it was resumed.
+            start: how far the run is when this process begins.
+            seconds_before: seconds that the run took before it was resumed.
             shown: False to show no progress.
         """
-        self.below: Callable[[], Any] | None = None  # gives what to show below the progress
-        self.num_members = 1  # of a sweep: runs of total_env_steps each that are as far as this one
+        self.below: Callable[[], Any] | None = None  # returns what to show below the progress
+        self.num_members = 1  # members of a sweep, each a run of total_env_steps as far as this
         self._total, self._shown = total_env_steps, shown
         self._began, self._seconds_before = start.now, seconds_before
         self._lines: collections.deque = collections.deque([start], maxlen=RATE_LINES)
@@ -58,21 +58,21 @@ class Display:
     def show(
         self, at: Progress, values: dict[str, float], mean_return: float, warnings: dict[str, str]
     ) -> None:
-        """Puts a line of the log into words, for the panel's thread to take.
+        """Put a line of the log into words, which the panel's thread then shows.
 
         Args:
-            at: when the line was written.
-            values: of the line.
-            mean_return: of the last episodes, or nan.
-            warnings: what is unwell, in words, by name; without a panel each is told when it
-                begins and when it is over.
+            at: how far the run was when the line was written.
+            values: numbers of the line, by name.
+            mean_return: mean return of the last episodes, or nan.
+            warnings: sentences on the run's health, by name of the check. Without a panel each is
+                printed when it begins and when it is over.
         """
         self._lines.append(at)
         begin = self._lines[0]
         wall = max(at.now - begin.now, 1e-9)
         env_rate = (at.env_steps - begin.env_steps) / wall
         update_rate = (at.learner_steps - begin.learner_steps) / wall
-        if math.isnan(begin.learner_steps):  # resumed: how many it was at was not known
+        if math.isnan(begin.learner_steps):  # a resumed run did not know its learner_steps
             self._lines.popleft()
         num, of_all, each = self.num_members, "", ""
         if num > 1:
@@ -101,14 +101,14 @@ class Display:
             self._plain_at = at.now + PLAIN_SECONDS
 
     def say(self, message: str) -> None:
-        """A line of text, above the panel where there is one."""
+        """Print a line of text, above the panel if there is one."""
         if self._live is None:
             print(message, flush=True)
         else:
             self._console.print(message, markup=False, emoji=False)
 
     def close(self) -> None:
-        """Shows the last line and gives the terminal back; may be repeated."""
+        """Show the last line and give the terminal back; may be called again."""
         if self._live is not None:
             self._live.stop()
         elif self._plain_due:
@@ -145,7 +145,7 @@ def _text(value: float, form: str) -> str:
 
 
 def _minutes(seconds: float) -> str:
-    """12:34 or 1:02:34."""
+    """Format seconds as 12:34 or 1:02:34."""
     if not math.isfinite(seconds):
         return "-"
     minutes, seconds = divmod(max(int(seconds), 0), 60)

@@ -1,8 +1,8 @@
-"""Says when a run is unwell, by the checks of checks.py, and which hidden units are dead.
+"""Health warns when a run goes wrong, by the checks of checks.py, and counts dead hidden units.
 
-A number must be beyond its level on several lines of the log in a row, and for a share of the run,
-before there is a warning, and within it on as many before the warning is over: one odd line changes
-nothing.
+A warning begins once a number has been beyond its level on several lines of the log in a row and
+for a share of the run. It is over once the number has been within its level on as many lines: one
+odd line changes nothing.
 """
 
 import functools
@@ -17,40 +17,40 @@ from rlsys.learning import hosts, learner
 from rlsys.running.checks import CHECKS, Check, Line
 from rlsys.types import Trajectory
 
-LINES = 3  # of the log in a row, at least, before a check warns, and before it no longer does
+LINES = 3  # least number of lines in a row after which a check warns, or stops warning
 
 
 class Span(NamedTuple):
-    """Lines on which a number was beyond its level."""
+    """Describes lines in a row on which a number was beyond its level."""
 
     begin: int  # env_steps of the first line
     end: int  # env_steps of the last line
     lines: int
-    told: float  # by the last line
-    fine: int = 0  # lines since then on which the number was within its level
+    told: float  # the number that the last line had
+    fine: int = 0  # lines since the last one on which the number was within its level
 
     def describe(self, check: Check, end: str) -> str:
-        """end: when the span ended, in words."""
+        """Say in words from when to when, and how bad; end: when the span ended, in words."""
         return f"from {self.begin:,} {end} ({check.shows} {self.told:.2g})"
 
 
 class Health:
-    """Takes the lines of a run's log in order, and knows what is unwell and since when.
+    """Takes the lines of a run's log in order, and knows which checks warn and since when.
 
-    It depends on the lines alone: a resumed run that takes its lines again warns as the run that
-    was never interrupted.
+    It depends on the lines alone: a resumed run that gives it the kept lines again warns like a run
+    that was never interrupted.
     """
 
     def __init__(self, config: Any):
-        """config: of the run."""
+        """Start without lines; config: the Config of the run."""
         self._config = config
         self._first: Line = {}  # each number's first known value
-        self._spans: dict[str, list[Span]] = {}  # by check, of those that have been judged
-        self._open: set[str] = set()  # checks whose last span goes on
+        self._spans: dict[str, list[Span]] = {}  # by name, of checks whose numbers have been seen
+        self._open: set[str] = set()  # names of checks whose last span goes on
 
     def observe(self, line: Line) -> dict[str, float]:
-        """Takes a line; gives health/<name> of each check that the run has numbers for: 1. while it
-        warns, else 0."""
+        """Take a line, and return health/<name>, 1. while that check warns, else 0., of each check
+        whose number some line so far had."""
         for name, value in line.items():
             if value is not None:
                 self._first.setdefault(name, value)
@@ -73,7 +73,7 @@ class Health:
             spans.append(Span(env_steps, env_steps, 1, told))
 
     def _close(self, check: Check) -> None:
-        """Takes a number within its level: the span is over, a warning only after several."""
+        """Take a number within its level: one ends a span, but only LINES of them a warning."""
         if check.name not in self._open:
             return
         spans = self._spans[check.name]
@@ -82,12 +82,12 @@ class Health:
             self._open.discard(check.name)
 
     def _long(self, check: Check, span: Span) -> bool:
-        """Whether it is long enough for a warning."""
+        """Tell whether the span is long enough for a warning."""
         least = check.lasts * self._config.env_steps
         return span.lines >= LINES and span.end - span.begin >= least
 
     def _warning(self) -> list[Check]:
-        """The checks that warn now."""
+        """Return the checks that warn now."""
         return [
             check
             for check in CHECKS
@@ -95,14 +95,14 @@ class Health:
         ]
 
     def warnings(self) -> dict[str, str]:
-        """What is unwell now: sentences, by name of the check."""
+        """Return a sentence for each check that warns now, by its name."""
         return {
             check.name: f"{check.words} {self._spans[check.name][-1].describe(check, 'steps on')}"
             for check in self._warning()
         }
 
     def summary(self) -> str:
-        """One line on the whole run: each warning that there was, and when."""
+        """Summarise the whole run in one line: each warning that there was, and when."""
         found, now = [], self._warning()
         for check in CHECKS:
             spans = [s for s in self._spans.get(check.name, []) if self._long(check, s)]
@@ -118,11 +118,14 @@ class Health:
 def dead_units(
     network: networks.AgentNetwork, params: Any, trajectory: Trajectory
 ) -> dict[str, float]:
-    """The share of hidden units (of convolutions: channels) that are 0 all over an unroll of every
-    process; collective, so all must call it.
+    """Return the share of hidden units (channels of convolutions) that are 0 on a whole unroll.
+
+    A unit counts as dead if it is 0 in the unrolls of all processes. It is collective, so all must
+    call it.
 
     Args:
-      params: of the learner, on all its devices.
+      network: the network that acted.
+      params: the learner's parameters, on all its devices.
       trajectory: Trajectory [T + 1, B, ...] of this process.
     """
     inputs = jax.device_put((trajectory.steps, trajectory.action, trajectory.core_state))
@@ -136,8 +139,13 @@ def _alive_units(network: networks.AgentNetwork) -> Callable:
 
 
 def first_not_finite(metrics: dict[str, np.ndarray]) -> tuple[str, int] | None:
-    """Of metrics [N] of N updates the first that is no finite number, and how many updates came
-    after it; None if all are."""
+    """Return the name of the metric that was first not finite, and the number of updates after it.
+
+    metrics: by name, [N] of N updates.
+
+    Returns:
+      None if all are finite.
+    """
     wrong = {
         name: int(np.argmin(finite))
         for name, x in metrics.items()

@@ -1,4 +1,4 @@
-"""What a run tells: lines of numbers, for its records and for the display of its progress."""
+"""The log of a run sends lines of numbers to its records and to the display of its progress."""
 
 import collections
 import math
@@ -19,9 +19,9 @@ TASK_RETURN = "episode_return/"
 
 
 class Log:
-    """Writes down a run. `with Log(...) as log` gives the terminal back whatever happens.
+    """Records a run and shows it. `with Log(...) as log` gives the terminal back in any case.
 
-    `write`, `close` belong to one thread; `time`, `episodes`, `say` may be called from any.
+    Only one thread may call `write` and `close`; any thread may call `time`, `episodes`, `say`.
     """
 
     def __init__(
@@ -34,17 +34,17 @@ class Log:
         health: Health | None = None,
         display: bool = True,
     ):
-        """Makes run_dir where it is missing.
+        """Open the records in run_dir, and make the folder if it is missing.
 
         Args:
             run_dir: folder of metrics.jsonl and of the TensorBoard events.
             total_env_steps: environment steps of the whole run.
-            resume_at: as of Records.
-            group: episodes that a line's statistics are over, at least; lines wait for them. Give
-                the number of environments: of those that started together, short episodes are
-                the first to end, and a few of them alone would look like a fall.
-            health: takes the lines, those kept of a resumed run first, and adds health/<name>.
-            display: show the progress.
+            resume_at: see Records.
+            group: least number of episodes in a line's statistics; lines wait for so many. Give the
+                number of environments: of episodes that started together the short ones end
+                first, and statistics of those alone would look like a fall.
+            health: is given the lines, first those kept from a resumed run, and adds health/<name>.
+            display: whether to show the progress.
         Raises:
             ValueError: a new run would be mixed into the metrics of another.
         """
@@ -56,12 +56,14 @@ class Log:
         self._last = Progress(self._begin, *start)
         self._local = threading.local()
         self._lock = threading.Lock()
-        self._busy: list[dict[str, float]] = []  # per thread: seconds by activity, ever growing
+        self._busy: list[
+            dict[str, float]
+        ] = []  # of each thread: seconds by activity, since the start
         self._busy_before: dict[str, float] = {}
-        self._episodes: list[Any] = []  # that no line has counted yet
+        self._episodes: list[Any] = []  # those that no line has counted yet
         self._group = group
         self._returns: collections.deque = collections.deque(maxlen=100)
-        # Names of the tasks seen; a resumed run has them from the lines before.
+        # Names of the tasks seen; a resumed run takes them from its earlier lines.
         names = {name for line in kept for name in line if name.startswith(TASK_RETURN)}
         self._tasks = {name.removeprefix(TASK_RETURN) for name in names}
         self._disk_full = False
@@ -80,7 +82,7 @@ class Log:
         self.close()
 
     def time(self, activity: str) -> "_Timer":
-        """A context that adds its wall time to what the calling thread spent on an activity."""
+        """Return a context that adds its wall time to the calling thread's time on an activity."""
         busy = getattr(self._local, "busy", None)
         if busy is None:
             busy = self._local.busy = collections.defaultdict(float)
@@ -89,7 +91,7 @@ class Log:
         return _Timer(busy, activity)
 
     def episodes(self, episodes: Iterable[Any]) -> None:
-        """Takes finished episodes: .episode_return (raw), .length (agent steps), .task (name)."""
+        """Take finished episodes: .episode_return (raw), .length (agent steps), .task (name)."""
         with self._lock:
             for episode in episodes:
                 self._tasks.add(episode.task)
@@ -97,7 +99,7 @@ class Log:
                 self._returns.append(episode.episode_return)
 
     def pop_episodes(self) -> list[Any]:
-        """The episodes that no line has counted yet, which now no line will."""
+        """Return and forget the episodes that no line has counted yet, so that no line will."""
         with self._lock:
             episodes, self._episodes = self._episodes, []
         return episodes
@@ -110,19 +112,23 @@ class Log:
         *,
         all_episodes: bool = True,
     ) -> None:
-        """Writes one line to metrics.jsonl and TensorBoard, and shows it.
+        """Write one line to metrics.jsonl and TensorBoard, and show it.
 
-        all_episodes: count the episodes that there are, be they fewer than a group, as at a
-        checkpoint, which does not hold them.
+        The line has the scalars and beside them env_steps, learner_steps, seconds (of the run, also
+        before it was resumed), env_steps_per_second, learner_steps_per_second, time/<activity>
+        (share of the wall time; threads add up, so it may pass 1); of the episodes that ended
+        episodes (their number), episode_return, episode_return_min, episode_return_max,
+        episode_length and, if several tasks were seen, episode_return/<task> of each; and
+        health/<name>, 1. while that check warns, else 0. Rates and times are since the last write,
+        episodes are those that no line has counted yet. A number that is unknown or not finite is
+        null.
 
-        Beside scalars (floats or host arrays of shape []) a line has env_steps, learner_steps,
-        seconds (of the run, with those before it was resumed), env_steps_per_second,
-        learner_steps_per_second, time/<activity> (share of the wall time; threads add up, so it
-        may pass 1), and of the episodes that ended: episodes (how many), episode_return,
-        episode_return_min, episode_return_max, episode_length, and where several
-        tasks were seen episode_return/<task> of each; and health/<name>, 1. while that check warns,
-        else 0. Rates and times are of the time since the last write, episodes those that no line
-        has counted yet; what is unknown or not finite is null.
+        Args:
+            env_steps: environment steps that the run has taken.
+            learner_steps: updates that it has made.
+            scalars: numbers by name, floats or host arrays of shape [].
+            all_episodes: count the episodes even if they are fewer than a group. Do so at a
+                checkpoint, because it does not keep them.
         """
         last, now = self._last, time.perf_counter()
         wall = max(now - last.now, 1e-9)
@@ -151,7 +157,7 @@ class Log:
         self.display.show(self._last, values, mean_return, warnings)
 
     def _spent(self) -> dict[str, float]:
-        """Seconds by activity since the last call, all threads together."""
+        """Return the seconds by activity since the last call, of all threads together."""
         with self._lock:
             threads = [dict(busy) for busy in self._busy]
         busy = {
@@ -161,11 +167,11 @@ class Log:
         return {name: seconds - before.get(name, 0.0) for name, seconds in busy.items()}
 
     def say(self, message: str) -> None:
-        """A line of text, above the display where there is one."""
+        """Print a line of text, above the display if there is one."""
         self.display.say(message)
 
     def close(self) -> None:
-        """Shows the last write, gives the terminal back and closes the files; may be repeated."""
+        """Show the last line, give the terminal back and close the files; may be called again."""
         self.display.close()
         self._records.close()
 
@@ -177,7 +183,7 @@ class Log:
 
 
 class Silent(Log):
-    """Of a process that leaves the writing to another: it only keeps episodes, for that one."""
+    """Keeps episodes and writes nothing: the Log of a process that sends them to process 0."""
 
     def __init__(self) -> None:
         self._local, self._lock = threading.local(), threading.Lock()
@@ -195,9 +201,9 @@ class Silent(Log):
 
 
 class _Timer:
-    """Adds the wall time between entering and leaving it to busy[activity].
+    """Adds the wall time between entering and leaving to busy[activity].
 
-    While a profile is being taken it is a span of that name, too; else it costs 0.5 us more.
+    In a profile it is also a span of that name; without a profile this costs 0.5 us.
     """
 
     __slots__ = ("activity", "begin", "busy", "span")

@@ -1,4 +1,4 @@
-"""Records of a run: metrics.jsonl and TensorBoard events, on a disk that may be full."""
+"""Records write a run's metrics.jsonl and TensorBoard events, to a disk that may be full."""
 
 import contextlib
 import json
@@ -13,12 +13,12 @@ class Records:
     """Appends lines of numbers to a run's metrics.jsonl and to its TensorBoard events."""
 
     def __init__(self, folder: Path, resume_at: int | None = None):
-        """Makes the files where they are missing.
+        """Open the files, and make them if they are missing.
 
         Args:
-            folder: of both.
-            resume_at: env_steps of the checkpoint that the run goes on from: what was written
-                beyond is dropped, as it will be made again. None for a new run.
+            folder: where both files lie.
+            resume_at: env_steps of the checkpoint that the run goes on from, None for a new run.
+                Lines beyond it are dropped, as the run will write them again.
         Raises:
             ValueError: a new run would be mixed into the metrics of another.
         """
@@ -26,7 +26,7 @@ class Records:
         path = folder / "metrics.jsonl"
         if resume_at is None and path.exists():
             raise ValueError(f"{path} is there already, so {folder} belongs to another run.")
-        # Lines that are kept.
+        # The lines that are kept.
         self.before = [] if resume_at is None else _drop_beyond(path, resume_at)
         self._metrics = _File(path)
         self._events = _File(folder / f"events.out.tfevents.{time.time():.6f}.rlsys")
@@ -36,7 +36,7 @@ class Records:
             self._event(session_log=start, step=resume_at + 1)  # TensorBoard purges from here on
 
     def append(self, line: dict[str, float | None]) -> None:
-        """One line of finite numbers, or None, by name; env_steps is its place in TensorBoard."""
+        """Append a line of numbers by name, finite or None; env_steps is TensorBoard's step."""
         self._metrics.append((json.dumps(line, allow_nan=False) + "\n").encode())
         known = {name: value for name, value in line.items() if value is not None}
         summary = [summary_pb2.Summary.Value(tag=n, simple_value=v) for n, v in known.items()]
@@ -44,18 +44,19 @@ class Records:
 
     @property
     def error(self) -> OSError | None:
-        """Why not everything could be written, yet."""
+        """Return the reason why some records are not written yet, None if all are."""
         return self._metrics.error or self._events.error
 
     def close(self) -> None:
+        """Close both files."""
         self._metrics.close()
         self._events.close()
 
     def _event(self, **fields) -> None:
-        """One TensorBoard event, as a TFRecord: length, its CRC, data, its CRC.
+        """Append one TensorBoard event, as a TFRecord: length, its CRC, data, its CRC.
 
-        Not tensorboardX's SummaryWriter: on a full disk its thread dies, and once its queue of
-        10 is full the run waits for it for ever.
+        tensorboardX's SummaryWriter will not do: on a full disk its thread dies, and once its queue
+        of 10 is full the run waits for it for ever.
         """
         data = event_pb2.Event(wall_time=time.time(), **fields).SerializeToString()
         length = len(data).to_bytes(8, "little")
@@ -64,9 +65,9 @@ class Records:
 
 
 class _File:
-    """A file that records are appended to, whole or not at all.
+    """Appends records to a file, each whole or not at all.
 
-    What a full disk refuses is kept and written with the next record, and the run goes on.
+    If the disk is full, the record is kept and written with the next one, and the run goes on.
     """
 
     def __init__(self, path: Path):
@@ -79,7 +80,7 @@ class _File:
         whole = self._file.tell()
         try:
             rest = self._waiting
-            while rest:  # a disk that fills up takes a part, and then refuses
+            while rest:  # a disk that is filling up takes a part before it refuses
                 rest = rest[self._file.write(rest) :]
             self._waiting, self.error = b"", None
         except OSError as error:
@@ -92,7 +93,7 @@ class _File:
 
 
 def read(folder: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl, but for one cut off when the run was killed."""
+    """Read the lines of a run's metrics.jsonl, except one that a kill has cut off."""
     lines, path = [], folder / "metrics.jsonl"
     for text in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
@@ -101,7 +102,7 @@ def read(folder: Path) -> list[dict]:
 
 
 def _drop_beyond(path: Path, env_steps: int) -> list[dict]:
-    """Keeps those lines of metrics.jsonl that are not beyond env_steps; returns them."""
+    """Remove the lines of metrics.jsonl that are beyond env_steps; return the others."""
     kept = [line for line in read(path.parent) if line["env_steps"] <= env_steps]
     new = path.with_suffix(".new")
     new.write_text("".join(json.dumps(line) + "\n" for line in kept))

@@ -245,7 +245,7 @@ class Run:
 
 
 def prepare_process() -> None:
-    """What a program may set and an import may not.
+    """Set up the process, which a program may do and an import may not.
 
     Compiled programs are kept from one start to the next. Memory that XLA frees stays with the
     process: given back at every call, it is faulted in again at the next, a third of the time of a
@@ -264,8 +264,8 @@ def prepare_process() -> None:
 
 
 def load(folder: str | os.PathLike) -> dict[str, Any]:
-    """What config.json says of a run: algorithm, config and processes, how many it is of; of a
-    sweep members in place of config.
+    """Read a run's config.json: its algorithm, its config and the number of its processes. A sweep
+    has members in place of config.
 
     Raises:
       UserError: it is missing or damaged.

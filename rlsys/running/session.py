@@ -6,7 +6,7 @@ with open_session(ALGORITHM, config, resume=resume) as session:
         for unroll in session.unrolls():
             session.learn(learn_all, session.place(unroll.trajectory, SPEC), unroll)
         if session.line_due:
-            session.write()
+            session.write({})
         session.save()
 """
 
@@ -51,6 +51,7 @@ class Session:
         self,
         run: Run,
         config: Any,
+        local_config: Any,
         network: Any,
         actors: Actors,
         mesh: Any,
@@ -64,13 +65,14 @@ class Session:
         """Holds what open_session, or a sweep, has made.
 
         Args:
+          local_config: this process's share of config.
           settings: the Config as a pytree of arrays on the devices.
           state_spec: PartitionSpec of settings and state.
           samplers: by their names in a checkpoint.
           num_members: members of a sweep, whose environments stand side by side.
           name_episodes: takes episodes that have ended, and gives them as the log is to count them.
         """
-        self.run, self.config, self.local_config = run, config, hosts.share(config)
+        self.run, self.config, self.local_config = run, config, local_config
         self.network, self.actors, self.mesh = network, actors, mesh
         self.settings, self.state = settings, state
         self._samplers, self._state_spec = samplers, state_spec
@@ -230,7 +232,7 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
             run.log.say(replays["replay"].memory)
             initial = jax.jit(functools.partial(learning.initial_priorities, config))
             samplers = {n: Sampler(x, config, initial, run.log.time) for n, x in replays.items()}
-        session = Session(run, config, network, actors, mesh, settings, state, samplers)
+        session = Session(run, config, own, network, actors, mesh, settings, state, samplers)
         if resume:
             session.restore()
         yield session

@@ -35,7 +35,7 @@ class Status:
         return [sum(x) / len(x) if x else math.nan for x in self._returns]
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint's meta holds of it."""
+        """Give the part of a checkpoint's meta that restore takes."""
         return {"died": self.died, "returns": [list(x) for x in self._returns]}
 
     def restore(self, meta: dict[str, Any]) -> None:

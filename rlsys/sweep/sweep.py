@@ -109,7 +109,7 @@ def open_sweep(
             samplers = make_samplers(learning, configs, replays, run.log.time)
         share = config.num_envs // config.actors
         session = Session(
-            run, config, network, actors, mesh, settings, states, samplers,
+            run, config, config, network, actors, mesh, settings, states, samplers,
             state_spec=vmapped.SHARDED, num_members=num,
             name_episodes=functools.partial(status.episodes, share=share),
         )  # fmt: skip
@@ -137,8 +137,7 @@ def _conclude(algorithm, network, configs, states, run: Run, status: Status) -> 
         counters = {"counters": {"checkpoint": 1, **steps}}
         Checkpoints(path / "checkpoints").save(1, {"learner": state}, counters)
         played = evaluate.play_tasks(
-            algorithm.make_eval_policy, config, network, state.params, algorithm.eval_modes,
-            config.eval_episodes,
+            algorithm, config, network, state.params, config.eval_episodes
         )  # fmt: skip
         results = evaluate.write(path, algorithm.score_mode, played)["results"]
         scores = [r["mean"] for name, r in results.items() if name.startswith(algorithm.score_mode)]

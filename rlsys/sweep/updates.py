@@ -16,7 +16,7 @@ from rlsys.replay.replay import Replay
 from rlsys.running.algorithm import FromSamples, FromUnrolls
 from rlsys.running.session import Session
 from rlsys.sweep import vmapped
-from rlsys.types import SAMPLE_SPEC, LearnerState, Trajectory
+from rlsys.types import SAMPLE_SPEC, LearnerState, Sample, Trajectory
 
 
 class UnrollUpdates:
@@ -31,7 +31,7 @@ class UnrollUpdates:
         self._learn = vmapped.make_program(learn, mesh, learning.batches_spec)
 
     def _batch(self, trajectory: Trajectory) -> Any:
-        """What all members learn from, [S, ...]."""
+        """Gives the batch of all members, [S, ...]."""
         parts = vmapped.split(trajectory, len(self._configs), self._num_actors)
         pairs = zip(self._configs, parts, strict=True)
         return vmapped.stack([self._learning.batches(config, part) for config, part in pairs])
@@ -81,7 +81,7 @@ class SampleUpdates:
         """Compiles what learns from samples of unrolls like this one; gives the bytes that it and
         the full replays take of the host, and of the devices."""
         num_members, batch_size = len(self._replays), self._configs[0].batch_size
-        sample = self._replays[0].sample_shape(batch_size, trajectory)
+        sample = sample_shape(batch_size, self._learning.window(self._configs[0]), trajectory)
         batch = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((num_members, *x.shape), x.dtype),
             (sample, jax.ShapeDtypeStruct((), bool)),
@@ -105,23 +105,33 @@ class SampleUpdates:
             samples = vmapped.stack([sample or some for sample in drawn])
             is_due = np.array([sample is not None for sample in drawn])
             batch = session.place((samples, is_due), self._spec)
-            rows = _Rows(session.update(self._update, batch))
+            priorities = session.update(self._update, batch)
+            fetch = functools.cache(functools.partial(np.asarray, priorities))  # all rows, once
             for k in np.flatnonzero(is_due).tolist():
-                samplers[k].give(functools.partial(rows.get, k))
+                samplers[k].give(functools.partial(_row, fetch, k))
 
 
-class _Rows:
-    """An array on the devices, of which each member's row is fetched with all others at once."""
+def _row(fetch: Callable[[], np.ndarray], k: int) -> np.ndarray:
+    return fetch()[k]
 
-    def __init__(self, array: jax.Array):
-        self._array = array
 
-    @functools.cached_property
-    def _fetched(self) -> np.ndarray:
-        return np.asarray(self._array)
+def sample_shape(batch_size: int, num_steps: int, unroll: Trajectory) -> Sample:
+    """The shapes and dtypes of a Sample of num_steps steps, from those of an unroll."""
 
-    def get(self, k: int) -> np.ndarray:
-        return self._fetched[k]
+    def time_major(num, x):
+        return jax.ShapeDtypeStruct((num, batch_size, *x.shape[2:]), x.dtype)
+
+    def batch_major(x):
+        return jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype)
+
+    window = Trajectory(
+        jax.tree.map(functools.partial(time_major, num_steps + 1), unroll.steps),
+        time_major(num_steps, unroll.action),
+        (),
+        jax.tree.map(batch_major, unroll.core_state),
+    )
+    first, reward = unroll.steps.first, unroll.steps.reward
+    return Sample(window, time_major(num_steps, first), batch_major(reward[0]))
 
 
 def make_samplers(

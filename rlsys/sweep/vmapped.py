@@ -1,4 +1,4 @@
-"""What is done for one member, done for all of them at once: stacks, vmap, members over devices.
+"""One member's work, done for all of them at once: stacks, vmap, members over devices.
 
 S members; arrays of all have an axis [S, ...] more, before all others.
 """

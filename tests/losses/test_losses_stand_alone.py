@@ -21,6 +21,21 @@ i, x = jax.numpy.zeros(2, int), jax.numpy.ones(2)
 error = jax.jit(m.n_step_double_q, static_argnums=6)(x[:, None], i, x[:, None], i, x, x, 2)
 assert error.tolist() == [2.0, 1.0]
 """,
+    "n_step": """
+x = jax.numpy.ones(3)
+returns = jax.jit(m.n_step_return, static_argnums=3)(4 * x, x, 0.5 * x, 2)
+assert returns.tolist() == [2.5, 2.5, 3.0]
+""",
+    "retrace": """
+a, x = jax.numpy.zeros(2, int), jax.numpy.ones(2)
+target = jax.jit(m.retrace)(x[:, None], a, 4 * x, x, x, 0.5 * x, 0.5 * x, lambda_=1.0)
+assert target.tolist() == [3.5, 3.0]
+""",
+    "team_spirit": """
+reward = jax.numpy.array([[4.0, 0.0], [1.0, 5.0]])
+assert jax.jit(m.zero_sum)(reward).tolist() == [[1.0, -3.0], [-1.0, 3.0]]
+assert jax.jit(m.team_spirit)(reward, 0.5).tolist() == [[3.0, 1.0], [2.0, 4.0]]
+""",
     "r2d2": """
 x, mask = jax.numpy.ones((3, 2)), jax.numpy.ones((3, 2), bool)
 assert m.sequence_loss(x, mask, x[0]) == 1.5

@@ -1,4 +1,4 @@
-"""Arrays on disk by Orbax, and what a checkpoint says of each."""
+"""Orbax writes and reads the arrays of a checkpoint; meta.json describes each of them."""
 
 import contextlib
 from pathlib import Path
@@ -10,15 +10,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 PIECE = 32 * 2**20  # bytes; larger arrays are written and read in pieces of about this size
-AT_A_TIME = 8  # pieces or arrays that are in the making, which bounds the memory that it takes
+AT_A_TIME = 8  # pieces or arrays written or read at once, which bounds the memory that it takes
 
 
 def is_key(leaf: Any) -> bool:
+    """Tell whether a leaf is an array of typed random keys."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def describe(path: list[str], leaf: Any) -> dict[str, Any]:
-    """What a checkpoint says of a leaf beside its values."""
+    """Describe a leaf for meta.json: path, shape, dtype; a key's impl; rows of a piece if large."""
     leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     about = {"path": path, "shape": [*leaf.shape], "dtype": str(leaf.dtype)}
     if isinstance(leaf, jax.Array) and is_key(leaf):
@@ -29,15 +30,15 @@ def describe(path: list[str], leaf: Any) -> dict[str, Any]:
 
 
 def to_numpy(leaf: Any) -> np.ndarray:
-    """As numpy, values of every dtype come back as they were, on any number of devices."""
+    """Return a leaf as numpy, which can be restored on any number of devices; a key as its data."""
     return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
 
 
 class _FewAtATime(ocp.type_handlers.NumpyHandler):
-    """Writes a few arrays at a time, each to its end, and without copying them before.
+    """Writes a few arrays at a time, waits until they are written, and copies none before.
 
-    Orbax would start all at once in one event loop. When the disk is full the first failure
-    closes that loop under the other writes, which go on in the folder that is being removed.
+    Orbax would start all writes at once in one event loop. If the disk is full, the first failure
+    closes that loop under the other writes, which go on in a folder that is being removed.
     """
 
     def __init__(self):
@@ -53,7 +54,7 @@ class _FewAtATime(ocp.type_handlers.NumpyHandler):
         return []
 
     async def _background_serialize(self, values, infos, args=None):
-        """As Orbax's, which of several processes lets none but the first write."""
+        """Write as Orbax does, but in every process; in Orbax only the first of several writes."""
         for value, info, arg in zip(values, infos, args, strict=True):
             await info.await_path_creation()
             spec = ocp.type_handlers.get_json_tspec_write(
@@ -64,7 +65,7 @@ class _FewAtATime(ocp.type_handlers.NumpyHandler):
 
 
 def _orbax() -> ocp.Checkpointer:
-    """Of this process alone: Orbax's own would wait for all processes of a run."""
+    """Make a Checkpointer for this process alone; Orbax's own would wait for all processes."""
     handlers = ocp.type_handlers.create_type_handler_registry((np.ndarray, _FewAtATime()))
     this = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
@@ -76,16 +77,17 @@ def _orbax() -> ocp.Checkpointer:
 
 
 def _pieces(key: str, about: dict[str, Any]) -> list[tuple[str, slice]]:
-    """The names and rows of the arrays that Orbax writes for a large one of ours.
+    """Name the pieces that a large array is written in, and give the rows of each.
 
-    Orbax itself only makes chunks whose size divides the array's: an array of a prime number
-    of frames would become one file per frame.
+    Orbax itself only makes chunks whose size divides the array's: an array of a prime number of
+    frames would become one file per frame.
     """
     rows = about["rows"]
     return [(f"{key}/{i}", slice(i, i + rows)) for i in range(0, about["shape"][0], rows)]
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, dict]) -> None:
+    """Write arrays by key into the folder `path`; about has describe() of each."""
     pieces: dict[str, np.ndarray] = {}
     for key, array in arrays.items():
         if "rows" in about[key]:
@@ -98,6 +100,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, dic
 
 
 def read_arrays(path: Path, about: dict[str, dict]) -> dict[str, Any]:
+    """Read the arrays that `about` describes, by key, from the folder that write_arrays made."""
     arrays = {}
     with _orbax() as orbax:
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: saved whole or not at all, the newest good one restored."""
+"""A run saves each checkpoint whole or not at all, and restores the newest good one."""
 
 import json
 import logging
@@ -25,10 +25,10 @@ from rlsys.running.checkpoint.manifest import (
 
 
 class Checkpoints:
-    """The checkpoints of one run. One process may save at a time, any number may read."""
+    """Saves and restores the checkpoints of one run. One process may save, any number may read."""
 
     def __init__(self, directory: str | os.PathLike, keep: int = 3):
-        """Touches nothing on disk. keep: how many of the newest checkpoints stay, at least 1."""
+        """Touch nothing on disk. keep: number of the newest checkpoints that stay, at least 1."""
         if keep < 1:
             raise ValueError(f"keep is {keep}, but at least 1 checkpoint must be kept.")
         self.directory = Path(directory).absolute()
@@ -36,22 +36,22 @@ class Checkpoints:
         logging.getLogger("absl").addFilter(_not_orbax)
 
     def numbers(self) -> list[int]:
-        """The checkpoints that are there, oldest first."""
+        """List the numbers of the checkpoints that are there, oldest first."""
         if not self.directory.is_dir():
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
 
     def save(self, number: int, trees: dict[str, Any], meta: dict) -> None:
-        """Writes a checkpoint, then removes those older than the newest `keep`.
+        """Write a checkpoint, then remove those older than the newest `keep`.
 
-        Those of larger numbers go too: they are of a future that was taken back when the run
-        went on from an older checkpoint. A kill at any moment leaves the older ones as they were.
+        Checkpoints of larger numbers are removed too: they were written before the run went back to
+        an older one. A kill at any moment leaves the older checkpoints as they were.
 
         Args:
-            number: of the checkpoint, at least 0; one of the same number is replaced.
+            number: number of the checkpoint, at least 0; an older one of this number is replaced.
             trees: by name, pytrees of numpy arrays, typed random keys, and jax arrays of which
                 this host has every part.
-            meta: anything that JSON holds.
+            meta: anything that JSON can hold.
         Raises:
             CheckpointError: the disk is full or not writable; nothing half-written stays.
         """
@@ -94,16 +94,16 @@ class Checkpoints:
         number: int | None = None,
         say: Callable[[str], None] = print,
     ) -> tuple[int, dict[str, Any], dict]:
-        """Reads a checkpoint: (number, trees, meta).
+        """Read a checkpoint.
 
         Args:
-            templates: by name, what to read; the files of other names are not touched. A pytree
-                of arrays or ShapeDtypeStructs gives the structure, shapes and dtypes that must
-                have been saved. None takes a tree as it is there, as nested dicts.
-            number: of the checkpoint, as newest gave it; the newest whole one if None.
-            say: is told, in one sentence, of each damaged checkpoint that was passed over.
+            templates: the trees to read, by name; files of other trees are not touched. A pytree of
+                arrays or ShapeDtypeStructs gives the structure, shapes and dtypes that must have
+                been saved. None reads the tree as it was saved, as nested dicts.
+            number: number of the checkpoint, from newest(); the newest whole one if None.
+            say: is called with a sentence for each damaged checkpoint that was passed over.
         Returns:
-            Trees of numpy arrays, writable, and of typed random keys.
+            number, trees and meta. Trees have writable numpy arrays and typed random keys.
         Raises:
             CheckpointError: there is no checkpoint, none is whole, or the newest does not fit.
         """
@@ -132,20 +132,23 @@ class Checkpoints:
         return number, trees, content["meta"]
 
     def meta(self, number: int) -> dict:
-        """The meta of a checkpoint, read without its arrays."""
+        """Read the meta of a checkpoint without its arrays."""
         verify(self.directory / str(number), [])
         return json.loads((self.directory / str(number) / "meta.json").read_text())["meta"]
 
     def newest(
         self, names: list[str], say: Callable[[str], None] = print, at_most: int | None = None
     ) -> int:
-        """The newest checkpoint that is whole as far as meta and the trees `names` go.
+        """Find the newest checkpoint whose meta and trees `names` are whole.
 
         Args:
-            at_most: those of larger numbers are passed over.
-            say: is told, in one sentence, of each damaged one that was passed over.
+            names: names of the trees that are needed.
+            say: is called with a sentence for each damaged checkpoint that was passed over.
+            at_most: largest number that may be returned.
+        Returns:
+            the number of the checkpoint.
         Raises:
-            CheckpointError: there is none, or none is whole.
+            CheckpointError: there is no checkpoint, or none is whole.
         """
         damage: list[str] = []
         for number in reversed(self.numbers()):
@@ -168,20 +171,20 @@ class Checkpoints:
         raise CheckpointError(f"There is no checkpoint in {self.directory}, {there}.")
 
     def _remove(self, number: int) -> None:
-        """Removes a checkpoint, which counts no more from the first moment on."""
+        """Remove a checkpoint; it is renamed first, so that half of it never counts as one."""
         removing = self.directory / f"removing-{time.time_ns()}"
         (self.directory / str(number)).rename(removing)
         shutil.rmtree(removing)
 
     def _remove_remains(self) -> None:
-        """Removes what a save that failed or was killed has left."""
+        """Remove what a failed or killed save has left."""
         for pattern in ("saving-*", "removing-*"):
             for path in self.directory.glob(pattern):
                 shutil.rmtree(path)
 
 
 def _leaves(name: str, tree: Any) -> dict[str, tuple[list[str], Any]]:
-    """By 'name/path/to/leaf', the path as a list and the leaf.
+    """Map 'name/path/to/leaf' to the path, as a list, and the leaf.
 
     A NamedTuple and a dict of its fields give the same paths.
     """
@@ -196,7 +199,7 @@ def _leaves(name: str, tree: Any) -> dict[str, tuple[list[str], Any]]:
 
 
 def _nest(leaves: list[tuple[list[str], Any]]) -> Any:
-    """Nested dicts of leaves from their paths."""
+    """Build nested dicts from paths and their leaves."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves:
         if not path:
@@ -209,7 +212,7 @@ def _nest(leaves: list[tuple[list[str], Any]]) -> Any:
 
 
 def _check_fit(path: Path, saved: dict[str, dict], wanted: dict[str, tuple]) -> None:
-    """Raises CheckpointError at the first leaf that differs in place, shape or dtype."""
+    """Raise CheckpointError at the first leaf that differs in place, shape or dtype."""
 
     def text(about):
         return f"{about['dtype']}{about['shape']}"
@@ -225,7 +228,7 @@ def _check_fit(path: Path, saved: dict[str, dict], wanted: dict[str, tuple]) -> 
 
 
 def _reason(error: Exception) -> str:
-    """The operating system's word for an error where there is one, or else its first line."""
+    """Give the reason of an error: the operating system's if it has one, else its first line."""
     code = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's
     if code:
         return os.strerror(int(code[1]))
@@ -235,5 +238,5 @@ def _reason(error: Exception) -> str:
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
-    """A filter for absl's logger: Orbax warns of what is meant and logs what it raises as well."""
+    """Drop Orbax's records from absl's log: it warns of what is meant and logs what it raises."""
     return "orbax" not in Path(record.pathname).parts

@@ -1,4 +1,4 @@
-"""What a checkpoint's files were when they were written: size and CRC-32 of each."""
+"""The manifest of a checkpoint has the size and the CRC-32 of each file as it was written."""
 
 import json
 import os
@@ -11,15 +11,15 @@ FORMAT = "rlsys checkpoint 1"
 
 
 class CheckpointError(UserError):
-    """What is wrong with a checkpoint, in one sentence that names the file or folder."""
+    """Says what is wrong with a checkpoint, in one sentence that names the file or folder."""
 
 
 class Damaged(CheckpointError):
-    """The files of a checkpoint are not those written; an older checkpoint may be good."""
+    """Says that a checkpoint's files are not as they were written; an older one may be good."""
 
 
 def checksum(path: Path) -> list[int]:
-    """Size in bytes and CRC-32 of a file; 2 GB/s, four times as fast as BLAKE2b."""
+    """Compute size in bytes and CRC-32 of a file, at 2 GB/s, four times as fast as BLAKE2b."""
     size = crc = 0
     with path.open("rb") as file:
         while chunk := file.read(2**20):
@@ -28,7 +28,7 @@ def checksum(path: Path) -> list[int]:
 
 
 def verify(path: Path, names: list[str]) -> None:
-    """Raises Damaged unless the files of meta and of the trees `names` are those written."""
+    """Raise Damaged unless meta.json and the files of trees `names` are as they were written."""
     manifest = path / "manifest.json"
     try:
         content = json.loads(manifest.read_text())
@@ -54,6 +54,7 @@ def verify(path: Path, names: list[str]) -> None:
 
 
 def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,31 +1,49 @@
-"""The pure functions of rlsys/losses, each in turn with rlax's or with copying what it reads and
-writes.
+"""How fast the pure functions of rlsys/losses are, beside rlax's.
 
-A peer's results are those of ours (tests/test_bench.py), where the two mean the same.
+    python -m experiments.functions [--csv experiments/results/functions.csv]
+
+Each is timed in turn with rlax's function of the same meaning or, where there is none, with a copy
+of the bytes that it reads and writes. tests/test_functions.py checks that both give the same.
 """
 
+import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import rlax
+import tyro
+from rich.console import Console
 
-from experiments.bench import clock
-from experiments.bench.figures import Figure, Setting
+from experiments.bench import clock, machine, report
+from experiments.bench.figures import Figure, write
 from rlsys.losses import policy_gradient, popart, ppo, r2d2
 from rlsys.losses.gae import gae
 from rlsys.losses.q_learning import n_step_double_q
 from rlsys.losses.value_rescaling import h, h_inv
 from rlsys.losses.vtrace import vtrace
+from rlsys.running import run
 
 SHAPES = ((20, 32), (128, 1024), (1000, 32), (1000, 1024))
 ACTIONS, TASKS, FEATURES, N = 6, 5, 256, 5
 STEP_SIZE = 1e-7  # n steps of it added up, as rlax does, are (1 - STEP_SIZE)^n to rounding
 BAR = 1.0  # of rlax's speed
 VTRACE_BAR = {(128, 1024): 2.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to time."""
+
+    quick: bool = False
+    """Time the smallest shape alone, twice: no figure means anything."""
+    csv: Path | None = None
+    """Write all figures here, and as JSON beside it."""
 
 
 class Pair(NamedTuple):
@@ -37,7 +55,7 @@ class Pair(NamedTuple):
 
 
 def data(length: int, batch: int) -> dict[str, Any]:
-    """Random numbers [T, B, ...] of the kinds that the functions take."""
+    """Return random numbers [T, B, ...] of the kinds that the functions take, by name."""
     random = np.random.default_rng(0)
     shape = (length, batch)
 
@@ -62,7 +80,7 @@ def data(length: int, batch: int) -> dict[str, Any]:
 
 
 def over_batch(function: Callable) -> Callable:
-    """rlax's functions are of one sequence: [T, ...]."""
+    """Map one of rlax's functions, which take one sequence [T, ...], over [T, B, ...]."""
     return jax.vmap(function, 1, 1)
 
 
@@ -98,7 +116,7 @@ def rlax_normalize(v, task, mean, variance):
 
 
 def pairs(x: dict[str, Any]) -> dict[str, Pair]:
-    """Every function by name."""
+    """Return every function of ours, and its peer, by name."""
     softmax = rlax.softmax()
     pick = [x[k] for k in ("q", "a", "q_target", "a_star", "r_t", "discount_t")]
     transform = {"tx_pair": rlax.SIGNED_HYPERBOLIC_PAIR}
@@ -163,31 +181,37 @@ def pairs(x: dict[str, Any]) -> dict[str, Pair]:
 
 
 def moved_bytes(function: Callable, arguments: tuple) -> float:
-    """What it must read and write at least."""
+    """Return the bytes that the function must read and write at least."""
     results = jax.eval_shape(function, *arguments)
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((arguments, results)))
 
 
-def figures(setting: Setting) -> Iterator[Figure]:
-    repeats, seconds = setting.samples(11), 1e-4 if setting.quick else 4e-3
-    for length, batch in SHAPES[:1] if setting.quick else SHAPES:
+def figures(quick: bool) -> Iterator[Figure]:
+    for length, batch in SHAPES[:1] if quick else SHAPES:
         for name, (ours, theirs, arguments) in pairs(data(length, batch)).items():
-            call = jax.jit(ours)
+            calls: dict[str, clock.Call] = {"ours": functools.partial(jax.jit(ours), *arguments)}
             # A copy reads each byte and writes it.
-            other = jax.jit(theirs) if theirs else clock.copy(moved_bytes(ours, arguments) / 2)
-            calls: dict[str, Callable[[], object]] = {
-                "ours": functools.partial(call, *arguments),
-                "ceiling": functools.partial(other, *(arguments if theirs else ())),
-            }
-            times = clock.alternate(calls, repeats, seconds)
+            calls["ceiling"] = clock.copy(moved_bytes(ours, arguments) / 2)
+            if theirs:
+                calls["ceiling"] = functools.partial(jax.jit(theirs), *arguments)
+            seconds = clock.alternate(calls, 11, 4e-3, quick)
+            times, ceiling = 1e6 * seconds["ours"], 1e6 * seconds["ceiling"]
             bar = VTRACE_BAR.get((length, batch), BAR) if name == "vtrace" else BAR
-            yield Figure(
-                "functions",
-                name,
-                f"T={length} B={batch}",
-                "us",
-                [1e6 * t for t in times["ours"]],
-                [1e6 * t for t in times["ceiling"]],
-                "rlax" if theirs else "copy",
-                bar if theirs else None,
-            )
+            peer, bar_of_peer = ("rlax", bar) if theirs else ("copy", None)
+            setting = f"T={length} B={batch}"
+            yield Figure("functions", name, setting, "us", times, ceiling, peer, bar_of_peer)
+
+
+def main(config: Config) -> None:
+    console = Console(width=None if sys.stdout.isatty() else report.WIDTH)
+    (about,), found = machine.about(["python", "-m", "experiments.functions", *sys.argv[1:]]), []
+    for figure in figures(config.quick):
+        found.append(figure)
+        if config.csv:
+            write(config.csv, about, found)
+    report.show(found, {}, console)
+
+
+if __name__ == "__main__":
+    run.prepare_process()
+    main(tyro.cli(Config, config=(tyro.conf.FlagConversionOff,)))
