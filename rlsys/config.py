@@ -285,13 +285,13 @@ class Presets(NamedTuple):
         for name, config in self.configs.items():
             if config.env == env and config.env_options == plain:
                 return name
-        return self.suits.get(envs.family(envs.tasks(env, plain)[0].env), "small")
+        return self.suits.get(envs.family(envs.tasks(env, plain)[0].env_id), "small")
 
     def _options(self, config: Any, env: str) -> envs.Options:
         """Options for tasks not the preset's own: the preset's, if it is for their family."""
         options = envs.Options()
         tasks = envs.tasks(env, options)
-        suit = self.suits.get(envs.family(tasks[0].env))
+        suit = self.suits.get(envs.family(tasks[0].env_id))
         if suit is not None and config.env_options == self.configs[suit].env_options:
             options = config.env_options
         if len(tasks) > 1:  # games do not share which actions they use

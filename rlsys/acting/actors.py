@@ -14,7 +14,7 @@ import numpy as np
 
 from rlsys import streams
 from rlsys.acting.unroll import ActorState, Timer, Unroll, unroll
-from rlsys.envs import Envs, Episode, tasks
+from rlsys.envs import Envs, Episode, make, tasks
 from rlsys.learning import hosts, learner
 from rlsys.types import Policy, Trajectory, UserError, map_arrays
 
@@ -39,7 +39,7 @@ def make_envs(*configs: Any) -> list[Envs]:
     dealt = zip(
         itertools.cycle(tasks(config.env, config.env_options)), seeds(configs, 0), strict=False
     )
-    return [Envs(task.env, share, seed, task.options, name=task.name) for task, seed in dealt]
+    return [make(task, share, seed) for task, seed in dealt]
 
 
 class Actors:

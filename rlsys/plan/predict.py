@@ -93,7 +93,7 @@ def elsewhere(config: Any, pools: list, work: Workload, machine: Machine) -> Pla
     each = config.unroll_length * machine.core_speed
     environment, host = alone.environment / each, alone.host / each
     every = environment  # of all actors, if each has cores of its own
-    if family(tasks(config.env, config.env_options)[0].env) not in CHEAP:  # threads on all cores
+    if family(tasks(config.env, config.env_options)[0].env_id) not in CHEAP:  # threads on all cores
         environment = max(alone.cpu - alone.host, 0.0) / each / machine.cores
         every = environment * config.actors
     sharing = config.actor_devices or 1

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from rlsys import streams
-from rlsys.envs import Envs, Episode, Task, shared_spaces, tasks
+from rlsys.envs import Envs, Episode, Task, make, shared_spaces, tasks
 from rlsys.learning import hosts
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import Checkpoints
@@ -44,7 +44,7 @@ def eval_policy(
     render: bool = False,
 ) -> EvalPolicy:
     """An algorithm's policy in environments of a task; mode: the way it plays."""
-    envs = Envs(task.env, num_envs, seed, task.options, name=task.name, render=render)
+    envs = make(task, num_envs, seed, render=render)
     policy = algorithm.make_eval_policy(network, config, num_envs, mode)
     return EvalPolicy(envs, policy, network.initial(num_envs), seed)
 
@@ -215,7 +215,7 @@ class EvalConfig:
 def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None:
     """Plays each mode, prints and saves the returns, and records a picture."""
     found = tasks(config.env, config.env_options)
-    pools = [Envs(task.env, 1, options.seed, task.options, name=task.name) for task in found]
+    pools = [make(task, 1, options.seed) for task in found]
     network = algorithm.make_network(config, *shared_spaces(pools))
     state = algorithm.make_state(network, config)
     checkpoints = Checkpoints(Path(config.run_dir) / "checkpoints")
