@@ -137,7 +137,7 @@ class RunConfig:
         check_at_least(self, 0, "seed hidden_size core_size head_size unrolls_ahead actor_devices")
         check_positive(self, "learning_rate max_gradient_norm")
         check_within(self, 0.0, 1.0, "discount learning_rate_decay")
-        num_tasks = len(envs.tasks(self.env, self.env_options))
+        num_tasks = len(self.tasks)
         if self.actors % num_tasks:
             raise UserError(
                 f"actors must be a multiple of the {num_tasks} tasks, not {self.actors}: each "
@@ -152,6 +152,11 @@ class RunConfig:
                 f"refresh_steps {self.refresh_steps} is no multiple of unroll_length "
                 f"{self.unroll_length}"
             )
+
+    @property
+    def tasks(self) -> list[envs.Task]:
+        """The tasks of the run, each with its options."""
+        return envs.tasks(self.env, self.env_options)
 
     @property
     def join(self) -> int:
@@ -208,7 +213,7 @@ class ReplayConfig(RunConfig):
             float("inf"),
             "priority_exponent importance_exponent epsilon_exponent adam_eps",
         )
-        if len(envs.tasks(self.env, self.env_options)) > 1:
+        if len(self.tasks) > 1:
             raise UserError("a replay holds one task; impala and ppo play several")
         if self.learning_starts >= self.env_steps:
             raise UserError(
@@ -222,8 +227,8 @@ class ActorCriticConfig(RunConfig):
     """The fields that every algorithm with a policy and a value shares."""
 
     policy: str = "categorical"
-    """The policy's distribution: categorical, for which continuous actions take one of a few values
-    in each dimension, or gaussian, for continuous actions alone."""
+    """The policy's distribution: "categorical", for which each dimension of a continuous action
+    takes one of a few values, or "gaussian", for continuous actions alone."""
     separate_networks: bool = False
     """Give the values a torso and an LSTM of their own, rather than the policy's."""
     entropy_cost: float = 0.01
@@ -241,6 +246,11 @@ class ActorCriticConfig(RunConfig):
             raise UserError(f"policy must be categorical or gaussian, not {self.policy!r}")
         check_within(self, 0.0, 1.0, "popart_step_size")
         check_within(self, 0.0, float("inf"), "popart_floor entropy_cost")
+
+    @property
+    def tasks(self) -> list[envs.Task]:
+        """The tasks of the run; a Gaussian policy plays continuous actions as they are."""
+        return [t._replace(continuous=self.policy == "gaussian") for t in super().tasks]
 
 
 class Presets(NamedTuple):

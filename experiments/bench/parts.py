@@ -68,7 +68,7 @@ def envpool_alone(config: Any) -> clock.Call:
 
     All are in one EnvPool, of one thread or one for each core, whichever is faster.
     """
-    (task,) = envs.tasks(config.env, config.env_options)
+    (task,) = config.tasks
     random, shape = np.random.default_rng(0), (config.unroll_length, config.num_envs)
 
     def with_threads(num_threads: int) -> clock.Call:

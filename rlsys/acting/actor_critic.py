@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlsys import envs, networks
+from rlsys import networks
 from rlsys.learning import learner
 from rlsys.learning.state import initial_state
 from rlsys.losses import popart
@@ -127,7 +127,7 @@ def popart_metrics(config: Any, statistics: popart.PopArtState) -> dict[str, flo
     if not config.popart:
         return {}
     mean, scale = jax.device_get((statistics.mean, _scale(statistics)))
-    names = [task.name for task in envs.tasks(config.env, config.env_options)]
+    names = [task.name for task in config.tasks]
     return {f"popart_mean/{n}": m for n, m in zip(names, mean, strict=True)} | {
         f"popart_scale/{n}": s for n, s in zip(names, scale, strict=True)
     }
@@ -140,11 +140,11 @@ def make_network(config: Any, observation_space, action_space) -> networks.Agent
       UserError: the policy is not one for these actions, or the network does not fit the spaces.
     """
     if networks.is_continuous(action_space) != (config.policy == "gaussian"):
-        raise UserError(f"a {config.policy} policy cannot draw actions from {action_space}")
+        raise UserError(f"a {config.policy} policy cannot draw actions of {action_space}")
     return networks.policy_value_network(
         observation_space,
         action_space,
-        num_tasks=len(envs.tasks(config.env, config.env_options)),
+        num_tasks=len(config.tasks),
         separate=config.separate_networks,
         **config.network,
     )

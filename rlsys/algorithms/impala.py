@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlsys import envs, networks
+from rlsys import networks
 from rlsys.acting import actor_critic
 from rlsys.algorithms import presets
 from rlsys.config import ActorCriticConfig, check_at_least, check_positive, check_within, register
@@ -228,7 +228,7 @@ def learn(network, config: Config, state: LearnerState, trajectories: Trajectory
 
 def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
-    names = [task.name for task in envs.tasks(config.env, config.env_options)]
+    names = [task.name for task in config.tasks]
     played = np.zeros(len(names))  # unrolls of each task since the last line of the log
     with open_session(ALGORITHM, config, resume=resume) as session:
         learn_all = session.data_parallel(learn, BATCHES_SPEC)

@@ -40,13 +40,14 @@ def make(
     if options.life_loss_ends:
         assert isinstance(envs, EnvPoolEnvs)  # other back-ends have refused it
         envs = wrappers.LifeLossEnds(envs)
-    if not isinstance(envs.action_space, spaces.Box):
-        for name in ("action_bins", "continuous"):
-            if getattr(options, name) != getattr(DEFAULTS, name):
-                raise UserError(
-                    f"{name} is for continuous actions, and those of {task.name!r} are not"
-                )
-    elif not options.continuous:
+    if options.action_bins != DEFAULTS.action_bins:
+        if not isinstance(envs.action_space, spaces.Box):
+            raise UserError(
+                f"action_bins is for continuous actions, and those of {task.name!r} are not"
+            )
+        if task.continuous:
+            raise UserError("action_bins has no use where actions are played as numbers")
+    if isinstance(envs.action_space, spaces.Box) and not task.continuous:
         envs = wrappers.ActionBins(envs, options.action_bins)
     if options.clip_rewards:
         envs = wrappers.ClipRewards(envs)

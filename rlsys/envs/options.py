@@ -41,8 +41,6 @@ class Options:
     action_bins: int = 11
     """Values, evenly spaced from lowest to highest, for each dimension of a continuous action; 11
     as OpenAI et al. 2018, "Learning Dexterous In-Hand Manipulation", have them."""
-    continuous: bool = False
-    """Play continuous actions as numbers, clipped to their bounds, in place of action_bins."""
     observe: tuple[int, ...] = ()
     """Keep only these entries of a flat observation; (0, 2) hides CartPole's velocities."""
     permute: int = 0
@@ -67,8 +65,6 @@ class Options:
             value = getattr(self, name)
             if value is not None and not least <= value < NO_LIMIT:
                 raise UserError(f"{name} must be {least} or more, and below 2^31, not {value}")
-        if self.continuous and self.action_bins != type(self).action_bins:
-            raise UserError(f"action_bins {self.action_bins} has no use with continuous true")
         if len(set(self.observe)) < len(self.observe) or any(i < 0 for i in self.observe):
             raise UserError(f"observe must name entries from 0 up, once each, not {self.observe}")
 
@@ -93,3 +89,4 @@ class Task(NamedTuple):
     name: str  # the words it was given by: "Catch-v0:reward_scale=0.01"
     env_id: str  # "Catch-v0", "gymnasium/CartPole-v1"; without options
     options: Options
+    continuous: bool = False  # play continuous actions as numbers, in place of action_bins

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from rlsys import streams
-from rlsys.envs import Envs, Episode, Task, make, shared_spaces, tasks
+from rlsys.envs import Envs, Episode, Task, make, shared_spaces
 from rlsys.learning import hosts
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import Checkpoints
@@ -83,7 +83,7 @@ def play_tasks(
 ) -> dict[str, list[Episode]]:
     """Plays num_episodes of each of the algorithm's modes in each task: episodes by "mode" or, of
     several tasks, by "mode task". All modes meet the same environments."""
-    found = tasks(config.env, config.env_options)
+    found = config.tasks
     rounds = -(-num_episodes // config.num_envs)
     num_envs = -(-num_episodes // rounds)  # all play equally often, but for a rest
     results = {}
@@ -214,7 +214,7 @@ class EvalConfig:
 
 def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None:
     """Plays each mode, prints and saves the returns, and records a picture."""
-    found = tasks(config.env, config.env_options)
+    found = config.tasks
     pools = [make(task, 1, options.seed) for task in found]
     network = algorithm.make_network(config, *shared_spaces(pools))
     state = algorithm.make_state(network, config)
