@@ -28,13 +28,15 @@ class Played(NamedTuple):
 
 class Backend:
     """B environments of one task; see interface.Envs. A back-end fills in _make, _reset, _step and
-    _draw, and sets the two spaces.
+    _draw, and sets the four spaces.
 
     Wrappers stand around it: it knows raw rewards only.
     """
 
     observation_space: spaces.Space
     action_space: spaces.Space
+    raw_observation_space: spaces.Space
+    raw_action_space: spaces.Space
 
     def __init__(self, task: Task, num_envs: int, seed: int | Sequence[int], *, render: bool):
         """Makes the environments. Arguments as of make.make.

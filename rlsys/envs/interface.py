@@ -40,12 +40,16 @@ class Envs(Protocol):
         one Dict of them. Images are [H, W, C], floats float32, categories int32 from 0; a mask of
         the legal actions is called "action_mask".
       action_space: Discrete(A) or MultiDiscrete, counted from 0, or a Box [D] of numbers.
+      raw_observation_space, raw_action_space: as somebody who plays the task without rlsys meets
+        them; of EnvPool's tasks the two above, before any option.
     """
 
     num_envs: int
     name: str
     observation_space: spaces.Space
     action_space: spaces.Space
+    raw_observation_space: spaces.Space
+    raw_action_space: spaces.Space
 
     def reset(self) -> Timestep:
         """Starts all environments; running episodes are dropped."""
