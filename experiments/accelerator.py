@@ -1,6 +1,6 @@
 """Check this machine's accelerator, in at most 8 minutes.
 
-.venv/bin/python -m experiments.accelerator [--only equations training] [--seconds 30]
+.venv/bin/python -m experiments.accelerator [--only equations training] [--seconds 20]
 
 Sections: equations (losses and gradients beside the CPU's), learner (steps of the three networks in
 float32, tf32 and bfloat16, as shares of a matrix product's rate), actors (actions a second), and
@@ -66,6 +66,7 @@ PEAKS = {
     "NVIDIA H200": {"float32": 67.0, "tf32": 494.7, "bfloat16": 989.4},
     "NVIDIA A100": {"float32": 19.5, "tf32": 156.0, "bfloat16": 312.0},
 }
+WARM = 2  # lines of the log in which programs are compiled
 PONG = "--env Pong-v5 --actors 1 --num-envs 8"
 SMALL = {  # words that make one small update of each kind of algorithm
     "ppo": "--unroll-length 16 --refresh-steps 16 --epochs 1 --minibatches 1 --sequence-length 16",
@@ -287,6 +288,20 @@ def training(quick: bool, seconds: float) -> Iterator[Figure]:
         yield Figure("training", f"{name}, copied", "of an update", "MB", copied)
 
 
+def learning(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's log in which it has learned."""
+    written = (folder / "metrics.jsonl").exists()
+    return [line for line in metrics_file.read(folder) if line["learner_steps"]] if written else []
+
+
+def stop_when(folder: Path, seconds: float, ended: threading.Event) -> None:
+    """Stop the run in `folder` as ctrl-C would, so long after its programs are compiled."""
+    while not ended.wait(0.2) and len(learning(folder)) <= WARM:
+        pass
+    if not ended.wait(seconds):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 def train(name: str, words: list[str], seconds: float) -> Iterator[dict[str, Any]]:
     """Train for some seconds as `python -m rlsys.train` does, then time the parts alone.
 
@@ -300,13 +315,13 @@ def train(name: str, words: list[str], seconds: float) -> Iterator[dict[str, Any
         config = algorithms.config_of(name, probe)
         env_steps = 2 * config.num_envs * config.unroll_length
         config = dataclasses.replace(config, log_every=env_steps, checkpoint_every=10**9)
-        stop = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
-        stop.start()
-        algorithms.find(name).train(config)
-        stop.cancel()
-        lines = metrics_file.read(Path(folder, "run"))
-    lines = [line for line in lines if line["learner_steps"]]
-    lines = lines[min(2, len(lines) - 1) :]  # programs are compiled in the first two
+        ended = threading.Event()
+        threading.Thread(target=stop_when, args=(Path(folder, "run"), seconds, ended)).start()
+        try:
+            algorithms.find(name).train(config)
+        finally:
+            ended.set()
+        lines = learning(Path(folder, "run"))[WARM:]
 
     def median(key: str) -> float:
         return float(np.median([line[key] for line in lines]))
@@ -369,8 +384,8 @@ class Config:
 
     only: tuple[Section, ...] = SECTIONS
     """Check these sections."""
-    seconds: float = 30.0
-    """Train each algorithm for so long."""
+    seconds: float = 20.0
+    """Train each algorithm for so long once it learns."""
     quick: bool = False
     """Check few and small things, to see that it works: no rate means anything."""
     csv: Path | None = None

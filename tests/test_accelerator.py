@@ -38,7 +38,7 @@ def test_every_equation_is_near_the_cpus_in_float64_and_a_wrong_one_is_not(monke
 
 @pytest.mark.slow
 def test_the_whole_command(tmp_path):
-    words = f"-m experiments.accelerator --quick True --seconds 10 --csv {tmp_path}/found.csv"
+    words = f"-m experiments.accelerator --quick True --seconds 3 --csv {tmp_path}/found.csv"
     done = subprocess.run(
         [sys.executable, *words.split()], cwd=Path(experiments.__path__[0]).parent,
         capture_output=True, text=True,
