@@ -1,19 +1,29 @@
 """What the back-ends share: seeds, restarts, checks of actions, and the episodes' returns."""
 
 import collections
+import importlib
 import itertools
+import os
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium
+import jax
 import numpy as np
 from gymnasium import spaces
 
+import rlsys
 from rlsys.envs.interface import Episode
 from rlsys.envs.options import Task
 from rlsys.envs.spaces import check_action
 from rlsys.types import Timestep, UserError
+
+NOT_ITS_OWN = (  # beginnings of the files that are no environment's own code
+    "<",
+    *(f"{Path(package.__file__).parent}{os.sep}" for package in (rlsys, gymnasium, jax, importlib)),
+)
 
 
 class Played(NamedTuple):
@@ -125,12 +135,27 @@ class Backend:
 
 
 def cannot_make(library: str, env_id: str, error: Exception) -> UserError:
-    """A sentence on what went wrong, and where if it was in code that Python shows."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    """The error that says in one sentence why an environment cannot be made."""
+    return UserError(f"{library} cannot make {env_id!r} here: {_reason(error)}")
+
+
+def failed(name: str, where: str, error: Exception) -> UserError:
+    """The error that says in one sentence what a task's own code raised, in its reset or step."""
+    return UserError(f"{name!r} failed in {where}: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    """An exception's type and words, and the last line of the environment's own code in it."""
     words = " ".join(str(error).split()).rstrip(".")
     reason = f"{type(error).__name__}: {words}" if words else type(error).__name__
-    return UserError(f"{library} cannot make {env_id!r} here: {reason}{where}")
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(NOT_ITS_OWN)
+    ]
+    if not frames:
+        return reason
+    return f"{reason} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
 
 
 def environment_seeds(num_envs: int, seed: int | Sequence[int]) -> list[int]:
@@ -144,11 +169,13 @@ def environment_seeds(num_envs: int, seed: int | Sequence[int]) -> list[int]:
         order, which are then what they would be by themselves.
 
     Raises:
-      UserError: a seed is negative.
+      UserError: a seed is negative, or the shares are not equal.
     """
     seeds = [seed] if isinstance(seed, int) else list(seed)
     if min(seeds) < 0:
         raise UserError(f"seed must be 0 or more, not {min(seeds)}")
+    if num_envs % len(seeds):
+        raise UserError(f"{len(seeds)} seeds cannot share {num_envs} environments evenly")
     share = num_envs // len(seeds)
     words = [np.random.SeedSequence(s).generate_state(share) for s in seeds]
     return (np.concatenate(words) >> 1).tolist()

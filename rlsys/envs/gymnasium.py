@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from rlsys.envs.backend import Backend, Played, cannot_make
+from rlsys.envs.backend import Backend, Played, cannot_make, failed
 from rlsys.envs.options import Task, check_family
 from rlsys.envs.spaces import make_actions, make_observations
 from rlsys.types import UserError
@@ -96,13 +96,19 @@ class GymnasiumEnvs(Backend):
     def _reset(self) -> Any:
         # Seeds are given once: a later reset() goes on with each environment's random numbers.
         seeds, self._seeds = self._seeds, [None] * self.num_envs
-        obs, _ = self._vector.reset(seed=seeds)
+        try:
+            obs, _ = self._vector.reset(seed=seeds)
+        except Exception as error:  # whatever the environment raises
+            raise failed(self.name, "reset", error) from error
         self._ended = np.zeros(self.num_envs, bool)
         return self._observations.convert(obs)
 
     def _step(self, action: np.ndarray) -> Played:
-        first = self._ended
-        obs, reward, terminated, truncated, _ = self._vector.step(self._actions.convert(action))
+        first, action = self._ended, self._actions.convert(action)
+        try:
+            obs, reward, terminated, truncated, _ = self._vector.step(action)
+        except Exception as error:  # whatever the environment raises
+            raise failed(self.name, "step", error) from error
         terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
         self._ended = terminated | truncated
         return Played(
