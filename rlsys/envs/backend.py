@@ -22,7 +22,10 @@ from rlsys.types import Timestep, UserError
 
 NOT_ITS_OWN = (  # beginnings of the files that are no environment's own code
     "<",
-    *(f"{Path(package.__file__).parent}{os.sep}" for package in (rlsys, gymnasium, jax, importlib)),
+    *(
+        f"{Path(str(package.__file__)).parent}{os.sep}"
+        for package in (rlsys, gymnasium, jax, importlib)
+    ),
 )
 
 

@@ -133,16 +133,14 @@ def load(env_id: str, max_episode_steps: int) -> Program:
         program = _program(env, max_episode_steps)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
         carry, obs = jax.eval_shape(program.reset, keys)
-        action = env.action_space
-        if isinstance(action, spaces.Box | spaces.Discrete | spaces.MultiDiscrete):
-            dtype = jnp.float32 if isinstance(action, spaces.Box) else jnp.int32
-            example = jax.ShapeDtypeStruct((2, *(action.shape or ())), dtype)
-            jax.eval_shape(program.step, carry, example)
+        action: Any = env.action_space
+        if action.dtype is not None:  # one array; make_actions refuses others, such as Dict
+            jax.eval_shape(program.step, carry, np.zeros((2, *action.shape), action.dtype))
     except UserError as error:
         raise UserError(f"{env_id!r}: {error}") from None
     except Exception as error:  # whatever the environment raises
         raise cannot_make("JAX", env_id, error) from error
-    _check_shapes(env_id, env.observation_space, obs)
+    _check_observation(env_id, env.observation_space, obs)
     return program
 
 
@@ -161,6 +159,10 @@ def _program(env: jax_interfaces.PureEnv, max_episode_steps: int) -> Program:
         obs, state, reward, terminated, truncated = jax.vmap(env.step)(
             keys[:, 1], carry.state, action
         )
+        for name, x in (("reward", reward), ("end", terminated), ("time-out", truncated)):
+            if jnp.shape(x) != keys.shape[:1]:
+                shape = list(jnp.shape(x)[1:])
+                raise UserError(f"the {name} of a step is {shape}, and not one number")
         started = (obs, state)
         # Computed only where an episode has ended: some environments' resets are dear.
         obs, state = jax.lax.cond(
@@ -203,15 +205,20 @@ def _arrays(env: jax_interfaces.PureEnv, obs: Any) -> Any:
     return part(env.observation_space, obs)
 
 
-def _check_shapes(env_id: str, space: spaces.Space, obs: Any) -> None:
+def _check_observation(env_id: str, space: spaces.Space, obs: Any) -> None:
     """Raises:
-    UserError: the observations are not those of the space.
+    UserError: the observations have other shapes than the space, or are floats where it counts.
     """
     if isinstance(space, spaces.Dict | spaces.Tuple):
         for key, part in space.items() if isinstance(space, spaces.Dict) else enumerate(space):
-            _check_shapes(env_id, part, obs[key])
-    elif obs.shape[1:] != space.shape:
+            _check_observation(env_id, part, obs[key])
+        return
+    shown: Any = list(obs.shape[1:])
+    said: Any = list(space.shape or ())
+    if shown == said and space.dtype is not None and space.dtype.kind in "iu":
+        if obs.dtype.kind == "f" and not isinstance(space, spaces.MultiBinary):
+            shown, said = obs.dtype, space.dtype
+    if shown != said:
         raise UserError(
-            f"{env_id!r} shows an observation {list(obs.shape[1:])}, and its observation_space "
-            f"says {list(space.shape or ())}"
+            f"{env_id!r} shows an observation of {shown}, and its observation_space says {said}"
         )

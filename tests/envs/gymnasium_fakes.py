@@ -4,6 +4,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from rlsys import envs
+from rlsys.envs import Options
+
+FAKES = "gymnasium/gymnasium_fakes:"
 ACTIONS = {
     "Discrete": spaces.Discrete(3),
     "DiscreteFrom5": spaces.Discrete(3, start=5),
@@ -166,3 +170,9 @@ register("Masked", "Masked", kwargs=dict(action_space=spaces.Discrete(3), axes=(
 register("MaskedUnequal", "Masked", kwargs=dict(action_space=ACTIONS["Unequal"], axes=(3, 5)))
 register("MaskedWrong", "Masked", kwargs=dict(action_space=spaces.Discrete(3), axes=(4,)))
 register("MaskedBox", "Masked", kwargs=dict(action_space=ACTIONS["Box"], axes=(2,)))
+
+
+def fake(name, num_envs=2, seed=0, options=Options(), *, continuous=False, **more):
+    """Makes the environments of one of the names above."""
+    task = envs.Task(name, f"{FAKES}{name}-v0", options, continuous)
+    return envs.make(task, num_envs, seed, **more)

@@ -4,17 +4,12 @@ import subprocess
 import sys
 import warnings
 
-import jax
 import numpy as np
 import pytest
-from environments import assert_aligned, assert_episodes, make, play
+from environments import assert_aligned, assert_episodes, assert_same, make, play
 
 from rlsys import envs
 from rlsys.types import UserError
-
-
-def assert_same(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def test_time_limit_truncates_and_keeps_the_discount():
