@@ -140,8 +140,8 @@ def load(env_id: str, max_episode_steps: int) -> Program:
         raise UserError(f"{env_id!r}: {error}") from None
     except Exception as error:  # whatever the environment raises
         raise cannot_make("JAX", env_id, error) from error
-    _check_observation(env_id, env.observation_space, obs)
-    return program
+    shown = _as_shown(env_id, env.observation_space, obs)
+    return program._replace(env=env._replace(observation_space=shown))
 
 
 def _program(env: jax_interfaces.PureEnv, max_episode_steps: int) -> Program:
@@ -205,20 +205,27 @@ def _arrays(env: jax_interfaces.PureEnv, obs: Any) -> Any:
     return part(env.observation_space, obs)
 
 
-def _check_observation(env_id: str, space: spaces.Space, obs: Any) -> None:
-    """Raises:
-    UserError: the observations have other shapes than the space, or are floats where it counts.
+def _as_shown(env_id: str, space: Any, obs: Any) -> spaces.Space:
+    """The space with a Box of floats wherever it says integers and the environment shows floats, as
+    gymnax's Catch does. obs: [B, ...], or the shapes of it.
+
+    Raises:
+      UserError: the observations have other shapes than the space, or a category is a float.
     """
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        for key, part in space.items() if isinstance(space, spaces.Dict) else enumerate(space):
-            _check_observation(env_id, part, obs[key])
-        return
-    shown: Any = list(obs.shape[1:])
-    said: Any = list(space.shape or ())
-    if shown == said and space.dtype is not None and space.dtype.kind in "iu":
-        if obs.dtype.kind == "f" and not isinstance(space, spaces.MultiBinary):
-            shown, said = obs.dtype, space.dtype
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: _as_shown(env_id, x, obs[key]) for key, x in space.items()})
+    if isinstance(space, spaces.Tuple):
+        return spaces.Tuple([_as_shown(env_id, *pair) for pair in zip(space, obs, strict=True)])
+    shown, said = list(obs.shape[1:]), list(space.shape or ())
     if shown != said:
         raise UserError(
             f"{env_id!r} shows an observation of {shown}, and its observation_space says {said}"
         )
+    if obs.dtype.kind != "f":
+        return space
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        raise UserError(f"{env_id!r} shows {obs.dtype} where its observation_space says {space}")
+    if isinstance(space, spaces.Box) and space.dtype.kind in "iu":
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        return spaces.Box(low, high, dtype=np.float32)
+    return space

@@ -106,8 +106,8 @@ class Wrong(Own):
         self.way = way
         if way == "shape":
             self.observation_space = spaces.Box(0.0, 1.0, (3,), np.float32)
-        if way == "dtype":
-            self.observation_space = spaces.Box(0, 255, (2,), np.uint8)
+        if way == "category":
+            self.observation_space = spaces.MultiDiscrete([9, 9])
 
     def step(self, key, state, action):
         obs, state, reward, done, info = super().step(key, state, action)
@@ -134,6 +134,12 @@ def endless():
 def silent():
     """Its time limit is not told from an end."""
     return Own(info=None)
+
+
+def says_integers():
+    env = Own()
+    env.observation_space = spaces.Box(0, 255, (2,), np.uint8)
+    return env
 
 
 def number():
