@@ -50,6 +50,8 @@ def check(build: Callable[[int], Envs], num_steps: int = 500, seed: int = 0) -> 
             results.append(Check(rule, False, str(error)))
         except Unseen as error:
             results.append(Check(rule, None, str(error)))
+        except Exception as error:  # whatever they raise where they are played again
+            results.append(Check(rule, False, f"{type(error).__name__}: {error}"))
     played.envs.close()
     return results
 

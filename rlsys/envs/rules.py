@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from gymnasium import spaces
 
-from rlsys.envs.interface import Envs
+from rlsys.envs.interface import Envs, Episode
 from rlsys.envs.spaces import MASK, mask_axes
 from rlsys.types import Timestep, UserError
 
@@ -172,7 +172,7 @@ def _restart(played: Play, build, seed) -> str:
 
 def _episodes(played: Play, build, seed) -> str:
     steps = played.steps
-    expected = []
+    expected, running = [], []
     for env in range(played.envs.num_envs):
         total, length = 0.0, 0
         for t in range(1, len(steps.first)):
@@ -181,20 +181,36 @@ def _episodes(played: Play, build, seed) -> str:
             if steps.discount[t, env] == 0 or steps.truncated[t, env]:
                 expected.append((env, length, total))
                 total, length = 0.0, 0
-    episodes = played.envs.pop_episodes()
-    found = [(e.env, e.length, e.episode_return) for e in sorted(episodes, key=lambda e: e.env)]
-    if [x[:2] for x in found] != [x[:2] for x in expected]:
-        _broken(
-            f"{len(found)} episodes were told and {len(expected)} seen, or their lengths differ"
-        )
-    for (env, _, told), (_, _, summed) in zip(found, expected, strict=True):
-        if not np.isclose(told, summed, rtol=1e-4, atol=1e-4):
-            _broken(f"an episode of environment {env} returned {summed:g}, and {told:g} was told")
+        running.append((env, length, total))
+    by_env = sorted(played.envs.pop_episodes(), key=lambda e: e.env)
+    _same_episodes("ended", by_env, expected)
+    _same_episodes("are running", played.envs.running_episodes(), running)
     if played.envs.pop_episodes():
         _broken("pop_episodes() tells an episode twice")
-    if not found:
+    if not expected:
         raise Unseen("no episode has ended; --steps plays more")
-    return f"{len(found)} episodes return {min(x[2] for x in found):g} and more"
+    return f"{len(expected)} episodes return {min(x[2] for x in expected):g} and more"
+
+
+def _same_episodes(words: str, told: list[Episode], seen: list[tuple[int, int, float]]) -> None:
+    """seen: of each episode its environment, length and return."""
+    if [(e.env, e.length) for e in told] != [x[:2] for x in seen]:
+        _broken(f"{len(told)} episodes that {words} are told and {len(seen)} seen, or not as long")
+    for episode, (env, _, total) in zip(told, seen, strict=True):
+        if not np.isclose(episode.episode_return, total, rtol=1e-4, atol=1e-4):
+            returned = f"returned {total:g}, and {episode.episode_return:g} is told"
+            _broken(f"of the episodes that {words} that of environment {env} {returned}")
+
+
+def _reset(played: Play, build, seed) -> str:
+    envs = build(seed)
+    play(envs, len(played.actions) // 2 + 1)
+    envs.pop_episodes()
+    try:
+        found = _episodes(play(envs, len(played.actions)), build, seed)
+    finally:
+        envs.close()
+    return f"after it, {found}"
 
 
 def _masks(played: Play, build, seed) -> str:
@@ -212,7 +228,9 @@ def _wrong_actions(played: Play, build, seed) -> str:
     envs, right = build(seed), played.actions[0]
     envs.reset()
     wrong = {"shape": right[:-1], "type": right.astype(bool)}
-    if not isinstance(envs.action_space, spaces.Box):
+    if isinstance(envs.action_space, spaces.Box):
+        wrong["value"] = np.full_like(right, np.nan)
+    else:
         wrong["range"] = right - right.max() - 1
     for what, action in wrong.items():
         try:
@@ -228,14 +246,14 @@ def _wrong_actions(played: Play, build, seed) -> str:
 
 def _kept(played: Play, build, seed) -> str:
     envs = build(seed)
-    timestep = envs.reset()
-    for action in played.actions[:5]:
-        before = jax.tree.map(np.copy, timestep)
-        after = envs.step(action)
-        _same("a later step leaves", before, timestep)
-        timestep = after
+    shown = [envs.reset()]
+    copies = [jax.tree.map(np.copy, shown[0])]
+    for action in played.actions[:10]:
+        shown.append(envs.step(action))
+        copies.append(jax.tree.map(np.copy, shown[-1]))
     envs.close()
-    return "no step changes the arrays of the one before"
+    _same("later steps leave", copies, shown)
+    return "no step changes the arrays of an earlier one"
 
 
 RULES: dict[str, Callable[[Play, Callable[[int], Envs], int], str]] = {
@@ -247,6 +265,7 @@ RULES: dict[str, Callable[[Play, Callable[[int], Envs], int], str]] = {
     "the same seed plays the same": _seeds,
     "restart() starts afresh": _restart,
     "episodes are those of the raw rewards": _episodes,
+    "reset() drops the running episodes": _reset,
     "an action is always legal": _masks,
     "wrong actions are refused": _wrong_actions,
     "timesteps are not overwritten": _kept,

@@ -121,6 +121,14 @@ class Failing(Clock):
         return super().step(action)
 
 
+class Unseeded(Clock):
+    """Its rewards come from no seed."""
+
+    def step(self, action):
+        obs, _, *ends = super().step(action)
+        return obs, np.random.default_rng().normal(), *ends
+
+
 def register(name, entry_point, **more):
     gymnasium.register(f"{name}-v0", entry_point=f"gymnasium_fakes:{entry_point}", **more)
 
@@ -165,6 +173,8 @@ register("ClockEndsAndIsCut", "Clock", kwargs=dict(end=3, cut=3))
 register("ClockEndsAtLimit", "Clock", kwargs=dict(end=3), max_episode_steps=3)
 for where in ("init", "reset", "step"):
     register(f"Failing_{where}", "Failing", kwargs=dict(where=where))
+
+register("Unseeded", "Unseeded")
 
 register("Masked", "Masked", kwargs=dict(action_space=spaces.Discrete(3), axes=(3,)))
 register("MaskedUnequal", "Masked", kwargs=dict(action_space=ACTIONS["Unequal"], axes=(3, 5)))
