@@ -167,6 +167,7 @@ for name, kwargs in REFUSED.items():
 
 register("Clock", "Clock")
 register("ClockEnds", "Clock", kwargs=dict(end=3))
+register("ClockEnds10", "Clock", kwargs=dict(end=10))
 register("ClockIsCut", "Clock", kwargs=dict(cut=3))
 register("ClockLimit", "Clock", max_episode_steps=3)
 register("ClockEndsAndIsCut", "Clock", kwargs=dict(end=3, cut=3))
