@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -102,16 +104,30 @@ def test_without_a_picture_eval_says_so(tmp_path, capfd):
     assert not (folder / "episode.gif").exists() and (folder / "evaluation.json").exists()
 
 
-def test_a_run_of_environments_in_processes(tmp_path):
-    """The whole command, in a process of its own, as its children import its main module."""
+def latest(folder):
+    """The number of a run's newest checkpoint, 0 before the first."""
+    names = [path.name for path in (folder / "checkpoints").glob("*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def test_ctrl_c_stops_a_run_of_environments_in_processes(tmp_path):
+    """The signal goes to every process of the terminal; the environments' live on until the end."""
     words = ["ppo", "--env", f"{GYMNASIUM}:processes=true", *SMALL, "--num-envs", "2"]
-    words += ["--env-steps", "128", "--minibatches", "1", "--eval-episodes", "2"]
-    words += ["--checkpoint-every", "64"]  # environments start afresh there
-    result = subprocess.run(
+    words += ["--env-steps", "1000000", "--minibatches", "1", "--log-every", "64"]
+    words += ["--checkpoint-every", "128"]  # environments start afresh there
+    process = subprocess.Popen(
         [sys.executable, "-m", "rlsys.train", *words, "--run-dir", str(tmp_path / "run")],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},  # one device
+        start_new_session=True,
     )
-    assert result.returncode == 0, result.stderr
-    assert score(tmp_path / "run")["episodes"] == 2 and "Traceback" not in result.stderr
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run/metrics.jsonl").exists() or not latest(tmp_path / "run"):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert "SIGINT: saving a checkpoint" in output and "make resume" in output
