@@ -1,4 +1,4 @@
-"""What the back-ends share: seeds, restarts, checks of actions, and the episodes' returns."""
+"""The base of the back-ends: it seeds, restarts, checks actions, and adds up episodes' returns."""
 
 import collections
 import importlib
@@ -30,7 +30,7 @@ NOT_ITS_OWN = (  # beginnings of the files that are no environment's own code
 
 
 class Played(NamedTuple):
-    """What a step of B environments gave."""
+    """Holds the results of one step of B environments."""
 
     obs: Any  # [B, ...] in observation_space
     first: np.ndarray  # [B] bool, the step was spent on a reset
@@ -40,17 +40,17 @@ class Played(NamedTuple):
 
 
 class Backend:
-    """B environments of one task; see interface.Envs. A back-end fills in _make, _reset, _step and
-    _draw, and sets the two spaces.
+    """Plays B environments of one task, as interface.Envs says. Each back-end inherits from it,
+    defines _make, _reset, _step, _draw and close, and sets the two spaces.
 
-    Wrappers stand around it: it knows raw rewards only.
+    It sees raw rewards only, as the wrappers are around it.
     """
 
     observation_space: spaces.Space
     action_space: spaces.Space
 
     def __init__(self, task: Task, num_envs: int, seed: int | Sequence[int], *, render: bool):
-        """Makes the environments. Arguments as of make.make.
+        """Makes the environments; make.make explains the arguments.
 
         Raises:
           UserError: they cannot be made, or cannot honour the task's options.
@@ -63,19 +63,19 @@ class Backend:
         self._begin(seed)
 
     def _make(self, seeds: list[int]) -> None:
-        """Makes new environments in place of the old ones. seeds: [B], of each, below 2^31."""
+        """Makes new environments in place of the old ones. seeds: [B] one for each, below 2^31."""
         raise NotImplementedError
 
     def _reset(self) -> Any:
-        """Starts all episodes; returns obs."""
+        """Starts new episodes in all environments and returns obs [B, ...]."""
         raise NotImplementedError
 
     def _step(self, action: np.ndarray) -> Played:
-        """Plays a step, and spends it on the reset where the last one ended its episode."""
+        """Plays a step; where the last step ended an episode, this one is spent on the reset."""
         raise NotImplementedError
 
     def _draw(self) -> np.ndarray | None:
-        """A picture of environment 0, uint8 [H, W, 3], or None where it has none of its own."""
+        """Draws environment 0 as uint8 [H, W, 3], or returns None if it has no picture."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -128,7 +128,7 @@ class Backend:
         return [Episode(*x, i, self.name, ended=False) for i, x in enumerate(so_far)]
 
     def render(self) -> np.ndarray:
-        """The environment's own picture, else the observation enlarged."""
+        """Returns the environment's own picture or, if it has none, its observation enlarged."""
         if not (self._can_render and self._started):
             raise UserError("render() needs make(..., render=True) and a reset() before it")
         drawn = self._draw()
@@ -138,17 +138,17 @@ class Backend:
 
 
 def cannot_make(library: str, env_id: str, error: Exception) -> UserError:
-    """The error that says in one sentence why an environment cannot be made."""
+    """Returns an error that says in one sentence why an environment cannot be made."""
     return UserError(f"{library} cannot make {env_id!r} here: {_reason(error)}")
 
 
 def failed(name: str, where: str, error: Exception) -> UserError:
-    """The error that says in one sentence what a task's own code raised, in its reset or step."""
+    """Returns an error that says in one sentence what an environment raised in reset or step."""
     return UserError(f"{name!r} failed in {where}: {_reason(error)}")
 
 
 def _reason(error: Exception) -> str:
-    """An exception's type and words, and the last line of the environment's own code in it."""
+    """Gives an exception's type, its words, and the line of the environment that raised it."""
     words = " ".join(str(error).split()).rstrip(".")
     reason = f"{type(error).__name__}: {words}" if words else type(error).__name__
     frames = [
@@ -162,14 +162,14 @@ def _reason(error: Exception) -> str:
 
 
 def environment_seeds(num_envs: int, seed: int | Sequence[int]) -> list[int]:
-    """Seeds of each of num_envs environments, below 2^31.
+    """Draws a seed below 2^31 for each of num_envs environments.
 
     The i-th environment has the i-th word of numpy's SeedSequence(seed), less its lowest bit.
     EnvPool's and Gymnasium's own rule, seed + i, would play the same episodes for seeds 0 and 1.
 
     Args:
-      seed: any integer from 0 up; of several, each is of an equal share of the environments, in
-        order, which are then what they would be by themselves.
+      seed: any integer from 0 up. If there are several, each seeds an equal share of the
+        environments, in order, as it would seed them alone.
 
     Raises:
       UserError: a seed is negative, or the shares are not equal.
@@ -185,7 +185,7 @@ def environment_seeds(num_envs: int, seed: int | Sequence[int]) -> list[int]:
 
 
 def _picture(name: str, space: spaces.Space, obs: Any) -> np.ndarray:
-    """The first of a batch of images or grids of bounded numbers, as uint8 [H, W, 3]."""
+    """Draws the first of a batch of images or grids of bounded numbers, as uint8 [H, W, 3]."""
     if (
         not isinstance(space, spaces.Box)
         or len(space.shape) not in (2, 3)

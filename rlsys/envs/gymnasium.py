@@ -25,7 +25,7 @@ MOST_PROCESSES = 256
 
 
 class GymnasiumEnvs(Backend):
-    """B environments of a Gymnasium task.
+    """Plays B environments of a Gymnasium task.
 
     Gymnasium's next-step autoreset spends one step on a reset, and the step before it shows the
     episode's true last observation. A step that ends its episode and reaches the time limit too
@@ -148,7 +148,7 @@ def _prepare_fork_server() -> None:
 
 
 class _Maker:
-    """Makes one environment; a class, as another process must be able to read it."""
+    """Makes one environment. It is a class, and no closure, so that it can be sent to a process."""
 
     def __init__(self, env_id: str, max_episode_steps: int | None, render_mode: str | None = None):
         self._env_id, self._render_mode = env_id, render_mode
@@ -167,7 +167,7 @@ class _Maker:
         return gymnasium.make(self._env_id, **options)
 
     def drawing(self) -> "_Maker":
-        """The same with pictures, if the environment has any."""
+        """Returns a maker of the same environment with pictures, if it has any."""
         env = self()
         modes = env.metadata.get("render_modes") or ()
         env.close()

@@ -24,7 +24,7 @@ from rlsys.types import UserError
 
 
 class Carry(NamedTuple):
-    """B environments between two steps, on the device."""
+    """Holds B environments between two steps, on the device."""
 
     state: Any  # [B, ...] the environment's own
     ended: Any  # [B] bool, the next step is spent on a reset
@@ -33,7 +33,7 @@ class Carry(NamedTuple):
 
 
 class Program(NamedTuple):
-    """An environment's compiled functions, of any number of environments."""
+    """Holds an environment and its compiled functions, which play any number of it."""
 
     env: jax_interfaces.PureEnv
     reset: Any  # keys [B] -> Carry, obs
@@ -41,8 +41,8 @@ class Program(NamedTuple):
 
 
 class JaxEnvs(Backend):
-    """B environments of a task in JAX. Each has its own key, so that it plays the same whatever the
-    number of the others."""
+    """Plays B environments of a task in JAX. Each has its own key, so that it plays the same
+    whatever the number of the others."""
 
     def __init__(
         self,
@@ -184,14 +184,14 @@ def _program(env: jax_interfaces.PureEnv, max_episode_steps: int) -> Program:
 
 
 def _choose(where: Any, a: Any, b: Any) -> Any:
-    """a where [B] is True, else b, in b's dtype."""
+    """Returns a where `where` [B] is True, else b, in b's dtype."""
     b = jnp.asarray(b)
     a = a if jnp.issubdtype(b.dtype, jax.dtypes.prng_key) else jnp.asarray(a).astype(b.dtype)
     return jnp.where(where.reshape(-1, *[1] * (b.ndim - 1)), a, b)
 
 
 def _arrays(env: jax_interfaces.PureEnv, obs: Any) -> Any:
-    """obs as dicts and tuples of arrays, as the space has them; floats as float32."""
+    """Returns obs as dicts and tuples of arrays, as its space has them; floats as float32."""
 
     def part(space, obs):
         if isinstance(space, spaces.Dict):
@@ -206,8 +206,8 @@ def _arrays(env: jax_interfaces.PureEnv, obs: Any) -> Any:
 
 
 def _as_shown(env_id: str, space: Any, obs: Any) -> spaces.Space:
-    """The space with a Box of floats wherever it says integers and the environment shows floats, as
-    gymnax's Catch does. obs: [B, ...], or the shapes of it.
+    """Returns the space with a Box of floats where it says integers and the environment shows
+    floats, as gymnax's Catch does. obs: [B, ...], or its shapes.
 
     Raises:
       UserError: the observations have other shapes than the space, or a category is a float.

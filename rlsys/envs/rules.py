@@ -1,4 +1,4 @@
-"""The rules of environments, each a function that says where it is broken."""
+"""The rules that environments keep: each is a function, which raises Broken where one is broken."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from rlsys.types import Timestep, UserError
 
 
 class Play(NamedTuple):
-    """Some steps of environments under random legal actions."""
+    """Holds some steps that environments played under random legal actions."""
 
     envs: Envs
     steps: Timestep  # [T + 1, B, ...] x_0 .. x_T
@@ -29,7 +29,7 @@ class Unseen(Exception):
 
 
 def random_action(envs: Envs, obs: Any, rng: np.random.Generator) -> np.ndarray:
-    """[B] or [B, D], uniform over the legal actions, or between the bounds of numbers."""
+    """Draws an action [B] or [B, D] from the legal ones, or between the bounds of a Box."""
     space: Any = envs.action_space
     if isinstance(space, spaces.Box):
         low, high = np.clip(space.low, -1e3, 1e3), np.clip(space.high, -1e3, 1e3)
@@ -67,7 +67,7 @@ def _spaces(played: Play, build, seed) -> str:
 
 
 def _in_space(space: Any, x: Any, name: str) -> None:
-    """Keys, shapes, dtypes, and the ranges of what is counted. x: [T, B, ...]."""
+    """Checks keys, shapes, dtypes, and the ranges of integers. x: [T, B, ...]."""
     if isinstance(space, spaces.Dict):
         if not isinstance(x, dict) or set(x) != set(space):
             _broken(f"{name} should have the arrays {', '.join(space)}")
@@ -193,7 +193,7 @@ def _episodes(played: Play, build, seed) -> str:
 
 
 def _same_episodes(words: str, told: list[Episode], seen: list[tuple[int, int, float]]) -> None:
-    """seen: of each episode its environment, length and return."""
+    """Compares the episodes that are told with those seen: environment, length, return of each."""
     if [(e.env, e.length) for e in told] != [x[:2] for x in seen]:
         _broken(f"{len(told)} episodes that {words} are told and {len(seen)} seen, or not as long")
     for episode, (env, _, total) in zip(told, seen, strict=True):
@@ -277,7 +277,7 @@ def _broken(words: str) -> None:
 
 
 def _nowhere(words: str, where: np.ndarray) -> None:
-    """where: [T + 1 or T, B, ...] bool, the rule is broken there."""
+    """Raises Broken if `where`, bool [T + 1 or T, B, ...], is True anywhere."""
     if where.any():
         t, env = np.argwhere(where)[0][:2]
         _broken(f"{words} (step {t}, environment {env}; {where.sum()} in all)")

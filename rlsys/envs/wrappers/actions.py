@@ -10,8 +10,8 @@ from rlsys.types import Timestep, UserError
 
 
 class ActionBins(Wrapper):
-    """Each of the D dimensions of a continuous action takes one of a few values, evenly spaced from
-    its lowest to its highest: MultiDiscrete([bins] * D)."""
+    """Makes continuous actions [D] a choice, MultiDiscrete([bins] * D): each dimension takes one of
+    a few values, evenly spaced from its lowest to its highest."""
 
     def __init__(self, envs: Envs, bins: int):
         """Raises:
@@ -34,5 +34,5 @@ class ActionBins(Wrapper):
         return self.envs.step(self.values(action))
 
     def values(self, action: np.ndarray) -> np.ndarray:
-        """[B, D] int -> [B, D] float."""
+        """Returns the numbers [B, D] that stand for a choice [B, D] of ints."""
         return self._values[self._dimension, action]
