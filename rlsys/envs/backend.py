@@ -41,13 +41,15 @@ class Played(NamedTuple):
 
 class Backend:
     """Plays B environments of one task, as interface.Envs says. Each back-end inherits from it,
-    defines _make, _reset, _step, _draw and close, and sets the two spaces.
+    defines _make, _reset, _step, _draw and close, and sets the four spaces.
 
     It sees raw rewards only, as the wrappers are around it.
     """
 
     observation_space: spaces.Space
     action_space: spaces.Space
+    raw_observation_space: spaces.Space
+    raw_action_space: spaces.Space
 
     def __init__(self, task: Task, num_envs: int, seed: int | Sequence[int], *, render: bool):
         """Makes the environments; make.make explains the arguments.

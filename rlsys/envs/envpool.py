@@ -50,6 +50,8 @@ class EnvPoolEnvs(Backend):
         self.action_space = self._actions.space
         self._observations = make_observations(spec, self.action_space)
         self.observation_space = self._observations.space
+        self.raw_action_space = self.action_space
+        self.raw_observation_space = self.observation_space
 
     check = staticmethod(envpool_settings.check)
     family = staticmethod(envpool_settings.family_of)

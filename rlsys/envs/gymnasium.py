@@ -51,10 +51,12 @@ class GymnasiumEnvs(Backend):
                 f"environments; {MOST_PROCESSES} are the most"
             )
         super().__init__(task, num_envs, seed, render=render)
-        self._actions = make_actions(task.name, self._vector.single_action_space)
+        self.raw_action_space = self._vector.single_action_space
+        self.raw_observation_space = self._vector.single_observation_space
+        self._actions = make_actions(task.name, self.raw_action_space)
         self.action_space = self._actions.space
         self._observations = make_observations(
-            task.name, self._vector.single_observation_space, self.action_space
+            task.name, self.raw_observation_space, self.action_space
         )
         self.observation_space = self._observations.space
 

@@ -41,12 +41,16 @@ class Envs(Protocol):
         MultiBinary, or one Dict of them. Images are [H, W, C], floats are float32, categories are
         int32 from 0, and a mask of the legal actions is called "action_mask".
       action_space: Discrete(A) or MultiDiscrete, counted from 0, or a Box [D] of numbers.
+      raw_observation_space, raw_action_space: as somebody who plays the task without rlsys meets
+        them; of EnvPool's tasks the two above, before any option.
     """
 
     num_envs: int
     name: str
     observation_space: spaces.Space
     action_space: spaces.Space
+    raw_observation_space: spaces.Space
+    raw_action_space: spaces.Space
 
     def reset(self) -> Timestep:
         """Starts new episodes in all environments and drops those that were running."""

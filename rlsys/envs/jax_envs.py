@@ -56,10 +56,12 @@ class JaxEnvs(Backend):
         check_family(task.env_id, "jax", task.options)
         self._program = load(task.env_id, task.options.max_episode_steps or NO_LIMIT)
         super().__init__(task, num_envs, seed, render=render)
-        self._actions = make_actions(task.name, self._program.env.action_space)
+        self.raw_action_space = self._program.env.action_space
+        self.raw_observation_space = self._program.env.observation_space
+        self._actions = make_actions(task.name, self.raw_action_space)
         self.action_space = self._actions.space
         self._observations = make_observations(
-            task.name, self._program.env.observation_space, self.action_space
+            task.name, self.raw_observation_space, self.action_space
         )
         self.observation_space = self._observations.space
 

@@ -125,6 +125,11 @@ class AgentNetwork(nn.Module):
         lstm = {"policy": of_policy, "value": of_value} if lstm else ()
         return self.head(x, value_x), CoreState(lstm, core_state.a_tm1, frames, age)
 
+    def convolving(self, form: str) -> "AgentNetwork":
+        """The same network whose convolutions are computed in another form, see convolution.py."""
+        values = self.value_body and self.value_body.clone(conv=form)
+        return self.clone(body=self.body.clone(conv=form), value_body=values)
+
     def first_statistics(self, space: gymnasium.Space):
         """Statistics of an array that has not been seen: the scale that torsos.encode gives it."""
         return first_statistics(space, self.body.pixel_offset, self.body.pixel_scale)

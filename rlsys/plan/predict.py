@@ -32,7 +32,7 @@ def plan(name: str, config: Any, machine: Machine | None = None) -> Plan:
     network = algorithm.make_network(config, *shared_spaces(pools))
     if machine is None:
         return here(config, pools, workload(algorithm, config, network))
-    network = network.clone(conv="plain")  # as accelerators have it
+    network = network.convolving("plain")  # as accelerators have it
     return elsewhere(config, pools, workload(algorithm, config, network), machine)
 
 

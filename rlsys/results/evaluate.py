@@ -212,16 +212,25 @@ class EvalConfig:
     """Record an episode, played in the way that is the algorithm's score."""
 
 
-def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None:
-    """Plays each mode, prints and saves the returns, and records a picture."""
-    found = config.tasks
-    pools = [make(task, 1, options.seed) for task in found]
+def newest(algorithm: Algorithm, config: Any) -> tuple[Any, Any]:
+    """The network of a run and the parameters in its newest checkpoint.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    pools = [make(task, 1, SEED) for task in config.tasks]
     network = algorithm.make_network(config, *shared_spaces(pools))
     for envs in pools:
         envs.close()
     state = algorithm.make_state(network, config)
     checkpoints = Checkpoints(Path(config.run_dir) / "checkpoints")
-    params = checkpoints.restore({"learner": state})[1]["learner"].params
+    return network, checkpoints.restore({"learner": state})[1]["learner"].params
+
+
+def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None:
+    """Plays each mode, prints and saves the returns, and records a picture."""
+    found = config.tasks
+    network, params = newest(algorithm, config)
     episodes = play_tasks(algorithm, config, network, params, options.episodes, options.seed)
     print(f"saved {report(Path(config.run_dir), algorithm.score_mode, episodes)}")
     if options.gif:

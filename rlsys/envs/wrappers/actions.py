@@ -4,7 +4,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rlsys.envs.interface import Envs
-from rlsys.envs.spaces import check_action
+from rlsys.envs.spaces import Actions, check_action
 from rlsys.envs.wrappers.wrapper import Wrapper
 from rlsys.types import Timestep, UserError
 
@@ -18,21 +18,24 @@ class ActionBins(Wrapper):
         UserError: the actions have no bounds.
         """
         super().__init__(envs)
-        box = envs.action_space
-        assert isinstance(box, spaces.Box)
-        low, high = box.low, box.high
-        if not (np.abs(low) < 1e6).all() or not (np.abs(high) < 1e6).all():
-            raise UserError(
-                f"actions of {self.name!r} range over {low.min():g} to {high.max():g}: no bins"
-            )
-        self.action_space = spaces.MultiDiscrete([bins] * low.size)
-        self._values = np.linspace(low, high, bins, axis=-1).astype(low.dtype)  # [D, bins]
-        self._dimension = np.arange(low.size)
+        assert isinstance(envs.action_space, spaces.Box)
+        self.action_space, self.values = binned(self.name, envs.action_space, bins)
 
     def step(self, action: np.ndarray) -> Timestep:
         action = check_action(self.name, self.action_space, self.num_envs, action)
         return self.envs.step(self.values(action))
 
-    def values(self, action: np.ndarray) -> np.ndarray:
-        """Returns the numbers [B, D] that stand for a choice [B, D] of ints."""
-        return self._values[self._dimension, action]
+
+def binned(name: str, box: spaces.Box, bins: int) -> Actions:
+    """Makes a choice among bins values for each dimension of a Box [D], and what converts a choice
+    [B, D] into its numbers [B, D].
+
+    Raises:
+      UserError: the actions of the task of this name have no bounds.
+    """
+    low, high = box.low, box.high
+    if not (np.abs(low) < 1e6).all() or not (np.abs(high) < 1e6).all():
+        raise UserError(f"actions of {name!r} range over {low.min():g} to {high.max():g}: no bins")
+    values = np.linspace(low, high, bins, axis=-1).astype(low.dtype)  # [D, bins]
+    dimension = np.arange(low.size)
+    return Actions(spaces.MultiDiscrete([bins] * low.size), lambda a: values[dimension, a])

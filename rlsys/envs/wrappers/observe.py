@@ -4,6 +4,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rlsys.envs.interface import Envs
+from rlsys.envs.spaces import Observations
 from rlsys.envs.wrappers.wrapper import Wrapper
 from rlsys.types import Timestep, UserError
 
@@ -16,18 +17,22 @@ class Observe(Wrapper):
         UserError: the observation is no flat vector, or has no such entry.
         """
         super().__init__(envs)
-        box = envs.observation_space
-        if not isinstance(box, spaces.Box) or len(box.shape) != 1:
-            raise UserError(
-                f"observe needs one flat vector, and {self.name!r} shows something else"
-            )
-        if max(entries) >= box.shape[0]:
-            raise UserError(
-                f"observe {entries}: {self.name!r} has {box.shape[0]} entries, counted from 0"
-            )
-        self._index = np.array(entries)
-        low, high = box.low[self._index], box.high[self._index]
-        self.observation_space = spaces.Box(low, high, dtype=box.dtype.type)  # type: ignore[arg-type]
+        self.observation_space, self._pick = picked(self.name, envs.observation_space, entries)
 
     def change(self, timestep: Timestep) -> Timestep:
-        return timestep._replace(obs=timestep.obs[:, self._index])
+        return timestep._replace(obs=self._pick(timestep.obs))
+
+
+def picked(name: str, space: spaces.Space, entries: tuple[int, ...]) -> Observations:
+    """The space of some entries of a vector, and what picks them: [B, D] -> [B, len(entries)].
+
+    Raises:
+      UserError: the observation of the task of this name is no vector, or has no such entry.
+    """
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise UserError(f"observe needs one flat vector, and {name!r} shows something else")
+    if max(entries) >= space.shape[0]:
+        raise UserError(f"observe {entries}: {name!r} has {space.shape[0]} entries, counted from 0")
+    index = np.array(entries)
+    box = spaces.Box(space.low[index], space.high[index], dtype=space.dtype.type)  # type: ignore[arg-type]
+    return Observations(box, lambda x: x[:, index])

@@ -4,6 +4,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rlsys.envs.interface import Envs
+from rlsys.envs.spaces import Observations
 from rlsys.envs.wrappers.wrapper import Wrapper
 from rlsys.types import Timestep, UserError
 
@@ -16,19 +17,27 @@ class Permute(Wrapper):
         UserError: the observation is not one array.
         """
         super().__init__(envs)
-        space = envs.observation_space
-        if not isinstance(space, spaces.Box | spaces.MultiBinary):
-            raise UserError(f"permute needs one array, and {self.name!r} shows something else")
-        shape, rng = space.shape, np.random.default_rng(seed)
-        order = as_is = np.arange(int(np.prod(shape)))
-        while len(order) > 1 and (order == as_is).all():  # few entries: it may draw their own
-            order = rng.permutation(len(order))
-        if isinstance(space, spaces.Box):
-            low, high = (x.ravel()[order].reshape(shape) for x in (space.low, space.high))
-            self.observation_space = spaces.Box(low, high, dtype=space.dtype.type)  # type: ignore[arg-type]
-        self._order = order
+        self.observation_space, self._permute = permuted(self.name, envs.observation_space, seed)
 
     def change(self, timestep: Timestep) -> Timestep:
-        x = timestep.obs
-        permuted = np.take(x.reshape(len(x), -1), self._order, axis=1).reshape(x.shape)
-        return timestep._replace(obs=permuted)
+        return timestep._replace(obs=self._permute(timestep.obs))
+
+
+def permuted(name: str, space: spaces.Space, seed: int) -> Observations:
+    """The space of an array in another order, and what brings [B, ...] into that order.
+
+    Raises:
+      UserError: the observation of the task of this name is not one array.
+    """
+    if not isinstance(space, spaces.Box | spaces.MultiBinary):
+        raise UserError(f"permute needs one array, and {name!r} shows something else")
+    shape, rng = space.shape, np.random.default_rng(seed)
+    order = as_is = np.arange(int(np.prod(shape)))
+    while len(order) > 1 and (order == as_is).all():  # few entries: it may draw their own
+        order = rng.permutation(len(order))
+    if isinstance(space, spaces.Box):
+        low, high = (x.ravel()[order].reshape(shape) for x in (space.low, space.high))
+        space = spaces.Box(low, high, dtype=space.dtype.type)  # type: ignore[arg-type]
+    return Observations(
+        space, lambda x: np.take(x.reshape(len(x), -1), order, axis=1).reshape(x.shape)
+    )

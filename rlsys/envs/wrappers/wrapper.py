@@ -19,6 +19,8 @@ class Wrapper:
         self.envs = envs
         self.num_envs, self.name = envs.num_envs, envs.name
         self.observation_space, self.action_space = envs.observation_space, envs.action_space
+        self.raw_observation_space = envs.raw_observation_space
+        self.raw_action_space = envs.raw_action_space
 
     def change(self, timestep: Timestep) -> Timestep:
         """Returns the learner's Timestep for one of the environments within."""
