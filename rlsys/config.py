@@ -186,8 +186,6 @@ class ReplayConfig(RunConfig):
     """The number of rewards in a return before it goes on with a value."""
     target_update: int = 50
     """The number of updates from one copy of the target network to the next."""
-    adam_eps: float = 1e-5
-    """Adam's epsilon."""
     epsilon_base: float = 0.4
     """The largest exploration rate: environment i of N acts at random with probability
     epsilon_base^(1 + epsilon_exponent i / (N - 1))."""
@@ -203,7 +201,7 @@ class ReplayConfig(RunConfig):
             self,
             0.0,
             float("inf"),
-            "priority_exponent importance_exponent epsilon_exponent adam_eps",
+            "priority_exponent importance_exponent epsilon_exponent",
         )
         if len(envs.tasks(self.env, self.env_options)) > 1:
             raise UserError("a replay holds one task; impala and ppo play several")
