@@ -1,18 +1,18 @@
 """Ape-X DQN: distributed prioritized experience replay.
 
 Horgan et al. 2018, "Distributed Prioritized Experience Replay", https://arxiv.org/abs/1803.00933.
-Section 3: the architecture, algorithms 1 and 2; section 3.1: Ape-X DQN; section 4.1 and appendix C:
-the numbers, here the preset "atari".
+Section 3: algorithm 1, the actor, and 2, the learner; section 3.1: Ape-X DQN; section 4.1 and
+appendix C: the numbers, here the preset "atari".
 
 Departures, and why:
-- Replay stores steps, not transitions: each image is held once, though 2 n transitions show it, and
-  n-step returns are computed from the steps when they are drawn.
+- Replay stores steps, not transitions, so each image is held once though several transitions show
+  it. Their n-step returns are computed when they are drawn.
 - Replay ratio is held: updates wait for data and data for updates (replay/replay_ratio.py). The
-  paper's ran free, at 19 batches for each 12,500 transitions, which is 0.8.
+  paper's ran free, at about 0.8.
 - A full replay overwrites its oldest steps at once; the paper's removed them every 100 updates.
+- Importance weights are divided by the largest of the batch on all devices and processes, so that
+  their number does not change the loss. The paper does not say what they are divided by.
 - Continuous actions are discretised (rlsys/acting/epsilon_greedy.py).
-The paper does not say by what importance weights are divided. Here it is the largest of the batch,
-over all devices and processes, so that their number does not change the loss.
 """
 
 import dataclasses
@@ -37,15 +37,7 @@ from rlsys.replay.replay import Replay
 from rlsys.results import evaluate
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.session import open_session
-from rlsys.types import (
-    SAMPLE_SPEC,
-    CoreState,
-    LearnerState,
-    Sample,
-    Timestep,
-    Trajectory,
-    UserError,
-)
+from rlsys.types import SAMPLE_SPEC, LearnerState, Sample, Timestep, Trajectory, UserError
 
 
 @register
@@ -70,10 +62,7 @@ class Config(ReplayConfig):
         check_within(self, 0.0, 1.0, "rmsprop_decay")
         check_positive(self, "rmsprop_eps")
         if self.core_size:
-            raise UserError(
-                f"apex has no recurrent memory: core_size must be 0, not {self.core_size}; r2d2 "
-                f"has one"
-            )
+            raise UserError(f"core_size must be 0, not {self.core_size}: apex has no memory")
         complete = self.num_envs * (self.n + 1)
         if self.learning_starts < complete:
             raise UserError(
@@ -81,10 +70,8 @@ class Config(ReplayConfig):
                 f"of {self.n} steps are complete"
             )
         if self.replay_capacity < self.batch_size:
-            raise UserError(
-                f"a replay of {self.replay_capacity} steps is smaller than a batch of "
-                f"{self.batch_size}"
-            )
+            capacity = self.replay_capacity
+            raise UserError(f"a replay of {capacity} is smaller than a batch of {self.batch_size}")
 
     @property
     def length(self) -> int:
@@ -110,29 +97,24 @@ def td_errors(config: Config, q_a, v_t, steps: Timestep):
     return return_tm1[0] - q_a
 
 
-def last_of_return(trajectory: Trajectory) -> tuple[Timestep, CoreState]:
-    """Give the observation [1, B] that each return ends with, and the agent's memory before it.
-
-    It is S_{t+n} or, if the episode ends before, the episode's last one.
-    """
+def last_of_return(trajectory: Trajectory):
+    """Give S_{t+n} or, if the episode ends before, its last step: Timestep [1, B]; and the
+    CoreState [B] before it."""
     steps, state = trajectory.steps, trajectory.core_state
     ended = (steps.discount[1:] == 0.0) | steps.truncated[1:]  # [n, B]
     k = jnp.where(ended.any(axis=0), ended.argmax(axis=0) + 1, len(ended))  # [B] it is S_{t+k}
 
-    def pick(x):  # [n + 1, B, ...] -> [1, B, ...]
-        pick_one = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=1)
-        return jax.vmap(pick_one, (1, 0), 1)(x, k)
+    def from_k(x, size):  # [B, T, ...] -> [B, size, ...]
+        return jax.vmap(lambda x, k: jax.lax.dynamic_slice_in_dim(x, k, size))(x, k)
 
     def before(frames, obs):  # [B, S - 1, ...], [n + 1, B, ...] -> [B, S - 1, ...]
         history = jnp.concatenate([frames, jnp.swapaxes(obs, 0, 1)], axis=1)
-        slices = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=frames.shape[1])
-        return jax.vmap(slices)(history, k)
+        return from_k(history, frames.shape[1])
 
-    age = jnp.where(steps.first[0], 0, state.age) + k
+    last = jax.tree.map(lambda x: jnp.swapaxes(from_k(jnp.swapaxes(x, 0, 1), 1), 0, 1), steps)
     frames = jax.tree.map(before, state.frames, networks.without_mask(steps.obs))
-    num_frames = max([x.shape[1] for x in jax.tree.leaves(frames)])
-    state = state._replace(frames=frames, age=jnp.minimum(age, num_frames))
-    return jax.tree.map(pick, steps), state
+    age = jnp.where(steps.first[0], 0, state.age) + k
+    return last, state._replace(frames=frames, age=age)
 
 
 def loss(network, config: Config, params, target_params, sample: Sample):
@@ -143,7 +125,7 @@ def loss(network, config: Config, params, target_params, sample: Sample):
     def q_values(params, steps, core_state):  # [1, B, A], of one step
         return network.apply(params, steps, a_tm1[:0], core_state)[0]
 
-    # Section 3.1, the prediction: q(S_t, A_t, theta), by a dueling network.
+    # q(S_t, A_t, theta), by a dueling network (section 3.1).
     q = q_values(params, jax.tree.map(lambda x: x[:1], steps), trajectory.core_state)
     q_a = q_of(q, a_tm1[:1])[0]
 
@@ -155,17 +137,15 @@ def loss(network, config: Config, params, target_params, sample: Sample):
     # G_t = R_{t+1} + .. + gamma^(n-1) R_{t+n} + gamma^n v, and delta = G_t - q(S_t, A_t, theta).
     td_error = td_errors(config, q_a, jnp.broadcast_to(v, a_tm1.shape[:2]), steps)
 
-    # l_t = 1/2 delta^2, weighted by importance (algorithm 2, line 5).
+    # l_t = 1/2 delta^2, weighted by importance; the new priority is |delta| (algorithm 2).
     td_error = jnp.where(sample.mask[0], td_error, 0.0)  # rules 1 and 3
     value = jnp.mean(sample.weights * 0.5 * td_error**2)
-
-    # p = |delta| (algorithm 2, line 8).
     priorities = jnp.abs(td_error)
     metrics = {
         "loss": value,
         "td_error": jnp.mean(priorities),
         "q_mean": jnp.mean(q),
-        "q_abs_max": jnp.mean(jnp.max(jnp.abs(q[0]), axis=range(1, q.ndim - 1))),
+        "q_abs_max": jnp.mean(jnp.max(jnp.abs(q), axis=(0, *range(2, q.ndim)))),
         "importance_weight": jnp.mean(sample.weights),
     }
     return value, (priorities, metrics)
@@ -193,9 +173,8 @@ def update(network, config: Config, state: LearnerState, sample: Sample):
     # Priorities cross to the host at every update, and tell it when learning has failed.
     failed = ~jnp.isfinite(value + metrics["gradient_norm"] + metrics["params_norm"])
     priorities = jnp.where(failed, jnp.nan, priorities)
-    return state._replace(
-        params=params, opt_state=opt_state, step=step, target_params=target_params
-    ), (priorities, metrics)
+    new = state._replace(params=params, opt_state=opt_state, step=step, target_params=target_params)
+    return new, (priorities, metrics)
 
 
 def make_state(network, config: Config) -> LearnerState:
@@ -205,7 +184,7 @@ def make_state(network, config: Config) -> LearnerState:
 
 
 def make_replay(config: Config, network) -> Replay:
-    """A Replay whose sequences are transitions: one learned step, and n - 1 more for its return."""
+    """A Replay whose sequences are a learned step, and n - 1 more for its return."""
     flag, number = np.zeros(1, bool), np.zeros(1, np.float32)
     return Replay(
         Timestep(networks.sample_obs(network.observation_space), flag, number, number, flag),
@@ -224,9 +203,9 @@ def make_replay(config: Config, network) -> Replay:
 
 
 def initial_priorities(config: Config, trajectory: Trajectory, mask):
-    """Priorities [W] by the actor's own Q-values, of steps [n + 1, W] (algorithm 1, line 11)."""
-    q_a, q_max = trajectory.aux.q_a[0], trajectory.aux.q_max[1:]
-    td_error = td_errors(config, q_a, q_max, trajectory.steps)
+    """Priorities [W] by the actor's own Q-values (algorithm 1), of steps [n + 1, W]."""
+    aux = trajectory.aux
+    td_error = td_errors(config, aux.q_a[0], aux.q_max[1:], trajectory.steps)
     return jnp.abs(jnp.where(mask[0], td_error, 0.0))
 
 
