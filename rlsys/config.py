@@ -193,6 +193,8 @@ class ReplayConfig(RunConfig):
     """How far the exploration rates are spread."""
 
     def __post_init__(self):
+        if len(envs.tasks(self.env, self.env_options)) > 1:
+            raise UserError("a replay holds one task; impala and ppo play several")
         super().__post_init__()
         check_at_least(self, 1, "batch_size n target_update")
         check_positive(self, "replay_ratio")
@@ -203,8 +205,6 @@ class ReplayConfig(RunConfig):
             float("inf"),
             "priority_exponent importance_exponent epsilon_exponent",
         )
-        if len(envs.tasks(self.env, self.env_options)) > 1:
-            raise UserError("a replay holds one task; impala and ppo play several")
         if self.learning_starts >= self.env_steps:
             raise UserError(
                 f"learning_starts {self.learning_starts} must be below env_steps {self.env_steps}"

@@ -7,7 +7,7 @@ import pytest
 from made_up import close
 
 from rlsys import cli, train
-from rlsys.algorithms import impala, r2d2
+from rlsys.algorithms import apex, impala, r2d2
 from rlsys.running.checkpoint import Checkpoints
 
 WORDS = (
@@ -18,6 +18,7 @@ MORE = {
     "impala": ["--batch-size", "24"],
     "ppo": ["--sequence-length", "5", "--epochs", "2", "--minibatches", "2"],
     "r2d2": "--batch-size 12 --replay-capacity 4000 --learning-starts 600 --n 2".split(),
+    "apex": "--batch-size 12 --replay-capacity 4000 --learning-starts 600 --core-size 0".split(),
 }
 
 
@@ -30,7 +31,9 @@ def play(name, folder, *words):
     return params_of(folder)
 
 
-@pytest.mark.parametrize("module", [impala, pytest.param(r2d2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "module", [impala, *(pytest.param(x, marks=pytest.mark.slow) for x in (r2d2, apex))]
+)
 def test_results_do_not_depend_on_who_acts(module, tmp_path, monkeypatch):
     """3 devices learn and one acts, or all 4 learn: the same but for rounding, by SGD."""
     monkeypatch.setattr(module, "optimizer", lambda config, rate: optax.sgd(0.1))
