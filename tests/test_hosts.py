@@ -23,7 +23,7 @@ SMALL = (
     "--env CartPole-v1 --num-envs 16 --hidden-size 8 --head-size 8 --unroll-length 10 "
     "--refresh-steps 10 --eval-episodes 4 --core-size 0"
 ).split()
-REPLAYS = ("r2d2", "apex")
+REPLAYS = {"r2d2": 8, "apex": 64}  # samples of 20 steps and of one in a batch
 RUNS = {  # 10 updates of IMPALA, 12 of PPO, none from samples, which each process draws by itself
     "impala": [*SMALL, "--batch-size", "16", "--env-steps", "1600", "--log-every", "320"],
     "ppo": [*SMALL, *"--sequence-length 5 --epochs 2 --minibatches 2 --env-steps 480".split()],
@@ -223,9 +223,10 @@ def wait_for(condition, processes, seconds=200):
 )
 def test_who_is_killed_ends_the_others_and_all_resume(tmp_path, algorithm, victim):
     """To the bit as if none had been killed; not with another number of processes."""
-    replay = "--batch-size 8 --learning-starts 800 --replay-capacity 4000 --checkpoint-every 1600"
-    more = [*SMALL, *replay.split(), "--log-every", 800] if algorithm in REPLAYS else LONG
-    words = [algorithm, *more, "--env-steps", 8000]
+    words = [algorithm, *LONG, "--env-steps", 8000]
+    if algorithm in REPLAYS:
+        words += ["--batch-size", REPLAYS[algorithm], "--learning-starts", 800]
+        words += ["--replay-capacity", 4000]
     said, codes = finish(train_two(*words, "--run-dir", "whole", cwd=tmp_path))
     assert codes == [0, 0], said
     processes = train_two(*words, "--run-dir", "killed", cwd=tmp_path)
