@@ -8,6 +8,7 @@ ARGS ?=
 MACHINE ?= here
 EXTRA ?= dev
 RESUME ?=
+OUT ?= policy.zip
 
 # This prints the lock file of the Python that runs it, and fails where that Python cannot build .venv.
 # A lock file is what `.venv/bin/pip freeze --exclude-editable` prints with that Python.
@@ -23,7 +24,7 @@ ifneq ($(origin EXTRA),file)
 STALE += $(filter-out $(BUILT),$(EXTRA))
 endif
 
-.PHONY: .venv stale help train sweep plan resume eval report bench profile test test-slow lint format clean
+.PHONY: .venv stale help train sweep plan resume eval export report bench profile test test-slow lint format clean
 
 help:  ## List these targets.
 	@grep -hE '^[.a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -61,6 +62,9 @@ resume: .venv  ## Continue a run from its newest checkpoint. RUN=<dir> [ARGS="--
 
 eval: .venv  ## Play episodes with a run's newest checkpoint and print their mean return. RUN=<dir> [ARGS="--episodes 100"]
 	@$(BIN)/python -m rlsys.train eval "$(RUN)" $(ARGS)
+
+export: .venv  ## Write a run's policy to one file, which rlsys.load_policy() reads. RUN=<dir> [OUT=policy.zip]
+	@$(BIN)/python -m rlsys.train export "$(RUN)" --out "$(OUT)" $(ARGS)
 
 report: .venv  ## Draw a table and learning curves of runs and sweeps. RUNS="<dir> <dir> ..." [ARGS="--out <dir>"]
 	@$(BIN)/python -m rlsys.results.report $(RUNS) $(ARGS)

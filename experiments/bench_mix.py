@@ -45,7 +45,7 @@ class Config:
 
 def alone(task: envs.Task) -> float:
     """Steps per second of 16 environments with random actions."""
-    pool = envs.Envs(task.env, 16, 0, task.options)
+    pool = envs.make(task, 16, 0)
     pool.reset()
     assert isinstance(pool.action_space, spaces.Discrete)
     random, begin, num_steps = np.random.default_rng(0), time.perf_counter(), 0

@@ -96,6 +96,9 @@ class RunConfig:
     """The grey of an image that the network sees as 0, such as the background's."""
     pixel_scale: int = 255
     """The difference of two greys that the network sees as 1."""
+    normalize_observations: bool = False
+    """Normalise numbers in observations by the mean and deviation of all that was learned from, and
+    clip them to 5 deviations."""
     orthogonal: bool = False
     """Begin with orthogonal weights of gain sqrt(2) in the layers that end in a ReLU."""
     bfloat16: bool = False
@@ -134,7 +137,7 @@ class RunConfig:
         check_at_least(self, 0, "seed hidden_size core_size head_size unrolls_ahead actor_devices")
         check_positive(self, "learning_rate max_gradient_norm")
         check_within(self, 0.0, 1.0, "discount learning_rate_decay")
-        num_tasks = len(envs.tasks(self.env, self.env_options))
+        num_tasks = len(self.tasks)
         if self.actors % num_tasks:
             raise UserError(
                 f"actors must be a multiple of the {num_tasks} tasks, not {self.actors}: each "
@@ -151,6 +154,11 @@ class RunConfig:
             )
 
     @property
+    def tasks(self) -> list[envs.Task]:
+        """The tasks of the run, each with its options."""
+        return envs.tasks(self.env, self.env_options)
+
+    @property
     def join(self) -> int:
         """The number of actors whose unrolls are handed to the learner together."""
         return self.actors
@@ -159,7 +167,7 @@ class RunConfig:
     def network(self) -> dict[str, Any]:
         """The fields that every network takes, by name."""
         sizes = "hidden_size core_size head_size frame_stack"
-        names = f"torso {sizes} pixel_offset pixel_scale bfloat16"
+        names = f"torso {sizes} pixel_offset pixel_scale normalize_observations bfloat16"
         return {name: getattr(self, name) for name in names.split()}
 
 
@@ -193,7 +201,7 @@ class ReplayConfig(RunConfig):
     """How far the exploration rates are spread."""
 
     def __post_init__(self):
-        if len(envs.tasks(self.env, self.env_options)) > 1:
+        if len(self.tasks) > 1:
             raise UserError("a replay holds one task; impala and ppo play several")
         super().__post_init__()
         check_at_least(self, 1, "batch_size n target_update")
@@ -216,6 +224,11 @@ class ReplayConfig(RunConfig):
 class ActorCriticConfig(RunConfig):
     """The fields that every algorithm with a policy and a value shares."""
 
+    policy: str = "categorical"
+    """The policy's distribution: "categorical", for which each dimension of a continuous action
+    takes one of a few values, or "gaussian", for continuous actions alone."""
+    separate_networks: bool = False
+    """Give the values a torso and an LSTM of their own, rather than the policy's."""
     entropy_cost: float = 0.01
     """The weight of the policy's entropy in the loss."""
     popart: bool = True
@@ -227,8 +240,15 @@ class ActorCriticConfig(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.policy not in ("categorical", "gaussian"):
+            raise UserError(f"policy must be categorical or gaussian, not {self.policy!r}")
         check_within(self, 0.0, 1.0, "popart_step_size")
         check_within(self, 0.0, float("inf"), "popart_floor entropy_cost")
+
+    @property
+    def tasks(self) -> list[envs.Task]:
+        """The tasks of the run; a Gaussian policy plays continuous actions as they are."""
+        return [t._replace(continuous=self.policy == "gaussian") for t in super().tasks]
 
 
 class Presets(NamedTuple):
@@ -273,13 +293,13 @@ class Presets(NamedTuple):
         for name, config in self.configs.items():
             if config.env == env and config.env_options == plain:
                 return name
-        return self.suits.get(envs.family(envs.tasks(env, plain)[0].env), "small")
+        return self.suits.get(envs.family(envs.tasks(env, plain)[0].env_id), "small")
 
     def _options(self, config: Any, env: str) -> envs.Options:
         """Options for tasks not the preset's own: the preset's, if it is for their family."""
         options = envs.Options()
         tasks = envs.tasks(env, options)
-        suit = self.suits.get(envs.family(tasks[0].env))
+        suit = self.suits.get(envs.family(tasks[0].env_id))
         if suit is not None and config.env_options == self.configs[suit].env_options:
             options = config.env_options
         if len(tasks) > 1:  # games do not share which actions they use

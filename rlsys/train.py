@@ -1,8 +1,9 @@
-"""Trains, goes on with a run, or plays one.
+"""Trains, goes on with a run, plays one, or exports its policy.
 
 python -m rlsys.train ALGORITHM [--env TASK] [--preset NAME] [--field value ...]
 python -m rlsys.train resume RUN [--field value ...]
 python -m rlsys.train eval RUN [--episodes N]
+python -m rlsys.train export RUN [--out FILE]
 
 Several processes train together if each is started by the same words and, after ALGORITHM or RUN,
 --coordinator HOST:PORT --num-processes N --process-id I (HOST is that of process 0), or by
@@ -15,6 +16,7 @@ from rlsys import algorithms, cli
 from rlsys.config import from_dict
 from rlsys.learning import hosts
 from rlsys.results.evaluate import EvalConfig, evaluate_run
+from rlsys.results.export import ExportConfig, export
 from rlsys.running import run
 from rlsys.types import UserError
 
@@ -26,12 +28,12 @@ def main(args: list[str]) -> None:
         return
     command, *args = args
     where = None
-    if command != "eval":
+    if command not in ("eval", "export"):
         words = {}
         for flag in ("--coordinator", "--num-processes", "--process-id"):
             words[flag], args = cli.take(args, flag)
         where = hosts.address(*words.values())
-    if command not in ("resume", "eval"):
+    if command not in ("resume", "eval", "export"):
         # Which devices there are cannot be asked before the processes have met.
         config = algorithms.config_of(command, args, on_cpu=False if where else None)
         hosts.start(where)
@@ -50,6 +52,9 @@ def main(args: list[str]) -> None:
     config = from_dict(algorithm.Config, {**saved["config"], "run_dir": folder})
     if command == "eval":
         evaluate_run(algorithm, config, cli.parse(EvalConfig(), args, str(EvalConfig.__doc__)))
+        return
+    if command == "export":
+        export(algorithm, config, cli.parse(ExportConfig(), args, str(ExportConfig.__doc__)))
         return
     config = cli.parse(config, args, "Goes on with a run; fields may be changed.")
     hosts.start(where)

@@ -17,6 +17,13 @@ IMAGES = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 MASKED = spaces.Dict(action_mask=spaces.MultiBinary(3), x=VECTOR)
 
 
+class Stub:
+    """A network made up for a test, without actions that are always illegal."""
+
+    def legal(self, obs):
+        return obs.get("action_mask") if isinstance(obs, dict) else None
+
+
 class Kind(NamedTuple):
     """What a network is for."""
 

@@ -5,12 +5,13 @@ import threading
 import time
 from types import SimpleNamespace
 
+import environments
 import jax
 import numpy as np
 import pytest
 
 from rlsys.acting.actors import Actors, make_envs
-from rlsys.envs import Envs, Options
+from rlsys.envs import Options, tasks
 from rlsys.learning import learner
 from rlsys.running.log import Log
 from rlsys.types import Timestep, UserError
@@ -173,7 +174,10 @@ def test_repeats_itself_to_the_bit(tmp_path, ahead, join, tasks):
             time.sleep(next(pauses))
             return draw(params, timestep.obs, core_state, key)
 
-        envs = [Envs("CartPole-v1", B, seed, name=f"task {seed % tasks}") for seed in range(4)]
+        envs = [
+            environments.make("CartPole-v1", B, seed, name=f"task {seed % tasks}")
+            for seed in range(4)
+        ]
         actors = make_actors(envs, tmp_path, join, [draws] * 4, refresh_steps=2 * T, ahead=ahead)
         unrolls = [actors.get(params(n), n) for n in range(12)]
         episodes = actors.pop_episodes()
@@ -320,7 +324,7 @@ def test_join_must_divide_the_actors(make):
 
 def test_make_envs_deals_tasks_in_turn():
     env = "Catch-v0,Catch-v0:reward-scale=0.5"
-    config = SimpleNamespace(env=env, env_options=Options(), num_envs=12, actors=4, seed=3)
+    config = SimpleNamespace(tasks=tasks(env, Options()), num_envs=12, actors=4, seed=3)
     pools = make_envs(config)
     assert [e.name for e in pools] == ["Catch-v0", "Catch-v0:reward-scale=0.5"] * 2
     assert [e.num_envs for e in pools] == [3] * 4

@@ -113,7 +113,7 @@ def literal_errors(kind, config, target_seed):
     """The error of each transition (t, env) by a loop over its own episode, in float64."""
     trajectory, errors, ends = play(kind), {}, {"terminated": 0, "truncated": 0, "whole": 0}
     steps, q, q_target = trajectory.steps, q_values(kind, 0), q_values(kind, target_seed)
-    legal = networks.legal(steps.obs)
+    legal = network_of(kind).legal(steps.obs)
     for env in range(B):
         for begin, end in pieces(steps.first[:, env], STEPS):
             for t in range(begin, end):

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from environments import make
 
 from rlsys import cli, train
-from rlsys.envs import Envs, Episode, Options
+from rlsys.envs import Episode, Options, tasks
 from rlsys.results import evaluate
 from rlsys.types import Timestep
 
@@ -94,7 +95,7 @@ def test_short_episodes_are_not_overcounted():
 def test_the_longest_episodes_are_evaluated_too(monkeypatch):
     """All last as long as an episode may; each environment plays two."""
     monkeypatch.setattr(evaluate, "MAX_STEPS", 5)
-    envs = Envs("Pendulum-v1", 2, 0, Options(max_episode_steps=5))
+    envs = make("Pendulum-v1", 2, 0, Options(max_episode_steps=5))
     episodes = evaluate.play(player(envs, np.zeros((2, 1), int)), None, 4)
     assert [(e.length, e.ended) for e in episodes] == [(5, True)] * 4
 
@@ -102,7 +103,7 @@ def test_the_longest_episodes_are_evaluated_too(monkeypatch):
 def test_a_cut_episode_has_what_was_earned_and_the_next_begins_afresh(monkeypatch):
     monkeypatch.setattr(evaluate, "MAX_STEPS", 7)
     action = np.zeros((2, 1), int)
-    envs, same = (Envs("Pendulum-v1", 2, 0, Options(max_episode_steps=100)) for _ in range(2))
+    envs, same = (make("Pendulum-v1", 2, 0, Options(max_episode_steps=100)) for _ in range(2))
     episodes = evaluate.play(player(envs, action), None, 4)
     assert [(e.env, e.length, e.ended) for e in episodes] == [(0, 7, False), (1, 7, False)] * 2
     for cut in (episodes[:2], episodes[2:]):
@@ -124,7 +125,7 @@ def test_environments_play_equally_often_and_kinds_meet_the_same(monkeypatch):
     monkeypatch.setattr(evaluate, "eval_policy", make_player)
 
     names = ("Catch-v0", "Catch-v0:permute=1")
-    config = SimpleNamespace(env=",".join(names), env_options=Options(), num_envs=64)
+    config = SimpleNamespace(tasks=tasks(",".join(names), Options()), num_envs=64)
     kinds = ("greedy", "sampled")
     played = evaluate.play_tasks(SimpleNamespace(eval_modes=kinds), config, None, None, 100)
     assert set(played) == {f"{kind} {name}" for kind in kinds for name in names}

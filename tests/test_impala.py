@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from made_up import close, network_of, params_of, pieces, play, several_devices
+from made_up import Stub, close, network_of, params_of, pieces, play, several_devices
 
 from rlsys import networks
-from rlsys.acting import actor_critic
 from rlsys.algorithms import impala
 from rlsys.algorithms.impala import ALGORITHM, Config
 from rlsys.envs import Options
 from rlsys.learning import learner
 from rlsys.learning.optimizer import linear_decay
 from rlsys.losses import popart
+from rlsys.networks.distributions import ILLEGAL, Categorical
 from rlsys.types import TRAJECTORY_SPEC, LearnerState, UserError
 
 T, B = 16, 8
@@ -74,7 +74,7 @@ def literal_targets(config, trajectory, logits, values, statistics):
     """In float64, each episode by itself: targets, advantages, and the statistics after them."""
     steps, action, task = trajectory.steps, trajectory.action, trajectory.task_id
     log_pi, log_mu = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in
-                      (np.float64(logits), np.float64(trajectory.aux)))  # fmt: skip
+                      (np.float64(logits), np.float64(trajectory.aux.logits)))  # fmt: skip
     mean, variance = np.float64(statistics.mean), np.float64(statistics.variance)
     old_scale = floored(config, mean, variance)
     v = np.stack([values[:, b, i] * old_scale[i] + statistics.mean[i]
@@ -144,11 +144,12 @@ def literal_loss(config, trajectory, logits, values, statistics):
     return total / number, mean, variance, d_logits / number, d_values / number
 
 
-class Outputs:
+class Outputs(Stub):
     """A network whose outputs are its parameters."""
 
     def apply(self, params, steps, action, core_state):
-        return params, core_state
+        logits, values = params["params"]
+        return (Categorical(logits), values), core_state
 
 
 OUTPUTS = Outputs()
@@ -159,12 +160,15 @@ def test_the_loss_and_its_gradient_are_those_of_the_equations(config):
     trajectory, random = trajectory_of(), np.random.default_rng(0)
     steps = trajectory.steps
     assert all(x[1:-1].sum() > 3 for x in (steps.first, steps.truncated, steps.discount == 0))
-    logits = trajectory.aux[[*range(T), 0]] + random.normal(scale=0.5, size=(T + 1, B, 3))
+    logits = trajectory.aux.logits[[*range(T), 0]] + random.normal(scale=0.5, size=(T + 1, B, 3))
     logits, values = np.float32(logits), np.float32(random.normal(size=(T + 1, B, 3)))
     total, mean, variance, d_logits, d_values = literal_loss(
         config, trajectory, logits, values, STATISTICS
     )
-    value, new, metrics, grads = loss_of(config, trajectory, (logits, values), network=OUTPUTS)
+    value, new, metrics, grads = loss_of(
+        config, trajectory, {"params": (logits, values)}, network=OUTPUTS
+    )
+    grads = grads["params"]
     np.testing.assert_allclose((value, metrics["loss"]), total, rtol=1e-4)
     size = T * B if config.sum_losses else 1.0
     close([x * size for x in (grads[0], grads[1])], [d_logits * size, d_values * size], atol=1e-5)
@@ -185,7 +189,7 @@ def alone(trajectory, kind, params):
             for t in range(begin, end + 1):
                 x_t = jax.tree.map(lambda x, t=t, b=b: x[t : t + 1, b : b + 1], steps)
                 outputs, state = apply(params, x_t, action[:0, :1], state)
-                logits[t, b], values[t, b] = (x[0, 0] for x in outputs)
+                logits[t, b], values[t, b] = outputs[0].logits[0, 0], outputs[1][0, 0]
                 state = state._replace(a_tm1=action[min(t, T - 1), b : b + 1])
     return np.float32(logits), np.float32(values)
 
@@ -226,6 +230,7 @@ def test_steps_onto_a_reset_do_not_matter():
     trajectory, params = trajectory_of(), other_params()
     steps, reset = trajectory.steps, trajectory.steps.first[1:]
     onto = np.concatenate([np.zeros_like(reset[:1]), reset])
+    impossible = np.float32(-1e9) * np.eye(3, dtype=np.float32)[0]
     garbage = trajectory._replace(
         steps=steps._replace(
             reward=np.where(onto, np.float32(1e20), steps.reward),
@@ -233,9 +238,8 @@ def test_steps_onto_a_reset_do_not_matter():
             truncated=np.where(onto, ~steps.truncated, steps.truncated),
         ),
         action=np.where(reset, 2 - trajectory.action, trajectory.action),
-        aux=np.where(reset[..., None], np.float32(-1e9) * np.eye(3, dtype=np.float32)[0],
-                     trajectory.aux),
-    )  # fmt: skip
+        aux=Categorical(np.where(reset[..., None], impossible, trajectory.aux.logits)),
+    )
     assert reset.sum() > 10
     for config in (CONFIG, POPART):
         result = loss_of(config, trajectory, params)
@@ -248,7 +252,9 @@ def test_far_apart_policies_have_finite_metrics():
     trajectory, params = trajectory_of(), other_params()
     taken = trajectory.action[..., None] == np.arange(3)
     for far in (-200, 200):  # e^far is the chance that the actor gave the action, over the others'
-        apart = trajectory._replace(aux=np.where(taken, np.float32(far), np.float32(0)))
+        apart = trajectory._replace(
+            aux=Categorical(np.where(taken, np.float32(far), np.float32(0)))
+        )
         value, _, metrics, grads = loss_of(CONFIG, apart, params)
         assert np.isfinite(value) and all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
         assert all(np.isfinite(x) for x in jax.tree.leaves(metrics)), metrics
@@ -274,19 +280,17 @@ def test_popart_equals_two_passes():
     ratio = popart.scale(new) / popart.scale(STATISTICS)
     assert ratio.min() > 3 and np.ptp(ratio) > 1  # a jump, another for each task
 
-    logits, values = jax.jit(network.apply)(
-        params, steps, trajectory.action, trajectory.core_state
-    )[0]
+    pi, values = jax.jit(network.apply)(params, steps, trajectory.action, trajectory.core_state)[0]
     _, vs, advantage, mask, *_, scale, _ = literal_targets(
-        POPART, trajectory, logits, np.asarray(values), STATISTICS
+        POPART, trajectory, pi.logits, np.asarray(values), STATISTICS
     )
     layer = networks.value_layer(params)
     kernel, bias = popart.preserve_outputs(STATISTICS, new, layer["kernel"], layer["bias"])
     corrected = networks.with_value_layer(params, {"kernel": kernel, "bias": bias})
 
     def second_pass(params):
-        logits, values = network.apply(params, steps, trajectory.action, trajectory.core_state)[0]
-        log_pi = jax.nn.log_softmax(logits[:-1])
+        pi, values = network.apply(params, steps, trajectory.action, trajectory.core_state)[0]
+        log_pi = jax.nn.log_softmax(pi.logits[:-1])
         log_pi_a = jnp.take_along_axis(log_pi, trajectory.action[..., None], -1)[..., 0]
         n = jnp.take_along_axis(values[:-1], trajectory.task_id[None, :, None], -1)[..., 0]
         n_target = (vs - new.mean[trajectory.task_id][None]) / scale[trajectory.task_id][None]
@@ -303,7 +307,7 @@ def test_popart_equals_two_passes():
         assert np.abs(found_layer["kernel"] - was["kernel"]).max() > 1e-2  # it would show
 
 
-class Linear:
+class Linear(Stub):
     """A network of one layer, for what does not depend on the network."""
 
     head = network_of("recurrent").head
@@ -316,7 +320,7 @@ class Linear:
     def apply(self, params, steps, action, core_state):
         head = params["params"]["head"]
         value = steps.obs @ head["value"]["kernel"] + head["value"]["bias"][None, None]
-        return (steps.obs @ head["policy"], value), core_state
+        return (Categorical(steps.obs @ head["policy"]), value), core_state
 
 
 LINEAR = Linear()
@@ -527,14 +531,14 @@ def test_what_cannot_work_is_refused_in_a_sentence(changes, sentence):
     assert "\n" not in str(error.value)
 
 
-def test_act_keeps_the_logits_that_acted():
+def test_act_keeps_the_policy_that_acted():
     trajectory = trajectory_of("memoryless", (0,) * B)
     legal = trajectory.steps.obs["action_mask"][:-1]
     some = legal.any(-1)
     assert 0 < (~some).sum() < some.size
     taken = np.take_along_axis(legal, trajectory.action[..., None], -1)[..., 0]
     assert taken[some].all()
-    np.testing.assert_array_equal((trajectory.aux == actor_critic.ILLEGAL).any(-1),
+    np.testing.assert_array_equal((trajectory.aux.logits == ILLEGAL).any(-1),
                                   some & ~legal.all(-1))  # fmt: skip
 
 

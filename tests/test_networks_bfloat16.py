@@ -18,6 +18,7 @@ from rlsys.algorithms import apex, impala, ppo, r2d2
 from rlsys.algorithms.impala import Config
 from rlsys.learning import learner
 from rlsys.networks.dense import Dense
+from rlsys.networks.distributions import Categorical
 from rlsys.networks.recurrent import lstm_scan
 from rlsys.types import TRAJECTORY_SPEC, Trajectory
 
@@ -39,7 +40,7 @@ def trajectory_of(torso):
     action = random.integers(0, 3, (T, B)).astype(np.int32)
     logits = random.normal(size=(T, B, 3)).astype(np.float32)
     steps = timesteps("stacked", T, B)
-    return Trajectory(steps, action, logits, network.initial(B), np.zeros(B, np.int32))
+    return Trajectory(steps, action, Categorical(logits), network.initial(B), np.zeros(B, np.int32))
 
 
 def state_of(network, rounded=False, seed=0):
@@ -159,7 +160,7 @@ def test_every_config_asks_for_it(name):
     dtypes = [
         algorithm.make_network(
             dataclasses.replace(config, bfloat16=x), IMAGES, spaces.Discrete(3)
-        ).dtype
+        ).body.dtype
         for x in (False, True)
     ]
     assert dtypes == [jnp.float32, jnp.bfloat16]

@@ -36,11 +36,12 @@ def test_pixels_are_moved_and_scaled_as_the_network_is_told():
     np.testing.assert_allclose(encode(space, x)[0], x[0] / 255, rtol=1e-6)
     network, params = made_up.network_of("stacked"), made_up.params_of("stacked")
     steps, action = made_up.timesteps("stacked", 2, 3), np.zeros((1, 3), np.int32)
-    moved = dataclasses.replace(network, pixel_offset=50.0, pixel_scale=20.0)
-    (logits, _), (others, _) = (
+    body = dataclasses.replace(network.body, pixel_offset=50.0, pixel_scale=20.0)
+    moved = dataclasses.replace(network, body=body)
+    (pi, _), (other, _) = (
         n.apply(params, steps, action, network.initial(3))[0] for n in (network, moved)
     )
-    assert np.abs(logits - others).max() > 1e-3
+    assert np.abs(pi.logits - other.logits).max() > 1e-3
 
 
 def test_pong_has_a_preset_of_its_own_where_there_is_no_accelerator():

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made_up import MASKED, close, network_of, params_of, timesteps
+from made_up import MASKED, Stub, network_of, params_of, timesteps
 
 from rlsys import networks
 from rlsys.acting import actor_critic
 from rlsys.algorithms.impala import Config
 from rlsys.losses import popart
+from rlsys.networks.distributions import Categorical
 from rlsys.types import CoreState, Timestep
 
 MASK = np.array([[[1, 0, 1], [0, 1, 0], [0, 0, 0]]], bool)  # of the last, none is legal
@@ -25,19 +26,17 @@ def softmax(x):
 
 
 def test_illegal_actions_have_no_chance_unless_all_are():
-    logits = actor_critic.legal_logits(LOGITS, {"action_mask": MASK, "x": 0})
+    logits = Categorical(LOGITS).only(MASK).logits
     pi = np.asarray(jax.nn.softmax(logits))
     assert (pi[~MASK & MASK.any(-1, keepdims=True)] == 0).all()
     np.testing.assert_array_equal(logits[MASK], LOGITS[MASK])
     np.testing.assert_array_equal(logits[:, 2], LOGITS[:, 2])
-    for obs in (np.zeros((1, 3, 4)), {"x": np.zeros((1, 3, 4))}):
-        assert actor_critic.legal_logits(LOGITS, obs) is LOGITS
 
 
 def test_illegal_actions_have_no_gradient():
     def loss(logits, action):
-        logits = actor_critic.legal_logits(logits, {"action_mask": MASK})
-        terms = actor_critic.log_prob(logits, action) - 0.3 * actor_critic.entropy(logits)
+        pi = Categorical(logits).only(MASK)
+        terms = pi.log_prob(action) - 0.3 * pi.entropy()
         return (terms * np.array([[1.0, -2.0, 3.0]])).sum()
 
     for action in ([[2, 1, 0]], [[1, 0, 0]]):  # the second's were played where these are illegal
@@ -45,24 +44,6 @@ def test_illegal_actions_have_no_gradient():
         illegal = ~MASK & MASK.any(-1, keepdims=True)
         assert (gradient[illegal] == 0).all() and np.isfinite(gradient).all()
         assert (np.abs(gradient[:, 2]) > 1e-3).all()
-
-
-def test_the_parts_of_an_action_add_up():
-    random = np.random.default_rng(1)
-    logits = random.normal(size=(5, 2, 4, 3)).astype(np.float32)  # [T, B, D, K]
-    action = random.integers(3, size=(5, 2, 4))
-    pi = softmax(logits)
-    log_pi_a, entropy = np.zeros((5, 2)), np.zeros((5, 2))
-    for t, b, d in np.ndindex(5, 2, 4):
-        log_pi_a[t, b] += np.log(pi[t, b, d, action[t, b, d]])
-        entropy[t, b] -= (pi[t, b, d] * np.log(pi[t, b, d])).sum()
-    close(actor_critic.log_prob(logits, action), log_pi_a, rtol=1e-5)
-    close(actor_critic.entropy(logits), entropy, rtol=1e-5)
-    close(actor_critic.log_prob(logits[:, :, 0], action[..., 0]), np.log(
-        np.take_along_axis(pi[:, :, 0], action[..., :1], -1)[..., 0]), rtol=1e-5)  # fmt: skip
-    np.testing.assert_allclose(
-        actor_critic.entropy(jnp.zeros((1, 1, 2, 3))), 2 * np.log(3), rtol=1e-6
-    )
 
 
 def test_each_environment_has_the_value_of_its_own_task():
@@ -76,10 +57,10 @@ def test_each_environment_has_the_value_of_its_own_task():
 def draws(number=4000):
     """Of one state of three masks, so many actions; logits."""
 
-    class Same:
+    class Same(Stub):
         def apply(self, params, steps, action, core_state):
             assert action.shape[0] == 0 and steps.first.shape == (1, 3)
-            return (jnp.asarray(LOGITS), jnp.zeros((1, 3, 1))), core_state
+            return (Categorical(jnp.asarray(LOGITS)), jnp.zeros((1, 3, 1))), core_state
 
     obs = {"action_mask": jnp.asarray(MASK[0]), "x": jnp.zeros((3, 4))}
     timestep = Timestep(obs, *np.zeros((4, 3)))
@@ -90,8 +71,8 @@ def draws(number=4000):
 
 
 def test_actions_are_drawn_from_the_policy():
-    (actions, logits, state), _ = draws()
-    pi = softmax(np.asarray(actor_critic.legal_logits(LOGITS, {"action_mask": MASK}))[0])
+    (actions, kept, state), _ = draws()
+    pi = softmax(np.asarray(Categorical(LOGITS).only(MASK).logits)[0])
     for b in range(3):
         counts = np.bincount(actions[:, b], minlength=3)
         assert (counts[pi[b] == 0] == 0).all()
@@ -100,7 +81,7 @@ def test_actions_are_drawn_from_the_policy():
     together = np.corrcoef(np.asarray(actions)[:, 0], np.asarray(actions)[:, 2])[0, 1]
     assert abs(together) < 0.06  # environments draw apart
     np.testing.assert_array_equal(actions, state.a_tm1)
-    np.testing.assert_allclose(softmax(np.asarray(logits[0])), pi, atol=1e-6)
+    np.testing.assert_allclose(softmax(np.asarray(kept.logits[0])), pi, atol=1e-6)
 
 
 def test_greedy_actions_are_the_likeliest_legal_ones():
@@ -168,9 +149,10 @@ def test_the_network_is_made_for_the_tasks():
         env="Catch-v0,Catch-v0:permute=1", actors=2, hidden_size=24, core_size=12, head_size=6
     )
     network = actor_critic.make_network(config, MASKED, network_of("memoryless").action_space)
-    assert (network.hidden_size, network.core_size, network.frame_stack) == (24, 12, 1)
+    body = network.body
+    assert (body.hidden_size, body.core_size, network.frame_stack) == (24, 12, 1)
     assert (network.head.num_tasks, network.head.hidden_size) == (2, 6)
-    assert network.reward_bound == 1.0
+    assert body.reward_bound == 1.0 and network.value_body is None
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.1])

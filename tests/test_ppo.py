@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from made_up import close, network_of, params_of, pieces, play, several_devices
+from made_up import Stub, close, network_of, params_of, pieces, play, several_devices
 
 from rlsys.acting import actor_critic
 from rlsys.algorithms import ppo
@@ -17,6 +17,7 @@ from rlsys.algorithms.ppo_minibatches import BATCH_SPEC, turns
 from rlsys.envs import Options
 from rlsys.learning import learner
 from rlsys.losses import popart
+from rlsys.networks.distributions import MultiCategorical
 from rlsys.types import TRAJECTORY_SPEC, LearnerState, Timestep, UserError
 
 T, B = 16, 8
@@ -331,11 +332,12 @@ def test_sequences_begin_with_what_the_actor_remembered():
     assert seen["age"] == {1, 2, 3} and seen["first"] > 2
 
 
-class Outputs:
+class Outputs(Stub):
     """A network whose outputs are its parameters."""
 
     def apply(self, params, steps, action, core_state):
-        return params, core_state
+        logits, values = params["params"]
+        return (MultiCategorical(logits), values), core_state
 
 
 @functools.cache
@@ -390,11 +392,11 @@ def test_the_loss_and_its_gradient_are_those_of_the_equations(clip_value):
             d_logits[t, i, d] = config.entropy_cost * p * (lp + entropy)
             if not bound:
                 d_logits[t, i, d] -= ratio * a * (np.eye(K)[action[t, i, d]] - p)
-    _, ((value, (_, metrics)), grads) = compiled_loss()(config, (logits, values), batch)
+    _, ((value, (_, metrics)), grads) = compiled_loss()(config, {"params": (logits, values)}, batch)
     np.testing.assert_allclose(value, total / (L * S), rtol=1e-4)
     np.testing.assert_allclose(metrics["ratio_clipped"], clips / (L * S), rtol=1e-5)
     np.testing.assert_allclose(metrics["kl"], kl / (L * S), rtol=1e-4)
-    close(grads, (d_logits / (L * S), d_values / (L * S)))
+    close(grads["params"], (d_logits / (L * S), d_values / (L * S)))
     assert clips > 3 and (value_clips > 3) == clip_value and (~mask).sum() > 2
 
 
@@ -410,7 +412,7 @@ def test_far_apart_policies_have_finite_metrics():
     batch = ppo.Batch(Timestep({}, (), (), (), ()), action, log_mu_a, ones, ones, ones, ones > 0,
                       np.zeros(S, int), ())  # fmt: skip
     values = np.zeros((L, S, N), np.float32)
-    _, ((value, (_, metrics)), grads) = compiled_loss()(CONFIG, (logits, values), batch)
+    _, ((value, (_, metrics)), grads) = compiled_loss()(CONFIG, {"params": (logits, values)}, batch)
     assert np.isfinite(value) and all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
     assert all(np.isfinite(x) for x in metrics.values()), metrics
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from gymnasium import spaces
-from made_up import several_devices
+from made_up import Stub, several_devices
 
 from rlsys import networks
 from rlsys.acting import epsilon_greedy
@@ -133,7 +133,7 @@ def test_burn_in_is_under_both_parameters():
 
     q, q_target = whole(make_params()), whole(make_params(1))
     steps = jax.tree.map(lambda x: x[b:], trajectory.steps)
-    q_star = epsilon_greedy.q_of(q_target, epsilon_greedy.greedy(q, steps.obs))[1:]
+    q_star = epsilon_greedy.q_of(q_target, epsilon_greedy.greedy(q, None))[1:]
     td_error = r2d2.td_errors(
         CONFIG, epsilon_greedy.q_of(q[:-1], trajectory.action[b:]), q_star, steps
     )
@@ -225,7 +225,7 @@ def test_episodes_in_one_sequence_equal_each_alone():
         r2d2.td_errors(
             config,
             epsilon_greedy.q_of(q[:-1], sample.trajectory.action),
-            epsilon_greedy.q_of(q_target, epsilon_greedy.greedy(q, steps.obs))[1:],
+            epsilon_greedy.q_of(q_target, epsilon_greedy.greedy(q, None))[1:],
             steps,
         )
     )
@@ -311,10 +311,10 @@ def test_each_environment_explores_with_its_own_rate():
 def test_only_legal_actions_are_taken_or_bootstrapped_from():
     q = jnp.array([[[1.0, 5.0, 3.0], [9.0, 2.0, 4.0]]])
     obs = {"action_mask": jnp.array([[[True, False, True], [False, True, False]]])}
-    np.testing.assert_array_equal(epsilon_greedy.greedy(q, obs), [[2, 1]])
-    np.testing.assert_array_equal(epsilon_greedy.greedy(q, {}), [[1, 0]])
+    np.testing.assert_array_equal(epsilon_greedy.greedy(q, obs["action_mask"]), [[2, 1]])
+    np.testing.assert_array_equal(epsilon_greedy.greedy(q, None), [[1, 0]])
 
-    class Same:
+    class Same(Stub):
         def apply(self, params, steps, action, core_state):
             return q, core_state
 

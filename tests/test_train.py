@@ -12,12 +12,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from environments import make
 
 from rlsys import algorithms, cli, train
 from rlsys.acting.actors import Actors
 from rlsys.algorithms import r2d2
 from rlsys.algorithms.r2d2 import ALGORITHM, Config
-from rlsys.envs import Envs, Options
+from rlsys.envs.envpool import EnvPoolEnvs
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.health import first_not_finite
 from rlsys.running.log import Log
@@ -239,7 +240,7 @@ class Broken(Exception):
 def break_after(num_steps, monkeypatch):
     """Environments raise Broken after so many steps, all together; a list that grows with each."""
     steps = []
-    step = Envs.step
+    step = EnvPoolEnvs.step
 
     def breaking(self, action):
         steps.append(0)
@@ -247,7 +248,7 @@ def break_after(num_steps, monkeypatch):
             raise Broken
         return step(self, action)
 
-    monkeypatch.setattr(Envs, "step", breaking)
+    monkeypatch.setattr(EnvPoolEnvs, "step", breaking)
     return steps
 
 
@@ -437,7 +438,7 @@ def test_actors_take_new_parameters_every_refresh_steps(tmp_path):
         seen.append(int(params["learner_step"]))
         return np.zeros(2, np.int32), (), core_state, key
 
-    envs = [Envs("CartPole-v1", 2, seed, Options()) for seed in (0, 1)]
+    envs = [make("CartPole-v1", 2, seed) for seed in (0, 1)]
     actors = Actors(envs, [policy] * 2, lambda n: (), config, Log(tmp_path, 1).time)
     for step in range(9):
         unroll = actors.get({"learner_step": jax.numpy.array(step)}, step)

@@ -13,7 +13,7 @@ import numpy as np
 from experiments.bench import clock
 from rlsys import algorithms, envs
 from rlsys.acting.actors import Actors, make_envs
-from rlsys.envs.tasks import make_pool
+from rlsys.envs.envpool_settings import make_pool
 from rlsys.learning import learner
 from rlsys.plan.workload import Workload, workload
 from rlsys.running.log import Silent
@@ -68,11 +68,11 @@ def envpool_alone(config: Any) -> clock.Call:
 
     All are in one EnvPool, of one thread or one for each core, whichever is faster.
     """
-    (task,) = envs.tasks(config.env, config.env_options)
+    (task,) = config.tasks
     random, shape = np.random.default_rng(0), (config.unroll_length, config.num_envs)
 
     def with_threads(num_threads: int) -> clock.Call:
-        pool = make_pool(task.env, config.num_envs, [0], task.options, num_threads, False)
+        pool = make_pool(task.env_id, config.num_envs, [0], task.options, num_threads, False)
         pool.reset()
         actions = random.integers(pool.action_space.n, size=shape)
         return lambda: [pool.step(action) for action in actions]

@@ -30,7 +30,7 @@ class StockAgent(AgentNetwork):
     """An AgentNetwork of images with their frames already stacked (frame_stack 1)."""
 
     def convolve(self, x):
-        if self.torso == "nature":  # Mnih et al. 2015
+        if self.body.torso == "nature":  # Mnih et al. 2015
             for features, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
                 x = nn.relu(nn.Conv(features, (size, size), (stride, stride), "VALID")(x))
             return x
@@ -46,18 +46,19 @@ class StockAgent(AgentNetwork):
     def __call__(self, steps, action, core_state):
         length, batch = steps.first.shape
         x = steps.obs.reshape(length * batch, *steps.obs.shape[2:]).astype(jnp.float32) / 255.0
+        body = self.body
         x = self.convolve(x).reshape(length, batch, -1)
-        x = nn.relu(nn.Dense(self.hidden_size)(x)) if self.hidden_size else x
+        x = nn.relu(nn.Dense(body.hidden_size)(x)) if body.hidden_size else x
         lstm = core_state.lstm
-        if self.core_size:
+        if body.core_size:
             started = ~steps.first[..., None]
             a_tm1 = jnp.concatenate([core_state.a_tm1[None], action])
             a_tm1 = jax.nn.one_hot(a_tm1, self.action_space.n)
-            reward = jnp.clip(steps.reward[..., None], -self.reward_bound, self.reward_bound)
+            reward = jnp.clip(steps.reward[..., None], -body.reward_bound, body.reward_bound)
             x = jnp.concatenate([x, a_tm1 * started, reward * started], axis=-1)
             core = nn.scan(Core, variable_broadcast="params", split_rngs={"params": False})
             x, *carry = vary_alike(x, *lstm)
-            lstm, x = core(self.core_size)(tuple(carry), (x, steps.first))
+            lstm, x = core(body.core_size)(tuple(carry), (x, steps.first))
         state = CoreState(lstm, core_state.a_tm1, core_state.frames, core_state.age)
         return self.head(x), state
 
@@ -66,11 +67,9 @@ class StockAgent(AgentNetwork):
 
 def stock(network: AgentNetwork) -> StockAgent:
     """Return the same agent in stock flax, to be given stacked frames."""
-    fields = ("action_space", "head", "torso", "hidden_size", "core_size", "conv", "reward_bound")
     height, width, channels = network.observation_space.shape or ()
     space = spaces.Box(0, 255, (height, width, channels * network.frame_stack), np.uint8)
-    same = {field: getattr(network, field) for field in fields}
-    return StockAgent(observation_space=space, frame_stack=1, **same)
+    return StockAgent(space, network.action_space, network.head, network.body, None, 1)
 
 
 def stacked(network: StockAgent, trajectory: Trajectory, depth: int) -> Trajectory:

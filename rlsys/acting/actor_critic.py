@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlsys import envs, networks
+from rlsys import networks
 from rlsys.learning import learner
 from rlsys.learning.state import initial_state
-from rlsys.losses import policy_gradient, popart
-from rlsys.types import LearnerState, Policy
+from rlsys.losses import popart
+from rlsys.types import LearnerState, Policy, UserError
 
-ILLEGAL = -1e9  # logit of an illegal action: finite, so that 0 times its logarithm is 0
 EVAL_MODES = ("greedy", "sampled")  # play the likeliest action, or draw it as in training
 # The objective improves the policy that actions are drawn from, and values are learned of it; the
 # greedy one is never trained, and can be far better or worse.
@@ -21,45 +20,35 @@ SCORE_MODE = "sampled"
 _scale = jax.jit(popart.scale)  # op by op its bounds would cross to the devices each time
 
 
-def legal_logits(logits, obs):
-    """logits [..., A] or [..., D, K], those of illegal actions lowered until they have no chance.
-
-    Where an observation names no action at all (some tasks do at an episode's end), all stay.
-    """
-    mask = networks.legal(obs)
-    if mask is None:
-        return logits
-    mask = mask | ~mask.any(axis=-1, keepdims=True)
-    return jnp.where(mask, logits, ILLEGAL)
-
-
-def log_prob(logits, action):
-    """log pi(a): [T, B, A], [T, B] or [T, B, D, K], [T, B, D] -> [T, B]."""
-    log_pi_a = policy_gradient.log_prob(logits, action)
-    return log_pi_a.reshape(*logits.shape[:2], -1).sum(axis=-1)
-
-
-def entropy(logits):
-    """The entropy of the whole action: [T, B, A] or [T, B, D, K] -> [T, B]."""
-    return policy_gradient.entropy(logits).reshape(*logits.shape[:2], -1).sum(axis=-1)
-
-
 def value_of(values, task):
     """Each environment's own of the values of N tasks: [T, B, N], [B] -> [T, B]."""
     return jnp.take_along_axis(values, task[None, :, None], axis=-1)[..., 0]
+
+
+def policy_and_values(network, params, steps, action, core_state):
+    """What the network says of T steps, with arguments as it takes them.
+
+    Returns:
+      the policy's Distribution over legal actions in [T, B] states, values [T, B, N] of N tasks,
+      and the CoreState after the steps.
+    """
+    (pi, values), state = network.apply(params, steps, action, core_state)
+    return pi.only(network.legal(steps.obs)), values, state
 
 
 def sample(network, params, timestep, core_state, key, *, greedy: bool = False):
     """a_t for B environments, drawn from the policy or its likeliest.
 
     Returns:
-      action [B] or [B, D], logits [B, A] or [B, D, K], and the CoreState before x_{t+1}.
+      action [B] or [B, D], the Distribution [B] that it was drawn from, and the CoreState before
+      x_{t+1}.
     """
     steps = jax.tree.map(lambda x: x[None], timestep)
-    (logits, _), state = network.apply(params, steps, core_state.a_tm1[None][:0], core_state)
-    logits = legal_logits(logits, steps.obs)[0]
-    action = jnp.argmax(logits, axis=-1) if greedy else jax.random.categorical(key, logits)
-    return action, logits, state._replace(a_tm1=action)
+    no_action = core_state.a_tm1[None][:0]
+    pi, _, state = policy_and_values(network, params, steps, no_action, core_state)
+    pi = jax.tree.map(lambda x: x[0], pi)
+    action = pi.mode() if greedy else pi.sample(key)
+    return action, pi, state._replace(a_tm1=action)
 
 
 def preserve_outputs(old: popart.PopArtState, new: popart.PopArtState, params):
@@ -138,18 +127,25 @@ def popart_metrics(config: Any, statistics: popart.PopArtState) -> dict[str, flo
     if not config.popart:
         return {}
     mean, scale = jax.device_get((statistics.mean, _scale(statistics)))
-    names = [task.name for task in envs.tasks(config.env, config.env_options)]
+    names = [task.name for task in config.tasks]
     return {f"popart_mean/{n}": m for n, m in zip(names, mean, strict=True)} | {
         f"popart_scale/{n}": s for n, s in zip(names, scale, strict=True)
     }
 
 
 def make_network(config: Any, observation_space, action_space) -> networks.AgentNetwork:
-    """The network for observations and actions of these spaces, which all tasks share."""
+    """The network for observations and actions of these spaces, which all tasks share.
+
+    Raises:
+      UserError: the policy is not one for these actions, or the network does not fit the spaces.
+    """
+    if networks.is_continuous(action_space) != (config.policy == "gaussian"):
+        raise UserError(f"a {config.policy} policy cannot draw actions of {action_space}")
     return networks.policy_value_network(
         observation_space,
         action_space,
-        num_tasks=len(envs.tasks(config.env, config.env_options)),
+        num_tasks=len(config.tasks),
+        separate=config.separate_networks,
         **config.network,
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from rlsys import streams
 from rlsys.acting.unroll import ActorState, Timer, Unroll, unroll
-from rlsys.envs import Envs, Episode, tasks
+from rlsys.envs import Envs, Episode, make
 from rlsys.learning import hosts, learner
 from rlsys.types import Policy, Trajectory, UserError, map_arrays
 
@@ -36,10 +36,8 @@ def make_envs(*configs: Any) -> list[Envs]:
     actor has the shares of all, in order."""
     config = configs[0]
     share = config.num_envs // config.actors * len(configs)
-    dealt = zip(
-        itertools.cycle(tasks(config.env, config.env_options)), seeds(configs, 0), strict=False
-    )
-    return [Envs(task.env, share, seed, task.options, name=task.name) for task, seed in dealt]
+    dealt = zip(itertools.cycle(config.tasks), seeds(configs, 0), strict=False)
+    return [make(task, share, seed) for task, seed in dealt]
 
 
 class Actors:

@@ -38,9 +38,8 @@ def q_of(q: jax.Array, action: jax.Array) -> jax.Array:
     return taken.reshape(*q.shape[:2], -1).mean(axis=-1)
 
 
-def greedy(q: jax.Array, obs: Any) -> jax.Array:
-    """The legal action of the largest Q: [..., A] -> [...]."""
-    legal = networks.legal(obs)
+def greedy(q: jax.Array, legal: Any) -> jax.Array:
+    """The legal action of the largest Q: [..., A] -> [...]. legal: as network.legal gives it."""
     return jnp.argmax(q if legal is None else jnp.where(legal, q, -jnp.inf), axis=-1)
 
 
@@ -49,9 +48,10 @@ def act(network, params, timestep: Timestep, core_state, key, epsilon):
     steps = jax.tree.map(lambda x: x[None], timestep)
     q, state = network.apply(params, steps, core_state.a_tm1[None][:0], core_state)
     explore_key, action_key = jax.random.split(key)
-    best = greedy(q, steps.obs)
-    legal = networks.legal(steps.obs)
-    logits = jnp.zeros_like(q) if legal is None else jnp.where(legal, 0.0, -jnp.inf)
+    legal = network.legal(steps.obs)
+    best = greedy(q, legal)
+    logits = jnp.zeros_like(q)
+    logits = logits if legal is None else jnp.where(legal, logits, -jnp.inf)
     explore = jax.random.uniform(explore_key, epsilon.shape) < epsilon
     explore = explore.reshape(1, -1, *(1 for _ in best.shape[2:]))
     action = jnp.where(explore, jax.random.categorical(action_key, logits), best)

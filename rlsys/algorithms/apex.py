@@ -30,7 +30,7 @@ from rlsys.acting.epsilon_greedy import Aux, greedy, q_of
 from rlsys.algorithms import presets
 from rlsys.config import ReplayConfig, check_positive, check_within, register
 from rlsys.learning import hosts, learner
-from rlsys.learning.optimizer import centred_rmsprop, linear_decay, step_metrics
+from rlsys.learning.optimizer import centred_rmsprop, descend, linear_decay, step_metrics
 from rlsys.learning.state import initial_state
 from rlsys.losses.n_step import n_step_return
 from rlsys.replay.replay import Replay
@@ -87,13 +87,9 @@ def td_errors(config: Config, q_a, v_t, steps: Timestep):
       v_t: [n, B] value of S_{t+1} .. S_{t+n}; only the one that the return ends with matters.
       steps: Timestep [n + 1, B], S_t .. S_{t+n}.
     """
-    return_tm1 = n_step_return(
-        v_t,
-        steps.reward[1:],
-        config.discount * steps.discount[1:],
-        config.n,
-        lambda_t=1.0 - steps.truncated[1:],  # rule 2
-    )
+    discount_t = config.discount * steps.discount[1:]
+    lambda_t = 1.0 - steps.truncated[1:]  # rule 2
+    return_tm1 = n_step_return(v_t, steps.reward[1:], discount_t, config.n, lambda_t=lambda_t)
     return return_tm1[0] - q_a
 
 
@@ -131,7 +127,7 @@ def loss(network, config: Config, params, target_params, sample: Sample):
 
     # Double Q: theta chooses the action in S_{t+n}, theta^- says what it is worth.
     last, core_state = last_of_return(trajectory)
-    a_star = greedy(q_values(params, last, core_state), last.obs)
+    a_star = greedy(q_values(params, last, core_state), network.legal(last.obs))
     v = q_of(q_values(target_params, last, core_state), a_star)[0]
 
     # G_t = R_{t+1} + .. + gamma^(n-1) R_{t+n} + gamma^n v, and delta = G_t - q(S_t, A_t, theta).
@@ -154,8 +150,8 @@ def loss(network, config: Config, params, target_params, sample: Sample):
 def optimizer(config: Config, rate):
     """Centred RMSProp without momentum on clipped gradients, at a learning rate."""
     clip = optax.clip_by_global_norm(config.max_gradient_norm)
-    descend = centred_rmsprop(rate, decay=config.rmsprop_decay, eps=config.rmsprop_eps)
-    return optax.chain(clip, descend)
+    rmsprop = centred_rmsprop(rate, decay=config.rmsprop_decay, eps=config.rmsprop_eps)
+    return optax.chain(clip, rmsprop)
 
 
 def update(network, config: Config, state: LearnerState, sample: Sample):
@@ -165,8 +161,11 @@ def update(network, config: Config, state: LearnerState, sample: Sample):
     grad = learner.value_and_grad(functools.partial(loss, network, config))
     (value, (priorities, metrics)), grads = grad(state.params, state.target_params, sample)
     rate = linear_decay(config.learning_rate, config.learning_rate_decay, state.progress)
-    updates, opt_state = optimizer(config, rate).update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params, opt_state, updates = descend(
+        optimizer(config, rate), grads, state.opt_state, state.params
+    )
+    played = jax.tree.map(lambda x: x[:1], sample.trajectory.steps.obs)
+    params = networks.see(params, played, sample.mask[:1], axis_name=learner.BATCH)
     step = state.step + 1
     target_params = optax.periodic_update(params, state.target_params, step, config.target_update)
     metrics |= step_metrics(config, rate, grads, updates, params)

@@ -26,12 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlsys import envs, networks
+from rlsys import networks
 from rlsys.acting import actor_critic
 from rlsys.algorithms import presets
 from rlsys.config import ActorCriticConfig, check_at_least, check_positive, check_within, register
 from rlsys.learning import hosts, learner
-from rlsys.learning.optimizer import linear_decay, step_metrics
+from rlsys.learning.optimizer import descend, linear_decay, step_metrics
 from rlsys.losses import popart
 from rlsys.losses.policy_gradient import baseline_loss, policy_gradient_loss
 from rlsys.losses.ppo import MAX_LOG_RATIO
@@ -108,21 +108,23 @@ BATCHES_SPEC = learner.stacked(TRAJECTORY_SPEC)
 
 
 def act(network, params, timestep, core_state, key, *, greedy: bool = False):
-    """a_t for [B] environments; keeps mu's logits for the importance ratios."""
+    """a_t for [B] environments; keeps mu, the policy that acted, for the importance ratios."""
     return actor_critic.sample(network, params, timestep, core_state, key, greedy=greedy)
 
 
 def loss(network, config: Config, params, statistics: popart.PopArtState, trajectory: Trajectory):
     """The loss of T steps of B environments -> scalar; PopArt's statistics after them, metrics."""
     steps, a_tm1, task = trajectory.steps, trajectory.action, trajectory.task_id
-    (logits, values), _ = network.apply(params, steps, a_tm1, trajectory.core_state)
-    logits = actor_critic.legal_logits(logits, steps.obs)[:-1]
+    pi, values, _ = actor_critic.policy_and_values(
+        network, params, steps, a_tm1, trajectory.core_state
+    )
+    pi, mu = jax.tree.map(lambda x: x[:-1], pi), trajectory.aux  # in x_0 .. x_{T-1}
     old = actor_critic.statistics_of(config, statistics)
     v = popart.unnormalize(old, actor_critic.value_of(values, task), task)  # [T + 1, B]
 
     mask_tm1 = learned_steps(trajectory)  # rules 1 and 3
-    log_pi_a_tm1 = actor_critic.log_prob(logits, a_tm1)
-    log_rho_tm1 = log_pi_a_tm1 - actor_critic.log_prob(trajectory.aux, a_tm1)
+    log_pi_a_tm1 = pi.log_prob(a_tm1)
+    log_rho_tm1 = log_pi_a_tm1 - mu.log_prob(a_tm1)
     log_rho_tm1 = jnp.minimum(log_rho_tm1, MAX_LOG_RATIO)  # lest a metric be inf
     rho_tm1 = jnp.exp(log_rho_tm1)
     rho_tm1 = jax.lax.stop_gradient(jnp.where(mask_tm1, rho_tm1, 0.0))
@@ -144,7 +146,7 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
     v_loss = mask_tm1 * baseline_loss(
         popart.normalize(new, v[:-1], task), popart.normalize(new, targets.vs_tm1, task)
     )
-    entropy = mask_tm1 * actor_critic.entropy(logits)
+    entropy = mask_tm1 * pi.entropy()
     total = jnp.mean(pg_loss + config.baseline_cost * v_loss - config.entropy_cost * entropy)
     if config.sum_losses:
         total = total * config.unroll_length * config.batch_size
@@ -192,10 +194,11 @@ def update(network, config: Config, state: LearnerState, trajectory: Trajectory)
     old, new = (actor_critic.statistics_of(config, s) for s in (state.popart, statistics))
     params, grads = preserve_outputs(old, new, state.params, grads)
     rate = linear_decay(config.learning_rate, config.learning_rate_decay, state.progress)
-    updates, opt_state = optimizer(config, rate).update(grads, state.opt_state, params)
-    params = optax.apply_updates(params, updates)
+    params, opt_state, updates = descend(optimizer(config, rate), grads, state.opt_state, params)
     metrics["explained_variance"] = actor_critic.explained_variance(metrics.pop("moments"))
     metrics |= step_metrics(config, rate, grads, updates, params)
+    obs = jax.tree.map(lambda x: x[:-1], trajectory.steps.obs)
+    params = networks.see(params, obs, learned_steps(trajectory), axis_name=learner.BATCH)
     state = state._replace(
         params=params, opt_state=opt_state, step=state.step + 1, popart=statistics
     )
@@ -225,7 +228,7 @@ def learn(network, config: Config, state: LearnerState, trajectories: Trajectory
 
 def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
-    names = [task.name for task in envs.tasks(config.env, config.env_options)]
+    names = [task.name for task in config.tasks]
     played = np.zeros(len(names))  # unrolls of each task since the last line of the log
     with open_session(ALGORITHM, config, resume=resume) as session:
         learn_all = session.data_parallel(learn, BATCHES_SPEC)

@@ -27,12 +27,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rlsys import networks
 from rlsys.acting import actor_critic
 from rlsys.algorithms import presets
 from rlsys.algorithms.ppo_minibatches import Batch, minibatch, sequences
 from rlsys.config import ActorCriticConfig, check_at_least, check_positive, check_within, register
 from rlsys.learning import learner
-from rlsys.learning.optimizer import adam_with_clipped_gradients, linear_decay, step_metrics
+from rlsys.learning.optimizer import (
+    adam_with_clipped_gradients,
+    descend,
+    linear_decay,
+    step_metrics,
+)
 from rlsys.losses import popart
 from rlsys.losses.gae import gae
 from rlsys.losses.policy_gradient import baseline_loss
@@ -123,11 +129,10 @@ class Aux(NamedTuple):
 
 def act(network, params, timestep, core_state, key, *, greedy: bool = False):
     """a_t for [B] environments."""
-    action, logits, state = actor_critic.sample(
+    action, mu, state = actor_critic.sample(
         network, params, timestep, core_state, key, greedy=greedy
     )
-    log_mu_a = actor_critic.log_prob(logits[None], action[None])[0]
-    return action, Aux(log_mu_a, core_state.lstm), state
+    return action, Aux(mu.log_prob(action), core_state.lstm), state
 
 
 def discount(config: Config):
@@ -140,7 +145,9 @@ def discount(config: Config):
 def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory):
     """Advantages and targets of an unroll -> LearnerState, (Batch, metrics)."""
     steps, task = trajectory.steps, trajectory.task_id
-    (_, values), _ = network.apply(state.params, steps, trajectory.action, trajectory.core_state)
+    _, values, _ = actor_critic.policy_and_values(
+        network, state.params, steps, trajectory.action, trajectory.core_state
+    )
     old = actor_critic.statistics_of(config, state.popart)
     v = popart.unnormalize(old, actor_critic.value_of(values, task), task)  # [T + 1, B]
     advantage = gae(
@@ -188,10 +195,11 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
 def loss(network, config: Config, params, batch: Batch):
     """The loss of S sequences of L steps -> scalar; nothing more, and metrics."""
     action, mask = batch.action, batch.mask
-    (logits, values), _ = network.apply(params, batch.steps, action[:-1], batch.core_state)
-    logits = actor_critic.legal_logits(logits, batch.steps.obs)
+    pi, values, _ = actor_critic.policy_and_values(
+        network, params, batch.steps, action[:-1], batch.core_state
+    )
     v = actor_critic.value_of(values, batch.task_id)
-    log_pi_a = actor_critic.log_prob(logits, action)
+    log_pi_a = pi.log_prob(action)
     pg_loss = mask * clipped_surrogate(
         log_pi_a, batch.log_mu_a, batch.advantage, clip_eps=config.clip_eps
     )
@@ -200,7 +208,7 @@ def loss(network, config: Config, params, batch: Batch):
     else:
         v_loss = baseline_loss(v, batch.target)
     v_loss = mask * v_loss
-    entropy = mask * actor_critic.entropy(logits)
+    entropy = mask * pi.entropy()
     total = jnp.mean(pg_loss + config.value_cost * v_loss - config.entropy_cost * entropy)
     log_ratio = mask * jnp.minimum(log_pi_a - batch.log_mu_a, MAX_LOG_RATIO)  # its exp is finite
     metrics = {
@@ -229,8 +237,9 @@ def update(network, config: Config, state: LearnerState, batch: Batch):
     grad = learner.value_and_grad(functools.partial(loss, network, config))
     (_, (_, metrics)), grads = grad(state.params, minibatch(config, state, batch))
     rate = linear_decay(config.learning_rate, config.learning_rate_decay, state.progress)
-    updates, opt_state = optimizer(config, rate).update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params, opt_state, updates = descend(
+        optimizer(config, rate), grads, state.opt_state, state.params
+    )
     metrics |= step_metrics(config, rate, grads, updates, params)
     return state._replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
 
@@ -241,7 +250,10 @@ def learn(network, config: Config, state: LearnerState, trajectory: Trajectory):
     state, losses = jax.lax.scan(
         lambda state, _: update(network, config, state, batch), state, length=config.num_updates
     )
-    return state, losses | jax.tree.map(lambda x: jnp.full(config.num_updates, x), metrics)
+    obs = jax.tree.map(lambda x: x[:-1], trajectory.steps.obs)
+    params = networks.see(state.params, obs, learned_steps(trajectory), axis_name=learner.BATCH)
+    metrics = losses | jax.tree.map(lambda x: jnp.full(config.num_updates, x), metrics)
+    return state._replace(params=params), metrics
 
 
 def make_state(network, config: Config) -> LearnerState:

@@ -29,7 +29,7 @@ from rlsys.algorithms import presets
 from rlsys.config import ReplayConfig, check_at_least, check_within, register
 from rlsys.envs import Options
 from rlsys.learning import hosts, learner
-from rlsys.learning.optimizer import linear_decay, step_metrics
+from rlsys.learning.optimizer import descend, linear_decay, step_metrics
 from rlsys.learning.state import initial_state
 from rlsys.losses.n_step import n_step_return
 from rlsys.losses.q_learning import identity
@@ -137,7 +137,7 @@ def loss(network, config: Config, params, target_params, sample: Sample):
     mask = sample.mask[config.burn_in :]
 
     q_a = q_of(q[:-1], sample.trajectory.action[config.burn_in :])
-    q_star = q_of(q_target, greedy(q, steps.obs))
+    q_star = q_of(q_target, greedy(q, network.legal(steps.obs)))
     td_error = td_errors(config, q_a, q_star[1:], steps)
     priorities = sequence_priority(td_error, mask, eta=config.priority_eta)
     value = sequence_loss(td_error, mask, sample.weights)
@@ -165,8 +165,11 @@ def update(network, config: Config, state: LearnerState, sample: Sample):
     grad = learner.value_and_grad(functools.partial(loss, network, config))
     (value, (priorities, metrics)), grads = grad(state.params, state.target_params, sample)
     rate = linear_decay(config.learning_rate, config.learning_rate_decay, state.progress)
-    updates, opt_state = optimizer(config, rate).update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params, opt_state, updates = descend(
+        optimizer(config, rate), grads, state.opt_state, state.params
+    )
+    played = jax.tree.map(lambda x: x[config.burn_in : -1], sample.trajectory.steps.obs)
+    params = networks.see(params, played, sample.mask[config.burn_in :], axis_name=learner.BATCH)
     step = state.step + 1
     target_params = optax.periodic_update(params, state.target_params, step, config.target_update)
     metrics |= step_metrics(config, rate, grads, updates, params)

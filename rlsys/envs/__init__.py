@@ -1,8 +1,10 @@
-"""EnvPool's single-player tasks as Timesteps."""
+"""Environments: batches of one task as Timesteps, whichever back-end plays it."""
 
-from rlsys.envs.envs import Envs, Episode
+from rlsys.envs.interface import Envs, Episode
 from rlsys.envs.joint_space import shared_spaces
-from rlsys.envs.tasks import Options, Task, check_task, family, tasks
+from rlsys.envs.make import make
+from rlsys.envs.options import Options, Task
+from rlsys.envs.tasks import check_task, family, tasks
 
 __all__ = [
     "Envs",
@@ -11,6 +13,7 @@ __all__ = [
     "Task",
     "check_task",
     "family",
+    "make",
     "shared_spaces",
     "tasks",
 ]

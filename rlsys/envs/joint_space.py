@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from rlsys.envs.envs import Envs
+from rlsys.envs.interface import Envs
 from rlsys.types import UserError
 
 
@@ -55,6 +55,10 @@ def _union(a: Any, b: Any, name: str = "") -> spaces.Space:
 def _action(space: Any) -> str:
     if isinstance(space, spaces.Discrete):
         return f"{space.n} actions"
+    if isinstance(space, spaces.Box):
+        return f"{space.shape[0]} continuous actions from {space.low} to {space.high}"
+    if len(set(space.nvec.tolist())) > 1:
+        return f"actions of {len(space.nvec)} dimensions with {space.nvec.tolist()} values"
     return f"actions of {len(space.nvec)} dimensions with {space.nvec[0]} values each"
 
 

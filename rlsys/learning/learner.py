@@ -10,6 +10,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 
+from rlsys.learning.optimizer import learned
 from rlsys.types import UserError
 
 BATCH = "batch"
@@ -97,13 +98,18 @@ def value_and_grad(loss):
     gradients together; aux stays what it is on each device.
 
     Args:
-      loss: loss(params, *args) -> (scalar, (aux, metrics)), params being replicated.
+      loss: loss(params, *args) -> (scalar, (aux, metrics)), params being replicated. Gradients are
+        those of learned(params).
     """
 
     def mean_value_and_grad(params, *args):
         # Otherwise jax sums the gradient of replicated params by itself, leaf by leaf.
-        params = jax.lax.pcast(params, BATCH, to="varying")
-        (value, (aux, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params, *args)
+        part = jax.lax.pcast(learned(params), BATCH, to="varying")
+
+        def of_part(part):
+            return loss({**params, **part}, *args)
+
+        (value, (aux, metrics)), grads = jax.value_and_grad(of_part, has_aux=True)(part)
         value, metrics, grads = pmean((value, metrics, grads))
         return (value, (aux, metrics)), grads
 

@@ -7,6 +7,27 @@ import jax.numpy as jnp
 import optax
 
 
+def learned(params: dict[str, Any]) -> dict[str, Any]:
+    """The part of LearnerState.params that is differentiated and optimised: all but the statistics
+    of observations."""
+    return {name: tree for name, tree in params.items() if name != "statistics"}
+
+
+def descend(optimizer: optax.GradientTransformation, grads, opt_state, params):
+    """One step of an optimiser; what is not learned stays.
+
+    Args:
+      grads, opt_state: of learned(params).
+      params: as LearnerState has them.
+
+    Returns:
+      params and opt_state after the step; updates, what was added to learned(params).
+    """
+    part = learned(params)
+    updates, opt_state = optimizer.update(grads, opt_state, part)
+    return {**params, **optax.apply_updates(part, updates)}, opt_state, updates
+
+
 def linear_decay(learning_rate, decay, progress):
     """Lower the learning rate linearly over the run.
 
@@ -99,7 +120,7 @@ def step_metrics(config, rate, grads, updates, params) -> dict[str, jax.Array]:
       max_gradient_norm (1 or 0, which the log averages to a share), the norm of the parameters, and
       the norm of the updates divided by that of the parameters.
     """
-    norm, params_norm = optax.global_norm(grads), optax.global_norm(params)
+    norm, params_norm = optax.global_norm(grads), optax.global_norm(learned(params))
     return {
         "learning_rate": rate,
         "gradient_norm": norm,

@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from rlsys import networks, streams
+from rlsys.learning.optimizer import learned
 from rlsys.types import LearnerState
 
 
@@ -14,7 +15,7 @@ def initial_state(
     """Make random parameters and what learns them, from the Config's seed.
 
     Args:
-      optimizer: optax's; its state is made for the parameters.
+      optimizer: optax's; its state is made for what is learned of the parameters.
       more: values of further fields of LearnerState.
     """
     params = networks.init(network, streams.key(config.seed, "parameters"))
@@ -22,4 +23,4 @@ def initial_state(
         params = networks.orthogonalize(params, streams.key(config.seed, "orthogonal"))
     key = streams.key(config.seed, "minibatches")
     step, progress = jnp.zeros((), jnp.int32), jnp.zeros(())
-    return LearnerState(params, optimizer.init(params), key, step, progress, **more)
+    return LearnerState(params, optimizer.init(learned(params)), key, step, progress, **more)

@@ -1,6 +1,7 @@
-"""Agents: a torso, an LSTM core, and a head on it, for Q-values or for a policy and its value."""
+"""Agents: one body or two, and a head on them, for Q-values or for a policy and its value."""
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,43 +11,32 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from rlsys.networks.bodies import Body
 from rlsys.networks.convolution import FORMS
+from rlsys.networks.distributions import (
+    action_shape,
+    is_continuous,
+    sample_action,
+    valid_actions,
+)
 from rlsys.networks.frames import advance, stack_frames
 from rlsys.networks.heads import DuelingHead, PolicyValueHead
-from rlsys.networks.recurrent import Lstm
 from rlsys.networks.torsos import (
     SMALLEST_STRIDED,
     STRIDED,
     TORSOS,
-    Torso,
+    first_statistics,
     is_grid,
     is_image,
+    is_number,
+    named_leaves,
     shape_of,
-    space_leaves,
 )
 from rlsys.types import CoreState, Timestep, UserError
 
 
-def legal(obs):
-    """The legal actions [..., A] bool that an observation names, or None."""
-    return obs.get("action_mask") if isinstance(obs, dict) else None
-
-
 def without_mask(obs):
     return {k: v for k, v in obs.items() if k != "action_mask"} if isinstance(obs, dict) else obs
-
-
-def shape_of_action(space: gymnasium.Space) -> tuple[int, ...]:
-    """(A,) or, of D-dimensional actions, (D, K).
-
-    Raises:
-      UserError: the space is neither Discrete nor MultiDiscrete of equal sizes.
-    """
-    if isinstance(space, spaces.Discrete):
-        return (int(space.n),)
-    if isinstance(space, spaces.MultiDiscrete) and len(set(space.nvec)) == 1:
-        return (len(space.nvec), int(space.nvec[0]))
-    raise UserError(f"actions must be Discrete or MultiDiscrete([k] * D), not {space}")
 
 
 class AgentNetwork(nn.Module):
@@ -56,17 +46,15 @@ class AgentNetwork(nn.Module):
     """
 
     observation_space: gymnasium.Space
-    action_space: spaces.Discrete | spaces.MultiDiscrete
-    head: nn.Module  # [T, B, H] -> what the agent returns
-    torso: str | None
-    hidden_size: int
-    core_size: int
+    action_space: Any
+    head: nn.Module  # [T, B, H] of each body -> what the agent returns
+    body: Body  # the policy's where there are two
+    value_body: Body | None  # the values' own, if they have one
     frame_stack: int
-    conv: str
-    reward_bound: float  # the core sees rewards clipped to it, either way
-    dtype: Any = jnp.float32  # that torso, core and hidden layers compute in
-    pixel_offset: float = 0.0  # see torsos.encode
-    pixel_scale: float = 255.0
+    normalized: bool = False  # whether arrays of numbers are normalised by running statistics
+
+    def setup(self):
+        nn.share_scope(self, self.body)  # so that its parameters are named "torso" and "core"
 
     def initial(self, batch: int) -> CoreState:
         """CoreState of zeros for environments about to show their first x_t, as numpy arrays.
@@ -78,63 +66,76 @@ class AgentNetwork(nn.Module):
             lambda x: np.zeros((batch, self.frame_stack - 1, *x.shape[1:]), x.dtype),
             without_mask(sample_obs(self.observation_space)),
         )
-        lstm = tuple(np.zeros((batch, self.core_size), np.float32) for _ in range(2))
-        a_tm1 = np.zeros((batch, *shape_of_action(self.action_space)[:-1]), np.int32)
-        return CoreState(lstm if self.core_size else (), a_tm1, frames, np.zeros(batch, np.int32))
+        lstm = self.body.initial(batch)
+        if self.value_body is not None and lstm:
+            lstm = {"policy": lstm, "value": self.value_body.initial(batch)}
+        one = sample_action(self.action_space)
+        a_tm1 = np.zeros((batch, *one.shape[1:]), one.dtype)
+        return CoreState(lstm, a_tm1, frames, np.zeros(batch, np.int32))
+
+    def legal(self, obs):
+        """The actions that an observation and the sizes of the action space allow: bool, of a shape
+        that broadcasts to [T, B, A] or [T, B, D, K]; None where all are legal.
+
+        Args:
+          obs: [T, B, ...] observations.
+        """
+        mask = obs.get("action_mask") if isinstance(obs, dict) else None
+        valid = valid_actions(self.action_space)
+        if valid is None:
+            return mask
+        return valid[None, None] if mask is None else mask & valid[None, None]
 
     @nn.compact
     def __call__(self, steps: Timestep, action, core_state: CoreState):
         """Apply torso, core and head to x_0 .. x_{T-1}.
 
-        The core sees the torso's output, the one-hot a_{t-1} and r_t; the last two are zero, and
-        the state is forgotten, where x_t is first. Without a core (core_size 0) the network is
-        memoryless: it sees neither.
-
         Args:
           steps: Timestep [T, B, ...] x_0 .. x_{T-1}.
-          action: [T-1, B] or [T-1, B, D] int32, a_t taken in x_t.
+          action: [T-1, B] or [T-1, B, D] a_t taken in x_t.
           core_state: CoreState [B, ...] before x_0.
 
         Returns:
           of head: Q-values [T, B, A] or [T, B, D, K], of illegal actions too, or the like.
           core_state: CoreState before x_T, but for a_tm1, which stays as it was: set it to a_{T-1}.
         """
-        obs, frames, age = without_mask(steps.obs), core_state.frames, core_state.age
-        length, batch = steps.first.shape
+        frames, age, lstm = core_state.frames, core_state.age, core_state.lstm
+        all_spaces, obs = named_leaves(self.observation_space), named_leaves(steps.obs)
+        statistics = {
+            name: self.variable("statistics", name, self.first_statistics, space).value
+            for name, space in all_spaces.items()
+            if self.normalized and is_number(space)
+        }
         if self.frame_stack > 1:
-            leaves, past = jax.tree.leaves(obs), jax.tree.leaves(frames)
-            for n, space in enumerate(space_leaves(self.observation_space)):
+            past = named_leaves(frames)
+            for name, space in all_spaces.items():
                 if is_image(space):
-                    leaves[n], _, age = stack_frames(
-                        past[n], core_state.age, leaves[n], steps.first
+                    obs[name], _, age = stack_frames(
+                        past[name], core_state.age, obs[name], steps.first
                     )
-            frames, obs = jax.tree.map(advance, frames, obs), leaves
-        obs = [x.reshape(length * batch, *x.shape[2:]) for x in jax.tree.leaves(obs)]
-        x = Torso(
-            self.observation_space,
-            self.torso,
-            self.hidden_size,
-            self.conv,
-            self.dtype,
-            self.pixel_offset,
-            self.pixel_scale,
-            name="torso",
-        )(obs)
-        x = x.reshape(length, batch, -1)  # [T, B, hidden_size], or all features
+            frames = jax.tree.map(advance, frames, without_mask(steps.obs))
+        a_tm1 = jnp.concatenate([core_state.a_tm1[None], action])
+        inputs = obs, statistics, steps, a_tm1
+        if self.value_body is None:
+            x, lstm = self.body(*inputs, lstm)
+            return self.head(x), CoreState(lstm, core_state.a_tm1, frames, age)
+        of_policy, of_value = (lstm["policy"], lstm["value"]) if lstm else ((), ())
+        x, of_policy = self.body(*inputs, of_policy)
+        value_x, of_value = self.value_body(*inputs, of_value)
+        lstm = {"policy": of_policy, "value": of_value} if lstm else ()
+        return self.head(x, value_x), CoreState(lstm, core_state.a_tm1, frames, age)
 
-        lstm = core_state.lstm
-        if self.core_size:
-            started = ~steps.first[..., None]  # [T, B, 1]
-            a_tm1 = jnp.concatenate([core_state.a_tm1[None], action])
-            num_actions = shape_of_action(self.action_space)[-1]
-            a_tm1 = jax.nn.one_hot(a_tm1, num_actions).reshape(length, batch, -1)
-            reward = jnp.clip(steps.reward[..., None], -self.reward_bound, self.reward_bound)
-            x = jnp.concatenate([x, a_tm1 * started, reward * started], axis=-1)
-            x, lstm = Lstm(self.core_size, self.dtype, name="core")(x, steps.first, lstm)
-        return self.head(x), CoreState(lstm, core_state.a_tm1, frames, age)
+    def convolving(self, form: str) -> "AgentNetwork":
+        """The same network whose convolutions are computed in another form, see convolution.py."""
+        values = self.value_body and self.value_body.clone(conv=form)
+        return self.clone(body=self.body.clone(conv=form), value_body=values)
+
+    def first_statistics(self, space: gymnasium.Space):
+        """Statistics of an array that has not been seen: the scale that torsos.encode gives it."""
+        return first_statistics(space, self.body.pixel_offset, self.body.pixel_scale)
 
     def __hash__(self):  # gymnasium's spaces have none
-        return hash((str(self.observation_space), str(self.action_space), self.core_size))
+        return hash((str(self.observation_space), str(self.action_space), self.body.core_size))
 
 
 def sample_obs(space: gymnasium.Space):
@@ -150,17 +151,32 @@ def q_network(
     *,
     head_size: int = 512,
     bfloat16: bool = False,
+    normalize_observations: bool = False,
+    frame_stack: int = 1,
     **body,
 ) -> AgentNetwork:
     """Q-values by a dueling head: [T, B, A] or [T, B, D, K]. The default sizes are R2D2's.
 
     Args:
-      observation_space, action_space, body: see agent.
+      observation_space: see make_body.
+      action_space: Discrete or MultiDiscrete.
       head_size: of the value and the advantage stream's hidden layer.
-      bfloat16: see agent.
+      bfloat16, body: see make_body.
+      normalize_observations: normalise arrays of numbers by running statistics, see statistics.py.
+      frame_stack: images seen at once; taken as 1 where the observation has none.
+
+    Raises:
+      UserError: see make_body; or the actions are continuous.
     """
-    head = DuelingHead(shape_of_action(action_space), head_size, compute_dtype(bfloat16))
-    return agent(observation_space, action_space, head, bfloat16=bfloat16, **body)
+    shape, dtype = action_shape(action_space), compute_dtype(bfloat16)
+    if is_continuous(action_space):
+        raise UserError(f"Q-values need actions that can be counted, not {action_space}")
+    only = make_body(observation_space, action_space, bfloat16=bfloat16, **body)
+    head = DuelingHead(shape, head_size, dtype)
+    frame_stack = frame_stack if has_images(observation_space) else 1
+    return AgentNetwork(
+        observation_space, action_space, head, only, None, frame_stack, normalize_observations
+    )
 
 
 def policy_value_network(
@@ -170,53 +186,104 @@ def policy_value_network(
     num_tasks: int = 1,
     head_size: int = 0,
     bfloat16: bool = False,
+    normalize_observations: bool = False,
+    frame_stack: int = 1,
+    separate: bool = False,
+    policy_keys: Sequence[str] | None = None,
+    value_keys: Sequence[str] | None = None,
     **body,
 ) -> AgentNetwork:
-    """Logits [T, B, A] or [T, B, D, K] of a policy, and values [T, B, num_tasks].
+    """A policy's Distribution over actions in [T, B] states, and values [T, B, num_tasks].
 
-    The core sees rewards clipped to [-1, 1], as IMPALA's did.
+    Discrete and MultiDiscrete actions have a categorical policy, Box actions a Gaussian one. The
+    core sees rewards clipped to [-1, 1], as IMPALA's did.
 
     Args:
-      observation_space, action_space, body: see agent.
+      observation_space: see make_body.
+      action_space: Discrete, MultiDiscrete or Box [D].
       num_tasks: values, one for each task; the policy does not know which it plays.
       head_size: of a hidden layer of the policy's and one of the values' own; 0 for none.
-      bfloat16: see agent.
+      bfloat16, body: see make_body.
+      normalize_observations: normalise arrays of numbers by running statistics, see statistics.py.
+      frame_stack: images seen at once; taken as 1 where the observation has none.
+      separate: the values have a body of their own.
+      policy_keys, value_keys: names of the observation's arrays that the policy reads and those
+        that the values are made of; None for all.
+
+    Raises:
+      UserError: see make_body; or policy and values are to read different arrays with one body.
     """
-    shape, dtype = shape_of_action(action_space), compute_dtype(bfloat16)
-    head = PolicyValueHead(shape, num_tasks, head_size, dtype)
-    return agent(observation_space, action_space, head, reward_bound=1.0, bfloat16=bfloat16, **body)
+    if not separate and policy_keys != value_keys:
+        raise UserError(
+            f"policy and values can only read different arrays, {policy_keys} and {value_keys}, "
+            f"with separate networks"
+        )
+    action_shape(action_space)
+    body |= {"reward_bound": 1.0, "bfloat16": bfloat16}
+    of_policy = make_body(part(observation_space, policy_keys), action_space, **body)
+    of_value = None
+    if separate:
+        of_value = make_body(part(observation_space, value_keys), action_space, **body)
+    head = PolicyValueHead(action_space, num_tasks, head_size, compute_dtype(bfloat16))
+    frame_stack = frame_stack if has_images(observation_space) else 1
+    return AgentNetwork(
+        observation_space,
+        action_space,
+        head,
+        of_policy,
+        of_value,
+        frame_stack,
+        normalize_observations,
+    )
 
 
 def compute_dtype(bfloat16: bool):
     return jnp.bfloat16 if bfloat16 else jnp.float32
 
 
-def agent(
+def has_images(space: gymnasium.Space) -> bool:
+    return any(map(is_image, named_leaves(space).values()))
+
+
+def part(space: gymnasium.Space, keys: Sequence[str] | None) -> gymnasium.Space:
+    """The part of a Dict space with these keys; the whole space if None.
+
+    Raises:
+      UserError: the space is no Dict, or has no such key.
+    """
+    if keys is None:
+        return space
+    known = [key for key in space if key != "action_mask"] if isinstance(space, spaces.Dict) else []
+    wrong = [key for key in keys if key not in known]
+    if wrong or not keys:
+        name = repr(wrong[0]) if wrong else "none"
+        listed = ", ".join(known) or "no names: it is one array"
+        raise UserError(f"a network is to read {name} of an observation that has {listed}")
+    return spaces.Dict({key: space[key] for key in keys})  # type: ignore[index]
+
+
+def make_body(
     observation_space: gymnasium.Space,
-    action_space: Any,
-    head: nn.Module,
+    action_space: gymnasium.Space,
     *,
     torso: str | None = None,
     hidden_size: int = 512,
     core_size: int = 512,
-    frame_stack: int = 1,
     conv: str = "auto",
     reward_bound: float = float("inf"),
     bfloat16: bool = False,
     pixel_offset: float = 0.0,
     pixel_scale: float = 255.0,
-) -> AgentNetwork:
-    """An agent for observations and actions of these spaces.
+) -> Body:
+    """A body for observations and actions of these spaces.
 
     Args:
       observation_space: of one timestep: Box, Discrete, MultiDiscrete, MultiBinary or Dict of them;
         its "action_mask" is not looked at.
-      action_space: Discrete(n) or MultiDiscrete([k] * D).
-      head: [T, B, H] -> what the agent is to return.
+      action_space: of the actions, which the core sees.
       torso: "nature", "shallow", "impala", "grid" or "mlp"; None picks by each array's shape.
       hidden_size: of the torso's dense layer; 0 for none, as R2D2 has it.
       core_size: of the LSTM, 0 for a memoryless network.
-      frame_stack: images seen at once; taken as 1 where the observation has none.
       conv: form of the convolutions, see convolution.conv2d.
       reward_bound: the core sees rewards clipped to it, either way.
       bfloat16: compute torso, core and hidden layers in bfloat16. Parameters, the core's state and
@@ -224,10 +291,9 @@ def agent(
       pixel_offset, pixel_scale: of images, see torsos.encode.
 
     Raises:
-      UserError: the torso or the form is unknown, or does not fit the observation, or the action
-        space is neither of the two.
+      UserError: the torso or the form is unknown, or does not fit the observation.
     """
-    leaves = space_leaves(observation_space)
+    leaves = [*named_leaves(observation_space).values()]
     if torso is not None and torso not in TORSOS:
         nearest = difflib.get_close_matches(torso, TORSOS, cutoff=0.0)
         raise UserError(f"no torso is called {torso!r}; the nearest are {', '.join(nearest)}")
@@ -241,17 +307,12 @@ def agent(
         raise UserError(
             f"torso {torso!r} needs images of {SMALLEST_STRIDED} pixels a side, not {smallest}"
         )
-    shape_of_action(action_space)
-    if not any(is_image(leaf) for leaf in leaves):
-        frame_stack = 1
-    return AgentNetwork(
+    return Body(
         observation_space,
         action_space,
-        head,
         torso,
         hidden_size,
         core_size,
-        frame_stack,
         conv,
         reward_bound,
         compute_dtype(bfloat16),

@@ -1,4 +1,4 @@
-"""Heads: from a core's output to Q-values, or to a policy and its values.
+"""Heads: from a body's output to Q-values, or to a policy and its values.
 
 Hidden layers compute in dtype. The layers that give the result are float32 always: they are small,
 Q-values of neighbouring actions differ by less than bfloat16's step of 1 in 256, ratios of policies
@@ -8,9 +8,11 @@ are exponentials of differences, and PopArt corrects the values' layer by less t
 from typing import Any
 
 import flax.linen as nn
+import gymnasium
 import jax.numpy as jnp
 import numpy as np
 
+from rlsys.networks import distributions
 from rlsys.networks.dense import Dense
 from rlsys.networks.units import relu
 
@@ -40,27 +42,40 @@ class DuelingHead(nn.Module):
 
 
 class PolicyValueHead(nn.Module):
-    """Logits of a policy, and a value for each task.
+    """A policy's distribution over actions, and a value for each task.
 
-    The layers that give the result start small, so that the first policy is nearly uniform and the
-    first values nearly 0 at any scale of rewards.
+    The layers that give the result start small, so that the first policy is nearly the same in all
+    states (uniform, if it is categorical) and the first values nearly 0 at any scale of rewards.
     """
 
-    action_shape: tuple[int, ...]  # (A,) or (D, K)
+    action_space: gymnasium.Space
     num_tasks: int
     hidden_size: int  # 0 for linear heads
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
-        """x [..., H] -> logits [..., A] or [..., D, K], value [..., num_tasks]."""
-        policy = value = x.astype(jnp.float32)
-        if self.hidden_size:
+    def __call__(self, x, value_x=None):
+        """The policy and the values.
+
+        Args:
+          x: [..., H].
+          value_x: [..., H'] what values are made of, if not of x.
+
+        Returns:
+          Distribution of [...] states; values [..., num_tasks].
+        """
+        policy, value = (y.astype(jnp.float32) for y in (x, x if value_x is None else value_x))
+        if self.hidden_size and value_x is None:
             # Both streams' hidden layers as one matrix product.
             hidden = relu(self, Dense(2 * self.hidden_size, self.dtype)(x))
             policy, value = jnp.split(hidden.astype(jnp.float32), 2, axis=-1)
+        elif self.hidden_size:
+            policy, value = (
+                relu(self, Dense(self.hidden_size, self.dtype)(y)).astype(jnp.float32)
+                for y in (x, value_x)
+            )
         small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
-        num_logits = int(np.prod(self.action_shape))
-        logits = Dense(num_logits, kernel_init=small, name="policy")(policy)
+        num_outputs = int(np.prod(distributions.action_shape(self.action_space)))
+        outputs = Dense(num_outputs, kernel_init=small, name="policy")(policy)
         value = Dense(self.num_tasks, kernel_init=small, name="value")(value)
-        return logits.reshape(*x.shape[:-1], *self.action_shape), value
+        return distributions.policy(self.action_space, outputs, self.param), value

@@ -1,4 +1,8 @@
-"""Parameters of agents: random ones, and those of the last layer of the values."""
+"""Parameters of agents: random ones, the last layer of the values, and what they have seen.
+
+Parameters are a dict {"params": ...}, with {"statistics": ...} beside it where observations are
+normalised.
+"""
 
 import functools
 
@@ -6,7 +10,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from rlsys.networks import statistics
 from rlsys.networks.agent import AgentNetwork, sample_obs
+from rlsys.networks.torsos import named_leaves
 from rlsys.types import Timestep
 
 
@@ -22,12 +28,34 @@ def with_value_layer(params, layer):
 
 
 def init(network: AgentNetwork, key: jax.Array):
-    """Random parameters of network, from its spaces alone."""
+    """Random parameters of network, and statistics that have seen nothing, from its spaces."""
     obs = jax.tree.map(lambda x: x[None], sample_obs(network.observation_space))
     flags, numbers = np.zeros((1, 1), bool), np.zeros((1, 1), np.float32)
     state = network.initial(1)
     steps = Timestep(obs, flags, numbers, numbers, flags)
-    return _jitted_init(network)(key, steps, np.zeros((0, *state.a_tm1.shape), np.int32), state)
+    return _jitted_init(network)(key, steps, state.a_tm1[None][:0], state)
+
+
+def see(params, obs, mask, *, axis_name: str | None = None):
+    """params whose statistics have seen a batch of observations, too; the same where it has none.
+
+    An update calls it when it has learned, so that it learns from observations as actors saw them.
+
+    Args:
+      params: of an agent.
+      obs: [T, B, ...] x_0 .. x_{T-1}.
+      mask: [T, B] bool, True where a_t is learned from: so the last observation of an episode,
+        which is followed by a reset, does not count.
+      axis_name: of the devices that the batch is spread over.
+    """
+    if "statistics" not in params:
+        return params
+    arrays = named_leaves(obs)
+    new = {
+        name: statistics.update(old, arrays[name], mask, axis_name=axis_name)
+        for name, old in params["statistics"].items()
+    }
+    return {**params, "statistics": new}
 
 
 def orthogonalize(params, key: jax.Array):
@@ -37,7 +65,7 @@ def orthogonalize(params, key: jax.Array):
     The layers that give the result, and the core, stay as they are.
     """
     draw = nn.initializers.orthogonal(2**0.5)
-    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(params["params"])
     keys = jax.random.split(key, len(leaves))
 
     def new(path, x, key):
@@ -46,7 +74,7 @@ def orthogonalize(params, key: jax.Array):
         return draw(key, x.shape, x.dtype) if hidden else x
 
     new_leaves = [new(path, x, k) for (path, x), k in zip(leaves, keys, strict=True)]
-    return jax.tree_util.tree_unflatten(tree, new_leaves)
+    return {**params, "params": jax.tree_util.tree_unflatten(tree, new_leaves)}
 
 
 @functools.cache

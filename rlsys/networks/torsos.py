@@ -1,5 +1,6 @@
 """Torsos: from an observation of any space to a vector."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ from gymnasium import spaces
 
 from rlsys.networks.convolution import Conv, max_pool
 from rlsys.networks.dense import Dense
+from rlsys.networks.statistics import Statistics, init, normalize
 from rlsys.networks.units import relu
 
 TORSOS = ("nature", "shallow", "impala", "grid", "mlp")
@@ -23,12 +25,19 @@ LARGEST_ONE_HOT = 512
 SPAN = 4.0  # of bounded vectors, either way: most tasks visit a small part of their bounds
 
 
-def space_leaves(space: gymnasium.Space) -> list[gymnasium.Space]:
-    """The spaces in a (nested) Dict space in the order of jax.tree.leaves, without action_mask."""
-    if not isinstance(space, spaces.Dict):
-        return [space]
-    keys = sorted(key for key in space if key != "action_mask")
-    return [leaf for key in keys for leaf in space_leaves(space[key])]
+def named_leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The arrays of an observation, or their spaces, by name, in the order of jax.tree.leaves.
+
+    {"a": {"b": x}} becomes {"a/b": x}, an array alone {"obs": x}; "action_mask" is left out.
+
+    Args:
+      tree: an array, a space, or a (nested) dict or Dict space of them.
+    """
+    if not isinstance(tree, Mapping):  # Dict spaces are such
+        return {prefix or "obs": tree}
+    keys = sorted(key for key in tree if key != "action_mask" or prefix)
+    named = [named_leaves(tree[k], f"{prefix}/{k}" if prefix else k) for k in keys]
+    return {name: leaf for leaves in named for name, leaf in leaves.items()}
 
 
 def shape_of(space: gymnasium.Space) -> tuple[int, ...]:
@@ -66,17 +75,26 @@ def symlog(x):
     return jnp.sign(x) * jnp.log1p(jnp.abs(x))
 
 
-def encode(space: gymnasium.Space, x, *, pixel_offset: float = 0.0, pixel_scale: float = 255.0):
+def encode(
+    space: gymnasium.Space,
+    x,
+    statistics: Statistics | None = None,
+    *,
+    pixel_offset: float = 0.0,
+    pixel_scale: float = 255.0,
+):
     """An observation as float32 of order 1, by its space.
 
     Categories become one-hot on a new last axis: Discrete and MultiDiscrete, integers known to lie
-    within [0, 32), and the bytes of small grids (MiniGrid's object, colour and state). Other bytes
-    become (x - pixel_offset) / pixel_scale, other bounded numbers are divided by their bound
-    (vectors: to +-SPAN), and unbounded ones squashed by symlog.
+    within [0, 32), and the bytes of small grids (MiniGrid's object, colour and state). Numbers are
+    normalised by their statistics. Without these, bytes become (x - pixel_offset) / pixel_scale,
+    other bounded numbers are divided by their bound (vectors: to +-SPAN), and unbounded ones
+    squashed by symlog.
 
     Args:
       space: gymnasium space of one observation.
       x: [N, ...] observations; images may hold more channels (stacked frames) than the space.
+      statistics: of numbers (see is_number), or None.
       pixel_offset: the grey that becomes 0, that of the background for instance.
       pixel_scale: difference of two greys that becomes 1.
 
@@ -91,20 +109,46 @@ def encode(space: gymnasium.Space, x, *, pixel_offset: float = 0.0, pixel_scale:
         return one_hot(x, int(space.nvec.max()))
     if not isinstance(space, spaces.Box):  # MultiBinary
         return x.astype(jnp.float32)
-    if np.issubdtype(space.dtype, np.integer) and space.low.min() >= 0 and space.high.max() < 32:
-        return one_hot(x, int(space.high.max()) + 1)
-    if is_image(space) and max(space.shape[:2]) <= LARGEST_GRID:
-        return one_hot(x, CATEGORIES)
+    if not is_number(space):
+        return one_hot(x, int(space.high.max()) + 1 if _has_few(space) else CATEGORIES)
     x = x.astype(jnp.float32)
+    if statistics is not None:
+        return normalize(statistics, x)
     if space.dtype == np.uint8:
         return (x - pixel_offset) / pixel_scale
-    low, high = space.low.astype(np.float64)[None], space.high.astype(np.float64)[None]
-    bound = np.maximum(np.abs(low), np.abs(high))
+    bounded, scale = _bounds(space)
+    return jnp.where(bounded[None], x / scale[None], symlog(x))
+
+
+def is_number(space: gymnasium.Space) -> bool:
+    """Whether encode takes the entries of an array for numbers, rather than for categories."""
+    if not isinstance(space, spaces.Box):
+        return False
+    small_grid = is_image(space) and max(space.shape[:2]) <= LARGEST_GRID
+    return not _has_few(space) and not small_grid
+
+
+def _has_few(space: spaces.Box) -> bool:
+    """Whether the entries are integers within [0, 32)."""
+    is_integer = np.issubdtype(space.dtype, np.integer)
+    return bool(is_integer and space.low.min() >= 0 and space.high.max() < 32)
+
+
+def first_statistics(space: Any, pixel_offset: float, pixel_scale: float) -> Statistics:
+    """Statistics of numbers that have not been seen, which scale them as encode does without; those
+    without bounds stay as they are."""
+    if space.dtype == np.uint8:
+        return init(np.full(space.shape, pixel_offset), np.full(space.shape, pixel_scale))
+    bounded, scale = _bounds(space)
+    return init(np.zeros(space.shape), np.where(bounded, scale, 1.0))
+
+
+def _bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Which entries of a Box are bounded, and what to divide them by (1 where they are not)."""
+    bound = np.maximum(np.abs(space.low.astype(np.float64)), np.abs(space.high.astype(np.float64)))
     bounded = bound < 1e6
     scale = np.where(bounded & (bound > 0), bound, 1.0).astype(np.float32)
-    if len(space.shape) == 1:
-        scale /= SPAN
-    return jnp.where(bounded, x / scale, symlog(x))
+    return bounded, scale / SPAN if len(space.shape) == 1 else scale
 
 
 def one_hot(x, depth: int):
@@ -183,14 +227,22 @@ class Torso(nn.Module):
     pixel_scale: float = 255.0
 
     @nn.compact
-    def __call__(self, leaves):
-        """leaves: arrays [N, ...] in the order of space_leaves -> [N, hidden_size] of dtype; all
-        features, [N, D], if hidden_size is 0."""
+    def __call__(self, leaves: Sequence[Any], statistics: Sequence[Statistics | None]):
+        """Features of N observations.
+
+        Args:
+          leaves: arrays [N, ...] in the order of named_leaves.
+          statistics: of each array, or None where it is not normalised.
+
+        Returns:
+          [N, hidden_size] of dtype; all features, [N, D], if hidden_size is 0.
+        """
         layers = {"nature": Nature, "shallow": Shallow, "impala": Impala, "grid": Grid}
         pixels = {"pixel_offset": self.pixel_offset, "pixel_scale": self.pixel_scale}
         features = []
-        for space, x in zip(space_leaves(self.observation_space), leaves, strict=True):
-            x = encode(space, x, **pixels).astype(self.dtype)
+        named = named_leaves(self.observation_space).values()
+        for space, x, own in zip(named, leaves, statistics, strict=True):
+            x = encode(space, x, own, **pixels).astype(self.dtype)
             torso = pick_torso(space, self.name_of_torso)
             if torso != "mlp":
                 x = layers[torso](self.conv, self.dtype)(x.reshape(*x.shape[:3], -1))

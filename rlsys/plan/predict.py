@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rlsys import algorithms
 from rlsys.acting.actors import make_envs
-from rlsys.envs import family, shared_spaces, tasks
+from rlsys.envs import family, shared_spaces
 from rlsys.envs.tasks import CHEAP
 from rlsys.learning import learner
 from rlsys.plan import cost, measure
@@ -32,7 +32,7 @@ def plan(name: str, config: Any, machine: Machine | None = None) -> Plan:
     network = algorithm.make_network(config, *shared_spaces(pools))
     if machine is None:
         return here(config, pools, workload(algorithm, config, network))
-    network = network.clone(conv="plain")  # as accelerators have it
+    network = network.convolving("plain")  # as accelerators have it
     return elsewhere(config, pools, workload(algorithm, config, network), machine)
 
 
@@ -93,7 +93,7 @@ def elsewhere(config: Any, pools: list, work: Workload, machine: Machine) -> Pla
     each = config.unroll_length * machine.core_speed
     environment, host = alone.environment / each, alone.host / each
     every = environment  # of all actors, if each has cores of its own
-    if family(tasks(config.env, config.env_options)[0].env) not in CHEAP:  # threads on all cores
+    if family(config.tasks[0].env_id) not in CHEAP:  # threads on all cores
         environment = max(alone.cpu - alone.host, 0.0) / each / machine.cores
         every = environment * config.actors
     sharing = config.actor_devices or 1

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from rlsys import streams
-from rlsys.envs import Envs, Episode, Task, shared_spaces, tasks
+from rlsys.envs import Envs, Episode, Task, make, shared_spaces
 from rlsys.learning import hosts
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import Checkpoints
@@ -44,7 +44,7 @@ def eval_policy(
     render: bool = False,
 ) -> EvalPolicy:
     """An algorithm's policy in environments of a task; mode: the way it plays."""
-    envs = Envs(task.env, num_envs, seed, task.options, name=task.name, render=render)
+    envs = make(task, num_envs, seed, render=render)
     policy = algorithm.make_eval_policy(network, config, num_envs, mode)
     return EvalPolicy(envs, policy, network.initial(num_envs), seed)
 
@@ -83,7 +83,7 @@ def play_tasks(
 ) -> dict[str, list[Episode]]:
     """Plays num_episodes of each of the algorithm's modes in each task: episodes by "mode" or, of
     several tasks, by "mode task". All modes meet the same environments."""
-    found = tasks(config.env, config.env_options)
+    found = config.tasks
     rounds = -(-num_episodes // config.num_envs)
     num_envs = -(-num_episodes // rounds)  # all play equally often, but for a rest
     results = {}
@@ -212,14 +212,23 @@ class EvalConfig:
     """Record an episode, played in the way that is the algorithm's score."""
 
 
-def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None:
-    """Plays each mode, prints and saves the returns, and records a picture."""
-    found = tasks(config.env, config.env_options)
-    pools = [Envs(task.env, 1, options.seed, task.options, name=task.name) for task in found]
+def newest(algorithm: Algorithm, config: Any) -> tuple[Any, Any]:
+    """The network of a run and the parameters in its newest checkpoint.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    pools = [make(task, 1, SEED) for task in config.tasks]
     network = algorithm.make_network(config, *shared_spaces(pools))
     state = algorithm.make_state(network, config)
     checkpoints = Checkpoints(Path(config.run_dir) / "checkpoints")
-    params = checkpoints.restore({"learner": state})[1]["learner"].params
+    return network, checkpoints.restore({"learner": state})[1]["learner"].params
+
+
+def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None:
+    """Plays each mode, prints and saves the returns, and records a picture."""
+    found = config.tasks
+    network, params = newest(algorithm, config)
     episodes = play_tasks(algorithm, config, network, params, options.episodes, options.seed)
     print(f"saved {report(Path(config.run_dir), algorithm.score_mode, episodes)}")
     if options.gif:

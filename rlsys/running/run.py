@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlsys.envs import tasks
 from rlsys.learning import hosts
 from rlsys.running.checkpoint import CheckpointError, Checkpoints
 from rlsys.running.health import Health, first_not_finite
@@ -51,7 +50,7 @@ class Run:
           UserError: the folder holds another run, or one of another number of processes.
           CheckpointError: there is nothing to resume.
         """
-        names = [task.name for task in tasks(config.env, config.env_options)]
+        names = [task.name for task in config.tasks]
         name = re.sub(r"[^\w.-]+", "-", names[0]) if len(names) == 1 else f"{len(names)}-tasks"
         name = f"{algorithm}-{name}-{time.strftime('%Y%m%d-%H%M%S')}-s{config.seed}"
         self.folder = Path(config.run_dir or Path("runs") / hosts.gather(name)[0])

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from environments import assert_aligned, assert_episodes, assert_in_space, make, play
 from gymnasium import spaces
 
 from rlsys import envs
+from rlsys.envs.rules import random_action
 from rlsys.types import UserError
 
 FAST = {
@@ -38,87 +40,12 @@ PAIRS = [(f, t) for f, tasks in FAST.items() for t in tasks] + [
 ]
 
 
-def random_action(env, obs, rng):
-    """Uniform over the legal actions."""
-    space = env.action_space
-    axes = (space.n,) if isinstance(space, spaces.Discrete) else (space.shape[0], space.nvec[0])
-    weight = rng.random((env.num_envs, *axes)) + 1
-    if isinstance(obs, dict) and "action_mask" in obs:
-        assert obs["action_mask"].dtype == bool
-        assert obs["action_mask"].any(-1).all()
-        weight *= obs["action_mask"]
-    return weight.argmax(-1).astype(np.int32)
-
-
-def play(env, steps, seed=0):
-    """Timesteps x_0 .. x_steps under random legal actions, and the actions."""
-    rng = np.random.default_rng(seed)
-    timesteps, actions = [env.reset()], []
-    for _ in range(steps):
-        actions.append(random_action(env, timesteps[-1].obs, rng))
-        timesteps.append(env.step(actions[-1]))
-    return timesteps, actions
-
-
-def assert_in_space(space, x, batch):
-    """Keys, shapes, dtypes, and the ranges of what is counted."""
-    if isinstance(space, spaces.Dict):
-        assert set(x) == set(space)
-        for key in space:
-            assert_in_space(space[key], x[key], batch)
-        return
-    assert x.shape == (batch, *space.shape)
-    if isinstance(space, spaces.Discrete):
-        assert x.dtype == np.int32
-        assert (0 <= x).all() and (x < space.n).all()
-    elif isinstance(space, spaces.MultiBinary):
-        assert x.dtype == bool
-    else:
-        assert x.dtype == space.dtype != np.float64
-        assert np.isfinite(x).all()
-        if x.dtype.kind != "f":  # rounding takes some floats a little past their bounds
-            assert (space.low <= x).all() and (x <= space.high).all()
-
-
-def assert_aligned(timesteps):
-    first, reward, discount, truncated = (
-        np.stack([getattr(t, name) for t in timesteps])
-        for name in ("first", "reward", "discount", "truncated")
-    )
-    assert (first.dtype, reward.dtype, discount.dtype, truncated.dtype) == (
-        bool,
-        np.float32,
-        np.float32,
-        bool,
-    )
-    ended = (discount == 0) | truncated
-    assert first[0].all()
-    np.testing.assert_array_equal(first[1:], ended[:-1])
-    assert (reward[first] == 0).all() and not ended[first].any()
-    assert (discount[truncated] == 1).all()
-    assert set(np.unique(discount)) <= {0.0, 1.0}
-
-
-def assert_episodes(timesteps, episodes):
-    """Returns and lengths are those of the steps between one first and the next."""
-    expected = []
-    for env in range(len(timesteps[0].first)):
-        total, length = 0.0, 0
-        for t in timesteps[1:]:
-            total, length = total + float(t.reward[env]), length + (not t.first[env])
-            if t.discount[env] == 0 or t.truncated[env]:
-                expected.append((total, length, env))
-                total, length = 0.0, 0
-    found = sorted((e.episode_return, e.length, e.env) for e in episodes)
-    np.testing.assert_allclose(sorted(expected), found, rtol=1e-5)
-
-
 @pytest.mark.parametrize("family, task", PAIRS)
 def test_family(family, task, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # ViZDoom leaves files where it runs
     assert envs.family(task) == family
     try:
-        env = envs.Envs(task, 3, seed=1, num_threads=1)
+        env = make(task, 3, seed=1, num_threads=1)
     except UserError as error:
         if "Qt 5" in str(error):
             pytest.skip(str(error))
@@ -153,23 +80,23 @@ SHAPES = {  # task -> (a key of obs or None, its shape, the action space)
 @pytest.mark.parametrize("task", SHAPES)
 def test_shapes(task):
     key, shape, action_space = SHAPES[task]
-    env = envs.Envs(task, 1, seed=0)
+    env = make(task, 1, seed=0)
     space = env.observation_space if key is None else env.observation_space[key]
     assert space.shape == shape
     assert env.action_space == action_space
 
 
 def test_nested_names_and_bounds():
-    space = envs.Envs("Maze-v0", 1, seed=0).observation_space
+    space = make("Maze-v0", 1, seed=0).observation_space
     assert "agent_position/row" in space.keys()
-    lander = envs.Envs("LunarLander-v3", 1, seed=0).observation_space
+    lander = make("LunarLander-v3", 1, seed=0).observation_space
     assert np.isneginf(lander.low).all() and np.isposinf(lander.high).all()
-    assert envs.Envs("TSP-v1", 1, seed=0).observation_space["position"] == spaces.Discrete(21)
+    assert make("TSP-v1", 1, seed=0).observation_space["position"] == spaces.Discrete(21)
 
 
 def test_joint_actions_are_unravelled_as_their_mask_is():
     """An illegal action ends Tetris at once; a legal first one never does."""
-    env = envs.Envs("Tetris-v0", 64, seed=0)
+    env = make("Tetris-v0", 64, seed=0)
     rng = np.random.default_rng(0)
     t = env.reset()
     assert (env.step(random_action(env, t.obs, rng)).discount == 1).all()

@@ -7,7 +7,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from test_envs_families import assert_aligned, assert_episodes, play
+from environments import assert_aligned, assert_episodes, make, play
 
 from rlsys import envs
 from rlsys.types import UserError
@@ -18,7 +18,7 @@ def assert_same(a, b):
 
 
 def test_time_limit_truncates_and_keeps_the_discount():
-    env = envs.Envs("CartPole-v1", 4, 0, envs.Options(max_episode_steps=5))
+    env = make("CartPole-v1", 4, 0, envs.Options(max_episode_steps=5))
     timesteps, _ = play(env, 24)
     for i, t in enumerate(timesteps):
         assert (t.truncated == (i % 6 == 5)).all()
@@ -29,7 +29,7 @@ def test_time_limit_truncates_and_keeps_the_discount():
 
 def test_alignment_on_a_step_counter():
     """Jumanji's maze shows its own step count."""
-    env = envs.Envs("Maze-v0", 2, 0)
+    env = make("Maze-v0", 2, 0)
     timesteps, _ = play(env, 230)
     assert any(t.first.any() for t in timesteps[1:])
     age = np.zeros(2, int)
@@ -40,7 +40,7 @@ def test_alignment_on_a_step_counter():
 
 def test_rewards_of_resets_are_dropped():
     """DM Control's resets have a reward of their own."""
-    env = envs.Envs("CartpoleBalance-v1", 2, 0, envs.Options(max_episode_steps=4))
+    env = make("CartpoleBalance-v1", 2, 0, envs.Options(max_episode_steps=4))
     timesteps, _ = play(env, 20)
     assert_aligned(timesteps)
     assert all((t.reward > 0.1).all() for t in timesteps if not t.first.any())
@@ -49,25 +49,25 @@ def test_rewards_of_resets_are_dropped():
 @pytest.mark.parametrize("task", ["CartPole-v1", "MiniGrid-MemoryS7-v0", "BinPack-v2", "Pong-v5"])
 def test_same_seed_same_timesteps_whatever_the_threads(task):
     options = envs.Options(flicker=0.3)
-    plays = [play(envs.Envs(task, 3, 7, options, num_threads=n), 60)[0] for n in (1, 3)]
+    plays = [play(make(task, 3, 7, options, num_threads=n), 60)[0] for n in (1, 3)]
     assert_same(*plays)
-    other = play(envs.Envs(task, 3, 8, options), 60)[0]
+    other = play(make(task, 3, 8, options), 60)[0]
     with pytest.raises(AssertionError):
         assert_same(plays[0], other)
 
 
 def test_neighbouring_seeds_share_no_environment():
-    a, b = (envs.Envs("CartPole-v1", 8, seed).reset().obs for seed in (0, 1))
+    a, b = (make("CartPole-v1", 8, seed).reset().obs for seed in (0, 1))
     assert len(np.unique(np.concatenate([a, b]), axis=0)) == 16
-    alone = envs.Envs("CartPole-v1", 2, 0).reset().obs
+    alone = make("CartPole-v1", 2, 0).reset().obs
     np.testing.assert_array_equal(alone, a[:2])  # environment i is the same in any number of them
-    envs.Envs("CartPole-v1", 1, 2**70).reset()
+    make("CartPole-v1", 1, 2**70).reset()
 
 
 @pytest.mark.parametrize("task", ["CartPole-v1", "MiniGrid-MemoryS7-v0", "Pong-v5"])
 def test_restart_equals_a_fresh_start(task):
     options = envs.Options(flicker=0.3)
-    env = envs.Envs(task, 3, 0, options)
+    env = make(task, 3, 0, options)
     timesteps, _ = play(env, 30)
     env.pop_episodes()
     last = timesteps[-1]
@@ -76,7 +76,7 @@ def test_restart_equals_a_fresh_start(task):
     np.testing.assert_array_equal(cut.truncated, last.truncated | running)
     assert_same(cut._replace(truncated=None), last._replace(truncated=None))
 
-    fresh = envs.Envs(task, 3, 5, options)
+    fresh = make(task, 3, 5, options)
     expected, actions = play(fresh, 40)
     ignored = np.full_like(actions[0], 1)
     assert_same([env.step(a) for a in [ignored, *actions]], expected)
@@ -84,7 +84,7 @@ def test_restart_equals_a_fresh_start(task):
 
 
 def test_restart_leaves_firsts_and_ends_alone():
-    env = envs.Envs("CartPole-v1", 16, 0)
+    env = make("CartPole-v1", 16, 0)
     timesteps, _ = play(env, 25)
     t = next(t for t in timesteps[1:] if t.first.any() and (t.discount == 0).any())
     cut = env.restart(0, t)
@@ -93,7 +93,7 @@ def test_restart_leaves_firsts_and_ends_alone():
 
 
 def test_reset_drops_running_episodes():
-    env = envs.Envs("CartPole-v1", 2, 0, envs.Options(max_episode_steps=5))
+    env = make("CartPole-v1", 2, 0, envs.Options(max_episode_steps=5))
     env.reset()
     for _ in range(3):
         env.step(np.zeros(2, int))
@@ -102,7 +102,7 @@ def test_reset_drops_running_episodes():
 
 
 def test_running_episodes_are_told_so_far():
-    env = envs.Envs("CartPole-v1", 2, 0, envs.Options(max_episode_steps=5))
+    env = make("CartPole-v1", 2, 0, envs.Options(max_episode_steps=5))
     env.reset()
     for length in (1, 2, 3, 4, 0, 0, 1):  # an end, and a reset
         env.step(np.zeros(2, int))
@@ -112,7 +112,7 @@ def test_running_episodes_are_told_so_far():
 
 
 def test_observations_are_not_overwritten():
-    env = envs.Envs("CartPole-v1", 2, 0)
+    env = make("CartPole-v1", 2, 0)
     timesteps, _ = play(env, 1)
     kept, copy = timesteps[1].obs, timesteps[1].obs.copy()
     play(env, 20)
@@ -121,10 +121,10 @@ def test_observations_are_not_overwritten():
 
 def test_life_loss_ends_the_learners_episode_alone():
     """The same games as without the option, if its no-ops are played: ends and firsts are added."""
-    env = envs.Envs("Breakout-v5", 5, 0, envs.Options(life_loss_ends=True, noop_max=5))
+    env = make("Breakout-v5", 5, 0, envs.Options(life_loss_ends=True, noop_max=5))
     timesteps, actions = play(env, 400)
     assert_aligned(timesteps)
-    game = envs.Envs("Breakout-v5", 5, 0, envs.Options(noop_max=5))
+    game = make("Breakout-v5", 5, 0, envs.Options(noop_max=5))
     assert_same(game.reset(), timesteps[0])
     lost = np.zeros(5, bool)
     num_lost = no_ops = np.zeros(5, int)
@@ -146,20 +146,20 @@ def test_life_loss_ends_the_learners_episode_alone():
 
 def test_atari_starts_with_no_ops_and_sticks():
     def start(**options):
-        return play(envs.Envs("Breakout-v5", 2, 0, envs.Options(**options)), 20)[0]
+        return play(make("Breakout-v5", 2, 0, envs.Options(**options)), 20)[0]
 
     one, sticky = start(noop_max=1), start(noop_max=1, sticky_actions=0.9)
     np.testing.assert_array_equal(one[0].obs[0], one[0].obs[1])
     assert_same(one[0], sticky[0])
     with pytest.raises(AssertionError):
         assert_same(one, sticky)
-    many = envs.Envs("Freeway-v5", 2, 0).reset().obs  # seed 0 draws two numbers of no-ops
+    many = make("Freeway-v5", 2, 0).reset().obs  # seed 0 draws two numbers of no-ops
     assert (many[0] != many[1]).any()
 
 
 def test_clip_rewards_clips_for_the_learner_alone():
-    clipped = envs.Envs("Taxi-v3", 4, 0, envs.Options(clip_rewards=True))
-    plain = envs.Envs("Taxi-v3", 4, 0)
+    clipped = make("Taxi-v3", 4, 0, envs.Options(clip_rewards=True))
+    plain = make("Taxi-v3", 4, 0)
     a, b = play(clipped, 210)[0], play(plain, 210)[0]
     assert min(t.reward.min() for t in b) == -10
     for x, y in zip(a, b, strict=True):
@@ -169,26 +169,26 @@ def test_clip_rewards_clips_for_the_learner_alone():
 
 
 def test_action_bins_span_the_range():
-    assert envs.Envs("Pendulum-v1", 1, 0).action_space.nvec.tolist() == [11]
-    env = envs.Envs("Pendulum-v1", 5, 0, envs.Options(action_bins=5))
-    torque = env._actions.to_pool(np.arange(5)[:, None])
+    assert make("Pendulum-v1", 1, 0).action_space.nvec.tolist() == [11]
+    env = make("Pendulum-v1", 5, 0, envs.Options(action_bins=5))
+    torque = env.values(np.arange(5)[:, None])
     np.testing.assert_array_equal(torque, np.float32([[-2], [-1], [0], [1], [2]]))
-    car = envs.Envs("CarRacing-v3", 1, 0, envs.Options(action_bins=3))
-    controls = car._actions.to_pool(np.array([[0, 0, 2], [1, 1, 1]]))
+    car = make("CarRacing-v3", 1, 0, envs.Options(action_bins=3))
+    controls = car.values(np.array([[0, 0, 2], [1, 1, 1]]))
     np.testing.assert_array_equal(controls, np.float32([[-1, 0, 1], [0, 0.5, 0.5]]))
 
 
 def test_observe_keeps_some_entries():
-    part = envs.Envs("CartPole-v1", 3, 0, envs.Options(observe=(2, 0)))
-    whole = envs.Envs("CartPole-v1", 3, 0)
+    part = make("CartPole-v1", 3, 0, envs.Options(observe=(2, 0)))
+    whole = make("CartPole-v1", 3, 0)
     for a, b in zip(play(part, 30)[0], play(whole, 30)[0], strict=True):
         np.testing.assert_array_equal(a.obs, b.obs[:, [2, 0]])
     np.testing.assert_array_equal(part.observation_space.high, whole.observation_space.high[[2, 0]])
 
 
 def test_flicker_blanks_all_but_the_mask():
-    flicker = envs.Envs("Maze-v0", 8, 0, envs.Options(flicker=0.25))
-    plain = envs.Envs("Maze-v0", 8, 0)
+    flicker = make("Maze-v0", 8, 0, envs.Options(flicker=0.25))
+    plain = make("Maze-v0", 8, 0)
     num_blank = 0
     for a, b in zip(play(flicker, 200)[0], play(plain, 200)[0], strict=True):
         np.testing.assert_array_equal(a.obs["action_mask"], b.obs["action_mask"])
@@ -201,8 +201,8 @@ def test_flicker_blanks_all_but_the_mask():
 
 
 def test_only_first_shows_first_observations():
-    hidden = envs.Envs("Catch-v0", 4, 0, envs.Options(only_first=True))
-    plain = envs.Envs("Catch-v0", 4, 0)
+    hidden = make("Catch-v0", 4, 0, envs.Options(only_first=True))
+    plain = make("Catch-v0", 4, 0)
     for a, b in zip(play(hidden, 40)[0], play(plain, 40)[0], strict=True):
         np.testing.assert_array_equal(a.obs, b.obs * a.first[:, None, None])
 
@@ -246,7 +246,7 @@ REFUSED = [
 @pytest.mark.parametrize("task, options, message", REFUSED)
 def test_refused(task, options, message):
     with pytest.raises(UserError, match=message) as info:
-        envs.Envs(task, 1, 0, envs.Options(**options))
+        make(task, 1, 0, envs.Options(**options))
     assert "\n" not in str(info.value)
 
 
@@ -262,7 +262,7 @@ def test_what_envpool_cannot_make(monkeypatch, function):
     monkeypatch.setattr(envpool, function, failing)
     message = "EnvPool cannot make 'CartPole-v1' here: failed to open the database$"
     with pytest.raises(UserError, match=message):
-        envs.Envs("CartPole-v1", 1, 0)
+        envs.make(envs.tasks("CartPole-v1", envs.Options())[0], 1, 0)
 
 
 def test_check_task():
@@ -275,7 +275,7 @@ def test_check_task():
 def test_sizes_and_seeds_out_of_range():
     for arguments in ((0, 0), (1, -1)):
         with pytest.raises(UserError, match="must be"):
-            envs.Envs("CartPole-v1", *arguments)
+            make("CartPole-v1", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_sizes_and_seeds_out_of_range():
     ],
 )
 def test_wrong_actions_never_reach_envpool(task, action, message):
-    env = envs.Envs(task, 3, 0)
+    env = make(task, 3, 0)
     env.reset()
     with pytest.raises(UserError, match=message):
         env.step(action)
@@ -301,14 +301,14 @@ def test_wrong_actions_never_reach_envpool(task, action, message):
     "task, shape", [("CartPole-v1", (400, 600, 3)), ("Pong-v5", (210, 160, 3))]
 )
 def test_render(task, shape):
-    env = envs.Envs(task, 2, 0, render=True)
+    env = make(task, 2, 0, render=True)
     env.reset()
     picture = env.render()
     assert picture.shape == shape and picture.dtype == np.uint8 and picture.std() > 0
 
 
 def test_render_falls_back_on_the_observation():
-    env = envs.Envs("Catch-v0", 2, 0, render=True)
+    env = make("Catch-v0", 2, 0, render=True)
     obs = env.reset().obs
     picture = env.render()
     assert picture.dtype == np.uint8 and picture.shape == (330, 165, 3)
@@ -316,11 +316,11 @@ def test_render_falls_back_on_the_observation():
 
 
 def test_render_refuses():
-    env = envs.Envs("CartPole-v1", 1, 0)
+    env = make("CartPole-v1", 1, 0)
     env.reset()
     with pytest.raises(UserError, match="render=True"):
         env.render()
-    lake = envs.Envs("FrozenLake-v1", 1, 0, render=True)
+    lake = make("FrozenLake-v1", 1, 0, render=True)
     with pytest.raises(UserError, match=r"a reset\(\) before it"):
         lake.render()
     lake.reset()
@@ -330,7 +330,7 @@ def test_render_refuses():
 
 @pytest.mark.slow
 def test_mujoco_renders_or_says_that_it_cannot():
-    env = envs.Envs("Hopper-v5", 1, 0, render=True)
+    env = make("Hopper-v5", 1, 0, render=True)
     env.reset()
     try:
         assert env.render().shape[-1] == 3
@@ -341,12 +341,13 @@ def test_mujoco_renders_or_says_that_it_cannot():
 def test_no_warning_reaches_the_user():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        play(envs.Envs("Hopper-v5", 1, 0), 3)
-        play(envs.Envs("CartpoleSwingup-v1", 1, 0), 3)
+        play(make("Hopper-v5", 1, 0), 3)
+        play(make("CartpoleSwingup-v1", 1, 0), 3)
 
 
 def test_nothing_is_printed():
-    code = "from rlsys import envs; envs.Envs('Hopper-v5', 1, 0).reset()"
+    task = "envs.tasks('Hopper-v5', envs.Options())[0]"
+    code = f"from rlsys import envs; envs.make({task}, 1, 0).reset()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 

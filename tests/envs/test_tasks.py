@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from environments import assert_aligned, assert_in_space, make, play
 from gymnasium import spaces
-from test_envs_families import assert_aligned, assert_in_space, play
 
 from rlsys import envs
 from rlsys.envs import Options
@@ -29,7 +29,7 @@ def test_words_replace_options():
         "CartPole-v1:observe=0,2:reward-scale=1e-2:max_episode_steps=none",
         "CartPole-v1:observe=0, 1:permute=3:max_episode_steps=20",
     ]
-    assert [t.env for t in found] == ["Pong-v5"] * 2 + ["CartPole-v1"] * 2
+    assert [t.env_id for t in found] == ["Pong-v5"] * 2 + ["CartPole-v1"] * 2
     assert [t.options for t in found] == [
         options,
         Options(noop_max=1),
@@ -68,15 +68,15 @@ def test_refused(env, message):
 
 def test_episodes_bear_the_tasks_name():
     for name in (None, "Catch-v0:permute=1"):
-        env = envs.Envs("Catch-v0", 2, 0, name=name)
+        env = make("Catch-v0", 2, 0, name=name)
         play(env, 12)
         assert {e.task for e in env.pop_episodes()} == {env.name} == {name or "Catch-v0"}
 
 
 def test_reward_scale_is_the_learners_alone():
     options = dict(clip_rewards=True)
-    scaled = envs.Envs("Taxi-v3", 4, 0, Options(reward_scale=0.5, **options))
-    plain = envs.Envs("Taxi-v3", 4, 0, Options(**options))
+    scaled = make("Taxi-v3", 4, 0, Options(reward_scale=0.5, **options))
+    plain = make("Taxi-v3", 4, 0, Options(**options))
     a, b = play(scaled, 210)[0], play(plain, 210)[0]
     assert min(t.reward.min() for t in a) == -0.5  # scaled after clipping
     assert_aligned(a)
@@ -88,7 +88,7 @@ def test_reward_scale_is_the_learners_alone():
 
 @pytest.mark.parametrize("task", ["Catch-v0", "CartPole-v1", "Pong-v5"])
 def test_permute_shows_the_same_in_another_order(task):
-    pools = [envs.Envs(task, 3, 0, Options(permute=p)) for p in (0, 1, 1, 2)]
+    pools = [make(task, 3, 0, Options(permute=p)) for p in (0, 1, 1, 2)]
     plain, one, again, two = (play(pool, 20)[0] for pool in pools)
     shape = pools[0].observation_space.shape
     rng = np.random.default_rng(1)
@@ -107,8 +107,8 @@ def test_permute_shows_the_same_in_another_order(task):
 
 
 def test_permute_comes_after_observe():
-    part = envs.Envs("CartPole-v1", 3, 0, Options(observe=(0, 1, 3)))
-    mixed = envs.Envs("CartPole-v1", 3, 0, Options(observe=(0, 1, 3), permute=2))
+    part = make("CartPole-v1", 3, 0, Options(observe=(0, 1, 3)))
+    mixed = make("CartPole-v1", 3, 0, Options(observe=(0, 1, 3), permute=2))
     order = np.random.default_rng(2).permutation(3)
     np.testing.assert_array_equal(mixed.reset().obs, part.reset().obs[:, order])
     high = part.observation_space.high
@@ -119,32 +119,31 @@ def test_permute_comes_after_observe():
 @pytest.mark.parametrize("task", ["FrozenLake-v1", "MiniGrid-MemoryS7-v0"])
 def test_permute_needs_one_array(task):
     with pytest.raises(UserError, match=f"permute needs one array, and '{task}' shows something"):
-        envs.Envs(task, 1, 0, Options(permute=1))
+        make(task, 1, 0, Options(permute=1))
 
 
 def test_minimal_actions():
-    minimal = envs.Envs("Pong-v5", 2, 0, Options(minimal_actions=True))
+    minimal = make("Pong-v5", 2, 0, Options(minimal_actions=True))
     assert minimal.action_space == spaces.Discrete(6)
     minimal.reset()
     minimal.step(np.array([0, 5]))
     with pytest.raises(UserError, match="lies in 0 to 5, not 6"):
         minimal.step(np.array([0, 6]))
     with pytest.raises(UserError, match="minimal_actions is for Atari, and 'CartPole-v1'"):
-        envs.Envs("CartPole-v1", 1, 0, Options(minimal_actions=True))
+        make("CartPole-v1", 1, 0, Options(minimal_actions=True))
 
 
-def make(*names, **options):
-    found = envs.tasks(",".join(names), Options(**options))
-    return [envs.Envs(task.env, 1, 0, task.options, name=task.name) for task in found]
+def make_all(*names, **options):
+    return [envs.make(t, 1, 0) for t in envs.tasks(",".join(names), Options(**options))]
 
 
 def test_shared_spaces_of_one_task():
-    (one,) = make("MiniGrid-MemoryS7-v0")
+    (one,) = make_all("MiniGrid-MemoryS7-v0")
     assert envs.shared_spaces([one, one]) == (one.observation_space, one.action_space)
 
 
 def test_shared_spaces_hold_every_task():
-    pools = make("CartPole-v1", "CartPole-v1:permute=3", "CartPole-v1:permute=5")
+    pools = make_all("CartPole-v1", "CartPole-v1:permute=3", "CartPole-v1:permute=5")
     observation_space, action_space = envs.shared_spaces(pools)
     assert action_space == spaces.Discrete(2)
     assert observation_space.dtype == np.float32
@@ -155,10 +154,10 @@ def test_shared_spaces_hold_every_task():
     np.testing.assert_array_equal(observation_space.high, highest)
     assert not np.array_equal(highest, pools[0].observation_space.high)
 
-    lakes = make("FrozenLake8x8-v1", "FrozenLake-v1")
+    lakes = make_all("FrozenLake8x8-v1", "FrozenLake-v1")
     for pools in (lakes, lakes[::-1]):
         assert envs.shared_spaces(pools)[0] == spaces.Discrete(64)
-    grids = make("MiniGrid-Empty-5x5-v0", "MiniGrid-MemoryS7-v0")
+    grids = make_all("MiniGrid-Empty-5x5-v0", "MiniGrid-MemoryS7-v0")
     space, _ = envs.shared_spaces(grids)
     assert set(space) == set(grids[0].observation_space)
 
@@ -191,12 +190,12 @@ def test_shared_spaces_hold_every_task():
 )
 def test_what_tasks_must_share(names, message):
     with pytest.raises(UserError, match=f"one agent cannot play both .*{message}") as info:
-        envs.shared_spaces(make(*names))
+        envs.shared_spaces(make_all(*names))
     assert "\n" not in str(info.value)
 
 
 def test_parts_of_observations_must_be_alike():
-    a, b = make("Maze-v0", "FrozenLake-v1")
+    a, b = make_all("Maze-v0", "FrozenLake-v1")
     b.action_space = a.action_space
     parts = dict(a.observation_space)
     b.observation_space = spaces.Dict(parts | {"walls": spaces.Box(0, 1, (3, 3), np.float32)})
@@ -208,12 +207,12 @@ def test_parts_of_observations_must_be_alike():
 
 def test_every_game_of_atari_has_the_18_actions():
     """Skiing knows 9 of them: with the others it does nothing."""
-    skiing = envs.Envs("Skiing-v5", 2, 0)
+    skiing = make("Skiing-v5", 2, 0)
     assert skiing.action_space == spaces.Discrete(18)
-    assert envs.Envs("Skiing-v5", 1, 0, Options(minimal_actions=True)).action_space.n == 3
+    assert make("Skiing-v5", 1, 0, Options(minimal_actions=True)).action_space.n == 3
     played = []
     for action in (0, 17):
-        pool = envs.Envs("Skiing-v5", 1, 0)
+        pool = make("Skiing-v5", 1, 0)
         pool.reset()
         played.append(np.stack([pool.step(np.array([action])).obs for _ in range(20)]))
     np.testing.assert_array_equal(*played)

@@ -1,0 +1,99 @@
+"""Checks that environments keep the interface's rules.
+
+python -m rlsys.envs.check ENV [--num-envs N] [--steps N] [--seed N]
+
+Plays random legal actions and prints a line for each check. The exit code is 0 if all are kept, 1
+if one is not, and 2 if there are no such environments.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+import tyro
+
+from rlsys.envs.interface import Envs
+from rlsys.envs.make import make
+from rlsys.envs.options import Options, Task
+from rlsys.envs.rules import RULES, Broken, Unseen, play
+from rlsys.envs.tasks import tasks
+from rlsys.types import UserError
+
+
+class Check(NamedTuple):
+    """The outcome of one check."""
+
+    rule: str
+    kept: bool | None  # None where nothing was played that could break it
+    found: str  # what was seen
+
+
+def check(build: Callable[[int], Envs], num_steps: int = 500, seed: int = 0) -> list[Check]:
+    """Plays environments and checks each rule.
+
+    Args:
+      build: makes them from a seed; what it makes must give raw rewards and whole episodes.
+      num_steps: of each environment and each play.
+      seed: of the environments.
+
+    Raises:
+      UserError: they cannot be made.
+    """
+    played = play(build(seed), num_steps)
+    results = []
+    for rule, function in RULES.items():
+        try:
+            results.append(Check(rule, True, function(played, build, seed)))
+        except Broken as error:
+            results.append(Check(rule, False, str(error)))
+        except Unseen as error:
+            results.append(Check(rule, None, str(error)))
+    played.envs.close()
+    return results
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Checks that environments keep the interface's rules."""
+
+    env: Annotated[str, tyro.conf.Positional]
+    """The task, with its options."""
+    num_envs: int = 4
+    """Environments played together."""
+    steps: int = 500
+    """Steps of each environment and each play."""
+    seed: int = 0
+    """Of the environments."""
+
+
+def raw(task: Task) -> Task:
+    """The task without what parts the learner's rewards and episodes from the raw ones."""
+    plain = Options()
+    changed = {"clip_rewards", "reward_scale", "life_loss_ends"}
+    values = {name: getattr(plain, name) for name in changed}
+    return task._replace(options=dataclasses.replace(task.options, **values))
+
+
+def main(config: Config) -> int:
+    """Prints a line for each check of each task; returns the exit code."""
+    try:
+        if config.steps < 1:
+            raise UserError(f"steps must be 1 or more, not {config.steps}")
+        failed = False
+        for task in map(raw, tasks(config.env, Options())):
+            print(f"{task.name}, {config.num_envs} environments, {config.steps} steps each")
+            build = functools.partial(make, task, config.num_envs)
+            for rule, kept, found in check(build, config.steps, config.seed):
+                word = {True: "ok", False: "FAILED", None: "unseen"}[kept]
+                print(f"  {word:7s} {rule}: {' '.join(found.split())}")
+                failed |= kept is False
+    except UserError as error:
+        print(f"rlsys: {error}.", file=sys.stderr)
+        return 2
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Config)))

@@ -1,0 +1,141 @@
+"""EnvPool's tasks: which there are, what EnvPool is told of them, how its pools are made."""
+
+import difflib
+import functools
+import warnings
+from typing import Any
+
+from rlsys.envs.options import NO_LIMIT, Options, check_family
+from rlsys.types import UserError
+
+CHEAP = ("classic_control", "toy_text")  # families whose step costs less than a thread's hand-over
+
+# R2D2's Atari. The agent's own actions start the game (Mnih et al. 2015), so no forced FIRE. Stacks
+# of frames, lost lives and clipping are ours, so that replay holds single frames and the log raw
+# scores; EnvPool's episodic_life would also draw new no-ops and lose their rewards at each life.
+ATARI = {
+    "stack_num": 1,
+    "frame_skip": 4,
+    "gray_scale": True,
+    "img_height": 84,
+    "img_width": 84,
+    "use_fire_reset": False,
+    "episodic_life": False,
+    "reward_clip": False,
+    "max_episode_steps": 27_000,  # 108,000 frames, half an hour
+}
+
+
+def _envpool() -> Any:
+    """EnvPool, imported when it is first asked for: to register its families takes it 2 s."""
+    import envpool
+
+    return envpool
+
+
+def family_of(task: str) -> str:
+    """The family of an EnvPool id.
+
+    Raises:
+      UserError: there is no such task.
+    """
+    specs = _envpool().registration.registry.specs
+    if task not in specs:
+        ids = {name.lower(): name for name in specs}
+        nearest = [repr(ids[n]) for n in difflib.get_close_matches(task.lower(), ids, cutoff=0.7)]
+        hint = f"did you mean {', '.join(nearest)}?" if nearest else "none has a name like it"
+        raise UserError(f"unknown task {task!r}; {hint}")
+    return specs[task][0].split(".")[1]
+
+
+@functools.cache
+def check(task: str) -> None:
+    """Checks that a task can be played, without making an environment; of each task only once,
+    as EnvPool takes 10 to 160 ms for it.
+
+    Raises:
+      UserError: there is no such task, it has several players, or it cannot be made here.
+    """
+    family_of(task)
+    _spec(task, {})
+
+
+def make_pool(
+    task: str,
+    num_envs: int,
+    seeds: list[int],
+    options: Options,
+    num_threads: int,
+    render: bool,
+) -> Any:
+    """Makes an EnvPool of num_envs synchronous environments.
+
+    Args:
+      task: EnvPool id of a single-player task.
+      seeds: [num_envs], each below 2^31.
+      options: of the task; those that are wrappers' are not looked at.
+      num_threads: threads that step the environments; if 0 as many as cores, or one where a step
+        costs less than handing it to a thread.
+      render: whether it is to draw pictures.
+
+    Raises:
+      UserError: the task cannot honour the options, or cannot be made here.
+    """
+    settings = _settings(task, options)
+    if render:
+        settings["render_mode"] = "rgb_array"
+    try:
+        pool = _envpool().make(
+            task,
+            env_type="gymnasium",
+            num_envs=num_envs,
+            num_threads=num_threads or int(family_of(task) in CHEAP),
+            seed=seeds,
+            **settings,
+        )
+    except Exception as error:  # whatever a family raises: RuntimeError, ImportError ...
+        raise _cannot_make(task, error) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gymnasium's, of float64 bounds
+        _ = pool.observation_space  # made now and kept: step() would make it
+    return pool
+
+
+def _settings(task: str, options: Options) -> dict[str, Any]:
+    """What EnvPool is told of the task, once it is clear that it will heed the options."""
+    kind = family_of(task)
+    check_family(task, kind, options)
+    settings: dict[str, Any] = {}
+    if kind == "atari":
+        settings = ATARI | {
+            "noop_max": options.noop_max,
+            "full_action_space": not options.minimal_actions,
+            "repeat_action_probability": options.sticky_actions,
+        }
+    elif kind == "vizdoom":
+        settings = {"stack_num": 1, "use_combined_action": True}
+    spec = _spec(task, settings)
+    if options.max_episode_steps is not None:
+        # Found by running: these pass the limit by, or call every later end a truncation.
+        deaf = kind in ("gfootball", "highway", "jumanji", "pgx", "procgen")
+        if deaf or spec.config.max_episode_steps == NO_LIMIT:
+            raise UserError(f"EnvPool does not heed max_episode_steps in {task!r}")
+        settings["max_episode_steps"] = options.max_episode_steps
+    return settings
+
+
+def _spec(task: str, settings: dict[str, Any]) -> Any:
+    """EnvPool's specification of a single-player task; no environment is made."""
+    try:
+        spec = _envpool().make_spec(task, **settings)
+    except Exception as error:
+        raise _cannot_make(task, error) from error
+    players = spec.config.max_num_players
+    if players > 1:
+        raise UserError(f"{task!r} has {players} players; only single-player tasks can be played")
+    return spec
+
+
+def _cannot_make(task: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"EnvPool cannot make {task!r} here: {reason}")

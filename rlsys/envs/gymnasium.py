@@ -1,0 +1,151 @@
+"""Gymnasium's environments, by its own vector environments: ENV=gymnasium/<id>.
+
+They are stepped one after the other in the actor's own thread (SyncVectorEnv). Gymnasium's other
+way gives each environment a process (AsyncVectorEnv): a process takes seconds to start, as it
+imports JAX again, and a step 0.1 to 0.2 ms to hand over, more than most environments need for the
+step itself. It is right where a step takes longer, and `processes=true` asks for it.
+"""
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+
+from rlsys.envs.backend import Backend, Played, cannot_make
+from rlsys.envs.options import Task, check_family
+from rlsys.envs.spaces import make_actions, make_observations
+from rlsys.types import UserError
+
+MOST_PROCESSES = 256
+
+
+class GymnasiumEnvs(Backend):
+    """B environments of a Gymnasium task.
+
+    Gymnasium's next-step autoreset spends one step on a reset, and the step before it shows the
+    episode's true last observation. A step that ends its episode and reaches the time limit too
+    counts as an end.
+    """
+
+    _vector: Any = None
+
+    def __init__(
+        self,
+        task: Task,
+        num_envs: int,
+        seed: int | Sequence[int],
+        *,
+        num_threads: int = 0,
+        render: bool = False,
+    ):
+        self.check(task.env_id)
+        check_family(task.env_id, "gymnasium", task.options)
+        if task.options.processes and num_envs > MOST_PROCESSES:
+            raise UserError(
+                f"processes=true would start {num_envs} processes at once, for one actor's "
+                f"environments; {MOST_PROCESSES} are the most"
+            )
+        super().__init__(task, num_envs, seed, render=render)
+        self.raw_action_space = self._vector.single_action_space
+        self.raw_observation_space = self._vector.single_observation_space
+        self._actions = make_actions(task.name, self.raw_action_space)
+        self.action_space = self._actions.space
+        self._observations = make_observations(
+            task.name, self.raw_observation_space, self.action_space
+        )
+        self.observation_space = self._observations.space
+
+    @staticmethod
+    def check(env_id: str) -> None:
+        """Raises:
+        UserError: Gymnasium knows no such id, or the module that it names cannot be imported.
+        """
+        module, _, name = env_id.removeprefix("gymnasium/").rpartition(":")
+        try:
+            if module:
+                importlib.import_module(module)
+            gymnasium.spec(name)
+        except Exception as error:  # whatever the module raises
+            raise cannot_make("Gymnasium", env_id, error) from error
+
+    @staticmethod
+    def family(env_id: str) -> str:
+        return "gymnasium"
+
+    def _make(self, seeds: list[int]) -> None:
+        self.close()
+        self._seeds: list[int] | list[None] = list(seeds)
+        env_id = self._task.env_id
+        one = _Maker(env_id.removeprefix("gymnasium/"), self._task.options.max_episode_steps)
+        in_processes = self._task.options.processes and not self._can_render
+        try:
+            ones = [one] * self.num_envs
+            if self._can_render:
+                ones[0] = one.drawing()
+            if in_processes:  # a fork of a process with JAX's threads may wait for ever
+                self._vector = AsyncVectorEnv(
+                    ones, context="spawn", autoreset_mode=AutoresetMode.NEXT_STEP
+                )
+            else:
+                self._vector = SyncVectorEnv(ones, autoreset_mode=AutoresetMode.NEXT_STEP)
+        except Exception as error:  # whatever the environment raises
+            raise cannot_make("Gymnasium", env_id, error) from error
+        self._ended = np.zeros(self.num_envs, bool)
+
+    def _reset(self) -> Any:
+        # Seeds are given once: a later reset() goes on with each environment's random numbers.
+        seeds, self._seeds = self._seeds, [None] * self.num_envs
+        obs, _ = self._vector.reset(seed=seeds)
+        self._ended = np.zeros(self.num_envs, bool)
+        return self._observations.convert(obs)
+
+    def _step(self, action: np.ndarray) -> Played:
+        first = self._ended
+        obs, reward, terminated, truncated, _ = self._vector.step(self._actions.convert(action))
+        terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
+        self._ended = terminated | truncated
+        return Played(
+            self._observations.convert(obs),
+            first,
+            np.array(reward, np.float32),
+            terminated,
+            truncated & ~terminated,
+        )
+
+    def _draw(self) -> np.ndarray | None:
+        try:
+            return np.asarray(self._vector.envs[0].render())
+        except Exception:  # whatever a renderer raises, a missing library above all
+            return None
+
+    def close(self) -> None:
+        if self._vector is not None:
+            self._vector.close()
+        self._vector = None
+
+
+class _Maker:
+    """Makes one environment; a class, as another process must be able to read it."""
+
+    def __init__(self, env_id: str, max_episode_steps: int | None, render_mode: str | None = None):
+        self._env_id, self._render_mode = env_id, render_mode
+        self._max_episode_steps = max_episode_steps
+
+    def __call__(self) -> gymnasium.Env:
+        options: dict[str, Any] = {"disable_env_checker": True}  # rlsys.envs.check checks more
+        if self._max_episode_steps is not None:
+            options["max_episode_steps"] = self._max_episode_steps
+        if self._render_mode is not None:
+            options["render_mode"] = self._render_mode
+        return gymnasium.make(self._env_id, **options)
+
+    def drawing(self) -> "_Maker":
+        """The same with pictures, if the environment has any."""
+        env = self()
+        modes = env.metadata.get("render_modes") or ()
+        env.close()
+        mode = "rgb_array" if "rgb_array" in modes else None
+        return _Maker(self._env_id, self._max_episode_steps, mode)

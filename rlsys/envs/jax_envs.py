@@ -1,0 +1,219 @@
+"""Environments written in JAX, stepped in one compiled call: ENV=jax/<module>:<function>.
+
+The function takes no arguments and returns the environment; jax_interfaces.py says which kinds
+there are. They run on JAX's default device, and a step's results come to the host like any other
+environment's.
+"""
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+
+from rlsys.envs import jax_interfaces
+from rlsys.envs.backend import Backend, Played, cannot_make
+from rlsys.envs.options import NO_LIMIT, Task, check_family
+from rlsys.envs.spaces import make_actions, make_observations
+from rlsys.types import UserError
+
+
+class Carry(NamedTuple):
+    """B environments between two steps, on the device."""
+
+    state: Any  # [B, ...] the environment's own
+    ended: Any  # [B] bool, the next step is spent on a reset
+    age: Any  # [B] int32, steps of the running episode
+    key: Any  # [B]
+
+
+class Program(NamedTuple):
+    """An environment's compiled functions, of any number of environments."""
+
+    env: jax_interfaces.PureEnv
+    reset: Any  # keys [B] -> Carry, obs
+    step: Any  # Carry, action [B, ...] -> Carry, Played
+
+
+class JaxEnvs(Backend):
+    """B environments of a task in JAX. Each has its own key, so that it plays the same whatever the
+    number of the others."""
+
+    def __init__(
+        self,
+        task: Task,
+        num_envs: int,
+        seed: int | Sequence[int],
+        *,
+        num_threads: int = 0,
+        render: bool = False,
+    ):
+        check_family(task.env_id, "jax", task.options)
+        self._program = load(task.env_id, task.options.max_episode_steps or NO_LIMIT)
+        super().__init__(task, num_envs, seed, render=render)
+        self.raw_action_space = self._program.env.action_space
+        self.raw_observation_space = self._program.env.observation_space
+        self._actions = make_actions(task.name, self.raw_action_space)
+        self.action_space = self._actions.space
+        self._observations = make_observations(
+            task.name, self.raw_observation_space, self.action_space
+        )
+        self.observation_space = self._observations.space
+
+    @staticmethod
+    def check(env_id: str) -> None:
+        """Checks that the module is there, without importing it: it may ask JAX for its devices,
+        which several processes may not before they have met.
+
+        Raises:
+          UserError: there is no such module.
+        """
+        module, _, function = env_id.removeprefix("jax/").partition(":")
+        if not (module and function):
+            raise UserError(f"a task in JAX is named jax/<module>:<function>, not {env_id!r}")
+        try:
+            found = importlib.util.find_spec(module) is not None
+        except (ImportError, ValueError):  # a parent is missing, or the word is no module's name
+            found = False
+        if not found:
+            raise UserError(f"there is no module {module!r}, which {env_id!r} names")
+
+    @staticmethod
+    def family(env_id: str) -> str:
+        return "jax"
+
+    def _make(self, seeds: list[int]) -> None:
+        self._keys = _on_device(lambda: jax.vmap(jax.random.key)(np.array(seeds, np.uint32)))
+        self._carry: Carry | None = None
+
+    def _reset(self) -> Any:
+        # A later reset() goes on with each environment's random numbers.
+        keys = self._keys if self._carry is None else self._carry.key
+        self._carry, obs = _on_device(lambda: self._program.reset(keys))
+        return self._observations.convert(jax.device_get(obs))
+
+    def _step(self, action: np.ndarray) -> Played:
+        action = self._actions.convert(action)
+        self._carry, played = _on_device(lambda: self._program.step(self._carry, action))
+        played = jax.device_get(played)
+        return played._replace(obs=self._observations.convert(played.obs))
+
+    def _draw(self) -> np.ndarray | None:
+        assert self._carry is not None
+        try:
+            state = jax.tree.map(lambda x: x[0], self._carry.state)
+            return np.asarray(self._program.env.draw(state))
+        except Exception:  # whatever a renderer raises; most environments have none
+            return None
+
+    def close(self) -> None:
+        self._carry = None
+
+
+def _on_device(function: Any) -> Any:
+    """Calls function where a step's action may go to the device, as it must."""
+    with jax.transfer_guard_host_to_device("allow"):
+        return function()
+
+
+@functools.cache
+def load(env_id: str, max_episode_steps: int) -> Program:
+    """Makes an environment, once in a process: all actors share what is compiled of it.
+
+    Raises:
+      UserError: it cannot be made, or its functions do not fit together.
+    """
+    JaxEnvs.check(env_id)
+    module, _, function = env_id.removeprefix("jax/").partition(":")
+    try:
+        env = jax_interfaces.read(getattr(importlib.import_module(module), function)())
+        program = _program(env, max_episode_steps)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+        carry, obs = jax.eval_shape(program.reset, keys)
+        action = env.action_space
+        if isinstance(action, spaces.Box | spaces.Discrete | spaces.MultiDiscrete):
+            dtype = jnp.float32 if isinstance(action, spaces.Box) else jnp.int32
+            example = jax.ShapeDtypeStruct((2, *(action.shape or ())), dtype)
+            jax.eval_shape(program.step, carry, example)
+    except UserError as error:
+        raise UserError(f"{env_id!r}: {error}") from None
+    except Exception as error:  # whatever the environment raises
+        raise cannot_make("JAX", env_id, error) from error
+    _check_shapes(env_id, env.observation_space, obs)
+    return program
+
+
+def _program(env: jax_interfaces.PureEnv, max_episode_steps: int) -> Program:
+    @jax.jit
+    def reset(keys):
+        key, reset_key = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        obs, state = jax.vmap(env.reset)(reset_key)
+        ended = jnp.zeros(keys.shape, bool)
+        return Carry(state, ended, ended.astype(jnp.int32), key), _arrays(env, obs)
+
+    @jax.jit
+    def step(carry, action):
+        first = carry.ended
+        keys = jax.vmap(lambda key: jax.random.split(key, 3))(carry.key)
+        obs, state, reward, terminated, truncated = jax.vmap(env.step)(
+            keys[:, 1], carry.state, action
+        )
+        started = (obs, state)
+        # Computed only where an episode has ended: some environments' resets are dear.
+        obs, state = jax.lax.cond(
+            first.any(),
+            lambda: jax.tree.map(
+                functools.partial(_choose, first), jax.vmap(env.reset)(keys[:, 2]), started
+            ),
+            lambda: jax.tree.map(jnp.asarray, started),
+        )
+        age = jnp.where(first, 0, carry.age + 1)
+        terminated = jnp.asarray(terminated).astype(bool) & ~first
+        truncated = jnp.asarray(truncated).astype(bool) | (age >= max_episode_steps)
+        truncated = truncated & ~terminated & ~first
+        reward = jnp.where(first, 0.0, jnp.asarray(reward).astype(jnp.float32))
+        carry = Carry(state, terminated | truncated, age, keys[:, 0])
+        return carry, Played(_arrays(env, obs), first, reward, terminated, truncated)
+
+    return Program(env, reset, step)
+
+
+def _choose(where: Any, a: Any, b: Any) -> Any:
+    """a where [B] is True, else b, in b's dtype."""
+    b = jnp.asarray(b)
+    a = a if jnp.issubdtype(b.dtype, jax.dtypes.prng_key) else jnp.asarray(a).astype(b.dtype)
+    return jnp.where(where.reshape(-1, *[1] * (b.ndim - 1)), a, b)
+
+
+def _arrays(env: jax_interfaces.PureEnv, obs: Any) -> Any:
+    """obs as dicts and tuples of arrays, as the space has them; floats as float32."""
+
+    def part(space, obs):
+        if isinstance(space, spaces.Dict):
+            named = obs if isinstance(obs, Mapping) else vars(obs)  # or a dataclass
+            return {key: part(inner, named[key]) for key, inner in space.items()}
+        if isinstance(space, spaces.Tuple):
+            return tuple(part(*pair) for pair in zip(space, obs, strict=True))
+        obs = jnp.asarray(obs)
+        return obs.astype(jnp.float32) if jnp.issubdtype(obs.dtype, jnp.floating) else obs
+
+    return part(env.observation_space, obs)
+
+
+def _check_shapes(env_id: str, space: spaces.Space, obs: Any) -> None:
+    """Raises:
+    UserError: the observations are not those of the space.
+    """
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        for key, part in space.items() if isinstance(space, spaces.Dict) else enumerate(space):
+            _check_shapes(env_id, part, obs[key])
+    elif obs.shape[1:] != space.shape:
+        raise UserError(
+            f"{env_id!r} shows an observation {list(obs.shape[1:])}, and its observation_space "
+            f"says {list(space.shape or ())}"
+        )

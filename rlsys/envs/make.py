@@ -1,0 +1,64 @@
+"""The one constructor of environments: a back-end, with a wrapper for each option around it."""
+
+from collections.abc import Sequence
+
+from gymnasium import spaces
+
+from rlsys.envs import wrappers
+from rlsys.envs.envpool import EnvPoolEnvs
+from rlsys.envs.interface import Envs
+from rlsys.envs.options import DEFAULTS, Task
+from rlsys.envs.tasks import backend_of
+from rlsys.types import UserError
+
+
+def make(
+    task: Task,
+    num_envs: int,
+    seed: int | Sequence[int],
+    *,
+    num_threads: int = 0,
+    render: bool = False,
+) -> Envs:
+    """Makes the environments of a task.
+
+    Args:
+      task: with its options, as tasks() gives it.
+      num_envs: B.
+      seed: any integer from 0 up; the same one gives the same Timesteps for the same actions. Of
+        several, each is of an equal share of the environments, in order, which are then what they
+        would be by themselves.
+      num_threads: threads that step EnvPool's environments; if 0 as many as cores, or one where a
+        step costs less than handing it to a thread. Other back-ends do not look at it.
+      render: whether render() will be called.
+
+    Raises:
+      UserError: no such task, it cannot be made here, or it cannot honour the options.
+    """
+    options, backend = task.options, backend_of(task.env_id)
+    envs: Envs = backend(task, num_envs, seed, num_threads=num_threads, render=render)
+    if options.life_loss_ends:
+        assert isinstance(envs, EnvPoolEnvs)  # other back-ends have refused it
+        envs = wrappers.LifeLossEnds(envs)
+    if options.action_bins != DEFAULTS.action_bins:
+        if not isinstance(envs.action_space, spaces.Box):
+            raise UserError(
+                f"action_bins is for continuous actions, and those of {task.name!r} are not"
+            )
+        if task.continuous:
+            raise UserError("action_bins has no use where actions are played as numbers")
+    if isinstance(envs.action_space, spaces.Box) and not task.continuous:
+        envs = wrappers.ActionBins(envs, options.action_bins)
+    if options.clip_rewards:
+        envs = wrappers.ClipRewards(envs)
+    if options.reward_scale != 1.0:
+        envs = wrappers.ScaleRewards(envs, options.reward_scale)
+    if options.observe:
+        envs = wrappers.Observe(envs, options.observe)
+    if options.permute:
+        envs = wrappers.Permute(envs, options.permute)
+    if options.only_first:
+        envs = wrappers.OnlyFirst(envs)
+    if options.flicker:
+        envs = wrappers.Flicker(envs, options.flicker, seed)
+    return envs

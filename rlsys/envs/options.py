@@ -1,0 +1,92 @@
+"""A task and its options, whichever back-end plays it."""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+from rlsys.types import UserError
+
+NO_LIMIT = 2**31 - 1  # EnvPool's max_episode_steps of tasks without a time limit
+OF_ONE_FAMILY = {  # options that only one family of tasks can honour
+    "sticky_actions": ("atari", "Atari"),
+    "noop_max": ("atari", "Atari"),
+    "life_loss_ends": ("atari", "Atari"),
+    "minimal_actions": ("atari", "Atari"),
+    "processes": ("gymnasium", "Gymnasium"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of a task. One that the task cannot honour is refused, not ignored.
+
+    Raises:
+      UserError: a value is out of its range.
+    """
+
+    sticky_actions: float = 0.0
+    """Atari: probability that the previous action is repeated (Machado et al. 2018: 0.25)."""
+    noop_max: int = 30
+    """Atari: a game begins with 1 to this many no-ops, drawn at random."""
+    life_loss_ends: bool = False
+    """Atari: a lost life ends the learner's episode; reported returns are still whole games."""
+    minimal_actions: bool = False
+    """Atari: only the actions that the game uses, in place of all 18."""
+    max_episode_steps: int | None = None
+    """Agent steps after which an episode is cut off; the task's own limit if None."""
+    clip_rewards: bool = False
+    """Clip rewards to [-1, 1] for the learner; reported returns are not clipped."""
+    reward_scale: float = 1.0
+    """Multiply the learner's rewards, after clipping; reported returns are not scaled."""
+    action_bins: int = 11
+    """Values, evenly spaced from lowest to highest, for each dimension of a continuous action; 11
+    as OpenAI et al. 2018, "Learning Dexterous In-Hand Manipulation", have them."""
+    observe: tuple[int, ...] = ()
+    """Keep only these entries of a flat observation; (0, 2) hides CartPole's velocities."""
+    permute: int = 0
+    """Show an array's entries in one random order, drawn from this seed; as they are if 0."""
+    flicker: float = 0.0
+    """Probability that an observation is blanked to zeros (Hausknecht and Stone 2015: 0.5)."""
+    only_first: bool = False
+    """Blank every observation but an episode's first: a test of memory alone."""
+    processes: bool = False
+    """Gymnasium: play each environment in a process of its own; worth it where a step takes longer
+    than 0.2 ms, as each hand-over costs about that."""
+
+    def __post_init__(self):
+        for name in ("sticky_actions", "flicker"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise UserError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        if not 0.0 < self.reward_scale < math.inf:
+            raise UserError(f"reward_scale must be positive, not {self.reward_scale}")
+        # noop_max=0 crashes EnvPool, and with it the process.
+        least_values = {"noop_max": 1, "action_bins": 2, "max_episode_steps": 1, "permute": 0}
+        for name, least in least_values.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value < NO_LIMIT:
+                raise UserError(f"{name} must be {least} or more, and below 2^31, not {value}")
+        if len(set(self.observe)) < len(self.observe) or any(i < 0 for i in self.observe):
+            raise UserError(f"observe must name entries from 0 up, once each, not {self.observe}")
+
+
+DEFAULTS = Options()
+
+
+def check_family(env_id: str, family: str, options: Options) -> None:
+    """Refuses what only another family's tasks can honour.
+
+    Raises:
+      UserError: such an option is set.
+    """
+    for name, (able, word) in OF_ONE_FAMILY.items():
+        if family != able and getattr(options, name) != getattr(DEFAULTS, name):
+            raise UserError(f"{name} is for {word}, and {env_id!r} is of the family {family!r}")
+
+
+class Task(NamedTuple):
+    """One of the tasks of a run."""
+
+    name: str  # the words it was given by: "Catch-v0:reward_scale=0.01"
+    env_id: str  # "Catch-v0", "gymnasium/CartPole-v1"; without options
+    options: Options
+    continuous: bool = False  # play continuous actions as numbers, in place of action_bins

@@ -1,0 +1,19 @@
+"""Wrappers: environments that change one thing of those that they hold."""
+
+from rlsys.envs.wrappers.actions import ActionBins
+from rlsys.envs.wrappers.blank import Flicker, OnlyFirst
+from rlsys.envs.wrappers.life_loss import LifeLossEnds
+from rlsys.envs.wrappers.observe import Observe
+from rlsys.envs.wrappers.permute import Permute
+from rlsys.envs.wrappers.rewards import ClipRewards, ScaleRewards
+
+__all__ = [
+    "ActionBins",
+    "ClipRewards",
+    "Flicker",
+    "LifeLossEnds",
+    "Observe",
+    "OnlyFirst",
+    "Permute",
+    "ScaleRewards",
+]

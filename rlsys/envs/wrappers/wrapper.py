@@ -1,0 +1,47 @@
+"""The base of all wrappers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlsys.envs.interface import Envs, Episode
+from rlsys.types import Timestep
+
+
+class Wrapper:
+    """Environments that pass everything on to those they hold; each wrapper overrides one thing.
+
+    Episodes come from within, so their returns are of raw rewards whatever the learner sees.
+    """
+
+    def __init__(self, envs: Envs):
+        self.envs = envs
+        self.num_envs, self.name = envs.num_envs, envs.name
+        self.observation_space, self.action_space = envs.observation_space, envs.action_space
+        self.raw_observation_space = envs.raw_observation_space
+        self.raw_action_space = envs.raw_action_space
+
+    def change(self, timestep: Timestep) -> Timestep:
+        """The learner's Timestep from that of the environments within."""
+        return timestep
+
+    def reset(self) -> Timestep:
+        return self.change(self.envs.reset())
+
+    def step(self, action: np.ndarray) -> Timestep:
+        return self.change(self.envs.step(action))
+
+    def restart(self, seed: int | Sequence[int], timestep: Timestep) -> Timestep:
+        return self.envs.restart(seed, timestep)
+
+    def pop_episodes(self) -> list[Episode]:
+        return self.envs.pop_episodes()
+
+    def running_episodes(self) -> list[Episode]:
+        return self.envs.running_episodes()
+
+    def render(self) -> np.ndarray:
+        return self.envs.render()
+
+    def close(self) -> None:
+        self.envs.close()

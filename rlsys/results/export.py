@@ -1,0 +1,97 @@
+"""A run's policy as one file that a program of its user's own loads: see acting/exported.py."""
+
+import dataclasses
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlsys.acting import exported
+from rlsys.envs import make
+from rlsys.envs.space_json import to_json
+from rlsys.networks import AgentNetwork
+from rlsys.networks.heads import DuelingHead
+from rlsys.results.evaluate import SEED, newest
+from rlsys.running.algorithm import Algorithm
+from rlsys.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Writes the policy of a run's newest checkpoint to one file."""
+
+    out: str = "policy.zip"
+    """The file to write."""
+    task: int = 0
+    """The number of the task, from 0, whose options and actions it is to have, of a run of several
+    tasks."""
+
+
+def export(algorithm: Algorithm, config: Any, options: ExportConfig) -> Path:
+    """Writes a run's policy to options.out.
+
+    Raises:
+      UserError: there is no such task, or the file cannot be written.
+      CheckpointError: the run has no checkpoint.
+    """
+    if not 0 <= options.task < len(config.tasks):
+        raise UserError(f"task must lie in 0 to {len(config.tasks) - 1}, not {options.task}")
+    network, params = newest(algorithm, config)
+    about = describe(algorithm, config, network, options.task)
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    arrays = io.BytesIO()
+    named: dict[str, Any] = {exported.name_of(path): np.asarray(x) for path, x in leaves}
+    np.savez(arrays, **named)
+    path = Path(options.out)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("policy.json", json.dumps(about, indent=2))
+            file.writestr("params.npz", arrays.getvalue())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    print(
+        f"saved {path}, {path.stat().st_size:,} bytes: rlsys.load_policy({str(path)!r}) plays "
+        f"{about['task']} in any program"
+    )
+    return path
+
+
+def describe(
+    algorithm: Algorithm, config: Any, network: AgentNetwork, task_id: int
+) -> dict[str, Any]:
+    """What policy.json says: all that exported.ExportedPolicy needs but the parameters."""
+    task = config.tasks[task_id]
+    envs = make(task, 1, SEED)
+    is_q = isinstance(network.head, DuelingHead)
+    arguments = dict(config.network)
+    if not is_q:
+        arguments |= {
+            "num_tasks": network.head.num_tasks,
+            "separate": network.value_body is not None,
+        }
+    exploration = ("epsilon_base", "epsilon_exponent") if is_q else ()
+    about = {
+        "format": exported.FORMAT,
+        "algorithm": algorithm.name,
+        "task": task.name,
+        "modes": list(algorithm.eval_modes),
+        "score_mode": algorithm.score_mode,
+        "network": "q" if is_q else "policy_value",
+        "network_arguments": arguments,
+        "exploration": {name: getattr(config, name) for name in exploration},
+        "options": dataclasses.asdict(task.options),
+        "continuous": task.continuous,
+        "observation_space": to_json(network.observation_space),
+        "action_space": to_json(network.action_space),
+        "raw_observation_space": to_json(envs.raw_observation_space),
+        "raw_action_space": to_json(envs.raw_action_space),
+    }
+    envs.close()
+    if exported.make_network(json.loads(json.dumps(about))) != network:
+        raise UserError(f"the network of {algorithm.name} is no plain one, and cannot be exported")
+    return about
