@@ -156,6 +156,7 @@ RUNS = {
     "ppo": [*GAUSSIAN, "--sequence-length", "5", "--epochs", "2", "--minibatches", "2"],
     "r2d2": [*WORDS, "--batch-size", "8", "--replay-capacity", "2000", "--learning-starts", "400"],
 }
+RUNS["apex"] = [*RUNS["r2d2"], "--core-size", "0"]
 
 
 @pytest.mark.parametrize("algorithm", RUNS)
