@@ -325,6 +325,7 @@ def test_the_atari_preset_is_the_papers_table():
         "rmsprop_decay": 0.95, "rmsprop_eps": 1.5e-7, "max_gradient_norm": 40.0,
         "target_update": 2500, "epsilon_base": 0.4, "epsilon_exponent": 7.0, "frame_stack": 4,
         "hidden_size": 0, "head_size": 512, "refresh_steps": 100, "unroll_length": 50,
+        "replay_ratio": 1.3,
     }  # fmt: skip
     assert {name: getattr(config, name) for name in expected} == expected
     assert config.env_options.clip_rewards and config.env_options.life_loss_ends

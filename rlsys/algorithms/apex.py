@@ -8,7 +8,7 @@ Departures, and why:
 - Replay stores steps, not transitions, so each image is held once though several transitions show
   it. Their n-step returns are computed when they are drawn.
 - Replay ratio is held: updates wait for data and data for updates (replay/replay_ratio.py). The
-  paper's ran free, at about 0.8.
+  paper's ran free; Kapturowski et al. 2019 say at 1.3.
 - A full replay overwrites its oldest steps at once; the paper's removed them every 100 updates.
 - Importance weights are divided by the largest of the batch on all devices and processes, so that
   their number does not change the loss. The paper does not say what they are divided by.

@@ -208,7 +208,7 @@ def apex(Config: Any) -> Presets:
             discount=0.99,
             replay_capacity=2_000_000,
             learning_starts=50_000,
-            replay_ratio=0.8,
+            replay_ratio=1.3,
             batch_size=512,
             learning_rate=0.00025 / 4,
             learning_rate_decay=0.0,
