@@ -159,7 +159,10 @@ RUNS = {
 RUNS["apex"] = [*RUNS["r2d2"], "--core-size", "0"]
 
 
-@pytest.mark.parametrize("algorithm", RUNS)
+SLOW_APEX = pytest.param("apex", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("algorithm", ["impala", "ppo", "r2d2", SLOW_APEX])
 def test_a_resumed_run_goes_on_as_it_would_have(tmp_path, algorithm):
     """Statistics are in checkpoints, and reach actors and evaluation."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -40,6 +40,7 @@ OTHERS = {
 }
 REPLAYS = {"r2d2": SMALL, "apex": [*SMALL, "--core-size", "0"]}
 WORDS = REPLAYS | OTHERS  # of every algorithm
+SLOW_APEX = pytest.param("apex", marks=pytest.mark.slow)
 
 
 def command(*words):
@@ -276,7 +277,7 @@ def test_an_actors_exception_ends_the_run(tmp_path, monkeypatch):
         assert len(steps) < 200
 
 
-@pytest.mark.parametrize("algorithm", REPLAYS)
+@pytest.mark.parametrize("algorithm", ["r2d2", SLOW_APEX])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, algorithm):
     words = [algorithm, *REPLAYS[algorithm], "--env-steps", 8000, "--learning-rate", "1e36"]
     code, output = run(*words, "--checkpoint-every", "400", "--run-dir", "run", cwd=tmp_path)
@@ -321,7 +322,7 @@ def test_a_loss_that_is_not_finite_stops_the_others(tmp_path, capfd, algorithm):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["learner"]["params"]))
 
 
-@pytest.mark.parametrize("algorithm", WORDS)
+@pytest.mark.parametrize("algorithm", ["r2d2", SLOW_APEX, *OTHERS])
 def test_a_full_disk_does_not_stop_the_run(tmp_path, algorithm):
     """Files that may not grow: saving fails with the system's own error, learning goes on."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
