@@ -39,6 +39,8 @@ RUNS = {
     "--replay-capacity 1000 --clip-rewards True --actors 1 " + SMALL,
     "Q-values": "apex --env Catch-v0 --batch-size 4 --learning-starts 200 --replay-capacity 1000 "
     "--normalize-observations True --actors 1 " + SMALL,
+    "Q-values, no memory": "apex --env CartPole-v1 --batch-size 8 --learning-starts 200 "
+    "--replay-capacity 1000 --actors 1 " + SMALL,
     "frames": "ppo --env Pong-v5 --torso shallow --frame-stack 4 --core-size 0 "
     "--max-episode-steps 40 " + PPO.replace("640", "128"),
 }

@@ -7,9 +7,10 @@ longer, `processes=true` gives each environment a process of its own (AsyncVecto
 
 import importlib
 import multiprocessing
-import os
+import signal
 import sys
 from collections.abc import Sequence
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 import gymnasium
@@ -88,7 +89,7 @@ class GymnasiumEnvs(Backend):
             if self._can_render:
                 ones[0] = one.drawing()
             if in_processes:
-                _prepare_fork_server()
+                _start_fork_server()
                 self._vector = AsyncVectorEnv(
                     ones, context="forkserver", autoreset_mode=AutoresetMode.NEXT_STEP
                 )
@@ -136,8 +137,8 @@ class GymnasiumEnvs(Backend):
         self._vector = None
 
 
-def _prepare_fork_server() -> None:
-    """Has the server from which processes are forked import once what each of them needs.
+def _start_fork_server() -> None:
+    """Starts the server from which processes are forked, with the imports that each of them needs.
 
     Each runs the imports of this program's main module, which take seconds from nothing and
     milliseconds in a fork that has them. The server never starts JAX's threads; a fork of a process
@@ -147,6 +148,14 @@ def _prepare_fork_server() -> None:
     names = [name for name in sys.modules if name.startswith("rlsys.")]
     names = [name for name in names if main is None or name != main.name]  # it runs in each
     multiprocessing.get_context("forkserver").set_forkserver_preload(names)
+    resource_tracker.ensure_running()  # the server would start it, which unblocks signals
+    # Ctrl-C is for the trainer, which saves a checkpoint and closes the others. The server and its
+    # forks inherit that it is blocked for them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Maker:
@@ -155,12 +164,8 @@ class _Maker:
     def __init__(self, env_id: str, max_episode_steps: int | None, render_mode: str | None = None):
         self._env_id, self._render_mode = env_id, render_mode
         self._max_episode_steps = max_episode_steps
-        self._process = os.getpid()
 
     def __call__(self) -> gymnasium.Env:
-        if os.getpid() != self._process:
-            # Ctrl-C is for the trainer, which saves a checkpoint and closes this process.
-            os.setsid()
         options: dict[str, Any] = {"disable_env_checker": True}  # rlsys.envs.check checks more
         if self._max_episode_steps is not None:
             options["max_episode_steps"] = self._max_episode_steps
