@@ -107,6 +107,8 @@ def learn(network, config: Config, state: LearnerState, trajectory: Trajectory):
         optimizer(config, rate), grads, state.opt_state, state.params
     )
     metrics |= step_metrics(config, rate, grads, updates, params)
+    obs = jax.tree.map(lambda x: x[:-1], trajectory.steps.obs)  # for --normalize-observations
+    params = networks.see(params, obs, learned_steps(trajectory), axis_name=learner.BATCH)
     state = state._replace(params=params, opt_state=opt_state, step=state.step + 1)
     return state, {name: x[None] for name, x in metrics.items()}
 

@@ -4,7 +4,8 @@
 
 PPO as OpenAI Five ran it and R2D2 on Atari, each with the paper's batch and with one that grows
 with the devices. Arithmetic comes from rlsys.plan's description of the H100, the exchange of
-gradients from formulas, waiting for the slowest from a simulation. rlsys/plan/README.md: "Scale, on paper".
+gradients from formulas, waiting for the slowest from a simulation. The figures are in
+rlsys/plan/README.md, "Scale, on paper".
 """
 
 import csv

@@ -3,10 +3,13 @@
 import json
 import sys
 
+import jax
+import numpy as np
 import pytest
 from test_train import play
 
 from rlsys import algorithms, cli
+from rlsys.running.checkpoint import Checkpoints
 from rlsys.sweep.__main__ import main as sweep_main
 from rlsys.types import UserError
 
@@ -36,8 +39,18 @@ def test_its_runs_are_played_exported_and_gone_on_with(tmp_path):
     assert play("export", folder, "--out", tmp_path / "policy.zip") == 0
 
 
+def test_it_normalizes_observations_if_asked_to(tmp_path):
+    words = f"{OWN} {SHORT} --env CartPole-v1 --env-steps 400 --normalize-observations True"
+    assert play(*words.split(), "--run-dir", tmp_path / "run") == 0
+    _, trees, _ = Checkpoints(tmp_path / "run/checkpoints").restore({"learner": None})
+    statistics = jax.tree.leaves(trees["learner"]["params"]["statistics"])
+    assert any(np.max(np.abs(x)) > 100 for x in statistics)  # the number of observations seen
+
+
 def test_a_sweep_takes_it(tmp_path):
-    words = f"{OWN} {SHORT} --env-steps 400 --learning-rate 1e-3 3e-3 --run-dir {tmp_path / 'sweep'}"
+    words = (
+        f"{OWN} {SHORT} --env-steps 400 --learning-rate 1e-3 3e-3 --run-dir {tmp_path / 'sweep'}"
+    )
     assert cli.exit_code(lambda: sweep_main(words.split())) == 0
     assert (tmp_path / "sweep/members/1/evaluation.json").exists()
 
