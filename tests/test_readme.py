@@ -63,11 +63,23 @@ def read_blocks(readme: str) -> list[Block]:
     return found
 
 
+def read_inline(readme: str) -> list[Block]:
+    """Reads the commands that stand between the words of a README, each as a block of a line."""
+    text = re.sub(r"^```.*?^```$", "", (ROOT / readme).read_text(), flags=re.M | re.S)
+    found = re.findall(r"`((?:make|\.venv/bin/python -m) [^`\n]+)`", text)
+    return [Block(readme, 0, "", ("", ""), line) for line in dict.fromkeys(found)]
+
+
 BLOCKS = [block for readme in READMES for block in read_blocks(readme)]
 PYTHON = [b for b in BLOCKS if b.language == "python" and b.mark[0] != "from"]
 QUOTED = [b for b in BLOCKS if b.mark[0] == "from"]
 SHELL = [b for b in BLOCKS if b.language == "sh"]
-COMMANDS = [(b, line) for b in BLOCKS if b.language in ("", "sh") for line in b.text.splitlines()]
+COMMANDS = [
+    (block, line)
+    for block in [*BLOCKS, *(block for readme in READMES for block in read_inline(readme))]
+    if block.language in ("", "sh")
+    for line in block.text.splitlines()
+]
 
 
 def before(block: Block, text: str = "") -> str:
@@ -127,6 +139,8 @@ def check_make(line: str) -> None:
     for name in values:
         assert f"$({name})" in recipe or name in ("PYTHON", "EXTRA"), f"{target} ignores {name}"
     algorithm, words = config_words(values)
+    if not values:
+        return
     if target in ("train", "plan", "profile"):
         for flag in HOSTS:
             _, words = cli.take(words, flag)
@@ -239,7 +253,7 @@ def test_links_lead_somewhere(readme):
 def test_named_files_exist(readme):
     text = (ROOT / readme).read_text()
     made = {name for kind, name in (b.mark for b in BLOCKS) if kind in ("file", "needs")}
-    made |= {"my_vtrace.py", "my_impala.py", "my_ppo.py", "members.csv"}
+    made |= {"my_vtrace.py", "my_impala.py", "my_ppo.py", "play.py", "members.csv"}
     for name in re.findall(r"[\w./-]+\.(?:csv|png|py)\b", text):
         places = (ROOT / readme).parent, ROOT, ROOT / "tests", ROOT / "rlsys/algorithms"
         assert name in made or any((place / name).exists() for place in places), name
