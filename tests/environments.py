@@ -1,5 +1,6 @@
 """Environments for tests: to make them by id and options, to play them, and what must hold."""
 
+import jax
 import numpy as np
 from gymnasium import spaces
 
@@ -20,6 +21,11 @@ def play(env, steps, seed=0):
         actions.append(random_action(env, timesteps[-1].obs, rng))
         timesteps.append(env.step(actions[-1]))
     return timesteps, actions
+
+
+def assert_same(a, b):
+    """Asserts that two trees have the same arrays."""
+    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def assert_in_space(space, x, batch):

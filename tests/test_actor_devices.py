@@ -2,12 +2,10 @@
 
 import jax
 import numpy as np
-import optax
 import pytest
 from made_up import close
 
 from rlsys import cli, train
-from rlsys.algorithms import impala, r2d2
 from rlsys.running.checkpoint import Checkpoints
 
 WORDS = (
@@ -20,6 +18,11 @@ MORE = {
     "r2d2": "--batch-size 12 --replay-capacity 4000 --learning-starts 600 --n 2".split(),
 }
 
+LIKE_SGD = {
+    "impala": "--optimizer rmsprop --rmsprop-decay 1.0 --optimizer-eps 0.0 --learning-rate 0.1",
+    "r2d2": "--adam-eps 1e6 --learning-rate 1e5",
+}
+
 
 def params_of(folder):
     return Checkpoints(folder / "checkpoints").restore({"learner": None})[1]["learner"]["params"]
@@ -30,13 +33,13 @@ def play(name, folder, *words):
     return params_of(folder)
 
 
-@pytest.mark.parametrize("module", [impala, pytest.param(r2d2, marks=pytest.mark.slow)])
-def test_results_do_not_depend_on_who_acts(module, tmp_path, monkeypatch):
-    """3 devices learn and one acts, or all 4 learn: the same but for rounding, by SGD."""
-    monkeypatch.setattr(module, "optimizer", lambda config, rate: optax.sgd(0.1))
-    name = module.__name__.rpartition(".")[2]
-    split = play(name, tmp_path / "split", "--actor-devices", "1")
-    together = play(name, tmp_path / "together")
+@pytest.mark.parametrize("name", ["impala", pytest.param("r2d2", marks=pytest.mark.slow)])
+def test_results_do_not_depend_on_who_acts(name, tmp_path):
+    """3 devices learn and one acts, or all 4 learn: the same but for rounding, by what is SGD: the
+    root mean square never changes from its first value 1, or Adam's epsilon hides its own."""
+    words = LIKE_SGD[name].split()
+    split = play(name, tmp_path / "split", "--actor-devices", "1", *words)
+    together = play(name, tmp_path / "together", *words)
     close(split, together, rtol=1e-3, atol=1e-5)
     biases = [x for x in jax.tree.leaves(split) if x.ndim == 1]  # which were 0
     assert np.abs(np.concatenate(biases)).max() > 1e-3

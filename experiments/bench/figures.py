@@ -47,7 +47,8 @@ class Figure:
         samples, ceiling = np.array(self.samples), np.array(self.ceiling_samples)
         if len(samples) != len(ceiling):
             samples, ceiling = np.median(samples), np.median(ceiling)
-        return float(np.median(samples / ceiling if self.more_is_better else ceiling / samples))
+        with np.errstate(divide="ignore"):  # a distance of 0 is infinitely below its bound
+            return float(np.median(samples / ceiling if self.more_is_better else ceiling / samples))
 
     def row(self) -> dict[str, Any]:
         """Return what the files say of it, by column."""

@@ -13,8 +13,10 @@ import numpy as np
 from experiments.bench import clock
 from rlsys import algorithms, envs
 from rlsys.acting.actors import Actors, make_envs
+from rlsys.envs.backend import environment_seeds
 from rlsys.envs.envpool_settings import make_pool
 from rlsys.learning import learner
+from rlsys.plan import cost
 from rlsys.plan.workload import Workload, workload
 from rlsys.running.log import Silent
 from rlsys.types import Trajectory
@@ -72,7 +74,8 @@ def envpool_alone(config: Any) -> clock.Call:
     random, shape = np.random.default_rng(0), (config.unroll_length, config.num_envs)
 
     def with_threads(num_threads: int) -> clock.Call:
-        pool = make_pool(task.env_id, config.num_envs, [0], task.options, num_threads, False)
+        seeds = environment_seeds(config.num_envs, 0)
+        pool = make_pool(task.env_id, config.num_envs, seeds, task.options, num_threads, False)
         pool.reset()
         actions = random.integers(pool.action_space.n, size=shape)
         return lambda: [pool.step(action) for action in actions]
@@ -87,7 +90,7 @@ class Learning(NamedTuple):
 
     call: clock.Call
     env_steps: float  # that the run plays for each such call
-    gflop: Callable[[], float]  # by the compiler's count, in which a loop's body counts once
+    gflop: Callable[[], float]  # of its matrix products and convolutions
 
 
 def learn(work: Workload, config: Any, played: Trajectory) -> Learning:
@@ -109,6 +112,6 @@ def learn(work: Workload, config: Any, played: Trajectory) -> Learning:
         return out
 
     def gflop() -> float:
-        return program.lower(settings, state, batch).compile().cost_analysis()["flops"] / 1e9
+        return cost.flops(cost.products(program, settings, state, batch)) / 1e9
 
     return Learning(call, steps / programs, gflop)

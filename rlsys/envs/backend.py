@@ -1,23 +1,36 @@
-"""What the back-ends share: seeds, restarts, checks of actions, and the episodes' returns."""
+"""The base of the back-ends: it seeds, restarts, checks actions, and adds up episodes' returns."""
 
 import collections
+import importlib
 import itertools
+import os
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium
+import jax
 import numpy as np
 from gymnasium import spaces
 
+import rlsys
 from rlsys.envs.interface import Episode
 from rlsys.envs.options import Task
 from rlsys.envs.spaces import check_action
 from rlsys.types import Timestep, UserError
 
+NOT_ITS_OWN = (  # beginnings of the files that are no environment's own code
+    "<",
+    *(
+        f"{Path(str(package.__file__)).parent}{os.sep}"
+        for package in (rlsys, gymnasium, jax, importlib)
+    ),
+)
+
 
 class Played(NamedTuple):
-    """What a step of B environments gave."""
+    """Holds the results of one step of B environments."""
 
     obs: Any  # [B, ...] in observation_space
     first: np.ndarray  # [B] bool, the step was spent on a reset
@@ -27,10 +40,10 @@ class Played(NamedTuple):
 
 
 class Backend:
-    """B environments of one task; see interface.Envs. A back-end fills in _make, _reset, _step and
-    _draw, and sets the four spaces.
+    """Plays B environments of one task, as interface.Envs says. Each back-end inherits from it,
+    defines _make, _reset, _step, _draw and close, and sets the four spaces.
 
-    Wrappers stand around it: it knows raw rewards only.
+    It sees raw rewards only, as the wrappers are around it.
     """
 
     observation_space: spaces.Space
@@ -39,7 +52,7 @@ class Backend:
     raw_action_space: spaces.Space
 
     def __init__(self, task: Task, num_envs: int, seed: int | Sequence[int], *, render: bool):
-        """Makes the environments. Arguments as of make.make.
+        """Makes the environments; make.make explains the arguments.
 
         Raises:
           UserError: they cannot be made, or cannot honour the task's options.
@@ -52,19 +65,19 @@ class Backend:
         self._begin(seed)
 
     def _make(self, seeds: list[int]) -> None:
-        """Makes new environments in place of the old ones. seeds: [B], of each, below 2^31."""
+        """Makes new environments in place of the old ones. seeds: [B] one for each, below 2^31."""
         raise NotImplementedError
 
     def _reset(self) -> Any:
-        """Starts all episodes; returns obs."""
+        """Starts new episodes in all environments and returns obs [B, ...]."""
         raise NotImplementedError
 
     def _step(self, action: np.ndarray) -> Played:
-        """Plays a step, and spends it on the reset where the last one ended its episode."""
+        """Plays a step; where the last step ended an episode, this one is spent on the reset."""
         raise NotImplementedError
 
     def _draw(self) -> np.ndarray | None:
-        """A picture of environment 0, uint8 [H, W, 3], or None where it has none of its own."""
+        """Draws environment 0 as uint8 [H, W, 3], or returns None if it has no picture."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -117,7 +130,7 @@ class Backend:
         return [Episode(*x, i, self.name, ended=False) for i, x in enumerate(so_far)]
 
     def render(self) -> np.ndarray:
-        """The environment's own picture, else the observation enlarged."""
+        """Returns the environment's own picture or, if it has none, its observation enlarged."""
         if not (self._can_render and self._started):
             raise UserError("render() needs make(..., render=True) and a reset() before it")
         drawn = self._draw()
@@ -127,37 +140,54 @@ class Backend:
 
 
 def cannot_make(library: str, env_id: str, error: Exception) -> UserError:
-    """A sentence on what went wrong, and where if it was in code that Python shows."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    """Returns an error that says in one sentence why an environment cannot be made."""
+    return UserError(f"{library} cannot make {env_id!r} here: {_reason(error)}")
+
+
+def failed(name: str, where: str, error: Exception) -> UserError:
+    """Returns an error that says in one sentence what an environment raised in reset or step."""
+    return UserError(f"{name!r} failed in {where}: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    """Gives an exception's type, its words, and the line of the environment that raised it."""
     words = " ".join(str(error).split()).rstrip(".")
     reason = f"{type(error).__name__}: {words}" if words else type(error).__name__
-    return UserError(f"{library} cannot make {env_id!r} here: {reason}{where}")
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(NOT_ITS_OWN)
+    ]
+    if not frames:
+        return reason
+    return f"{reason} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
 
 
 def environment_seeds(num_envs: int, seed: int | Sequence[int]) -> list[int]:
-    """Seeds of each of num_envs environments, below 2^31.
+    """Draws a seed below 2^31 for each of num_envs environments.
 
     The i-th environment has the i-th word of numpy's SeedSequence(seed), less its lowest bit.
     EnvPool's and Gymnasium's own rule, seed + i, would play the same episodes for seeds 0 and 1.
 
     Args:
-      seed: any integer from 0 up; of several, each is of an equal share of the environments, in
-        order, which are then what they would be by themselves.
+      seed: any integer from 0 up. If there are several, each seeds an equal share of the
+        environments, in order, as it would seed them alone.
 
     Raises:
-      UserError: a seed is negative.
+      UserError: a seed is negative, or the shares are not equal.
     """
     seeds = [seed] if isinstance(seed, int) else list(seed)
     if min(seeds) < 0:
         raise UserError(f"seed must be 0 or more, not {min(seeds)}")
+    if num_envs % len(seeds):
+        raise UserError(f"{len(seeds)} seeds cannot share {num_envs} environments evenly")
     share = num_envs // len(seeds)
     words = [np.random.SeedSequence(s).generate_state(share) for s in seeds]
     return (np.concatenate(words) >> 1).tolist()
 
 
 def _picture(name: str, space: spaces.Space, obs: Any) -> np.ndarray:
-    """The first of a batch of images or grids of bounded numbers, as uint8 [H, W, 3]."""
+    """Draws the first of a batch of images or grids of bounded numbers, as uint8 [H, W, 3]."""
     if (
         not isinstance(space, spaces.Box)
         or len(space.shape) not in (2, 3)

@@ -3,7 +3,7 @@
 python -m rlsys.envs.check ENV [--num-envs N] [--steps N] [--seed N]
 
 Plays random legal actions and prints a line for each check. The exit code is 0 if all are kept, 1
-if one is not, and 2 if there are no such environments.
+if one is not, and 2 if there are no such environments or they fail.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from rlsys.types import UserError
 
 
 class Check(NamedTuple):
-    """The outcome of one check."""
+    """Says how one check went."""
 
     rule: str
     kept: bool | None  # None where nothing was played that could break it
@@ -34,9 +34,9 @@ def check(build: Callable[[int], Envs], num_steps: int = 500, seed: int = 0) -> 
     """Plays environments and checks each rule.
 
     Args:
-      build: makes them from a seed; what it makes must give raw rewards and whole episodes.
-      num_steps: of each environment and each play.
-      seed: of the environments.
+      build: makes the environments from a seed; they must give raw rewards and whole episodes.
+      num_steps: the steps that each environment plays, each time that it is played.
+      seed: the seed of the environments.
 
     Raises:
       UserError: they cannot be made.
@@ -50,6 +50,8 @@ def check(build: Callable[[int], Envs], num_steps: int = 500, seed: int = 0) -> 
             results.append(Check(rule, False, str(error)))
         except Unseen as error:
             results.append(Check(rule, None, str(error)))
+        except Exception as error:  # whatever they raise where they are played again
+            results.append(Check(rule, False, f"{type(error).__name__}: {error}"))
     played.envs.close()
     return results
 
@@ -61,15 +63,16 @@ class Config:
     env: Annotated[str, tyro.conf.Positional]
     """The task, with its options."""
     num_envs: int = 4
-    """Environments played together."""
+    """The number of environments that are played together."""
     steps: int = 500
-    """Steps of each environment and each play."""
+    """The steps that each environment plays, each time that it is played."""
     seed: int = 0
-    """Of the environments."""
+    """The seed of the environments."""
 
 
 def raw(task: Task) -> Task:
-    """The task without what parts the learner's rewards and episodes from the raw ones."""
+    """Returns the task without the options that make the learner's rewards and episodes differ from
+    the raw ones."""
     plain = Options()
     changed = {"clip_rewards", "reward_scale", "life_loss_ends"}
     values = {name: getattr(plain, name) for name in changed}

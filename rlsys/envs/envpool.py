@@ -17,7 +17,7 @@ from rlsys.types import UserError
 
 
 class EnvPoolEnvs(Backend):
-    """B environments of an EnvPool task.
+    """Plays B environments of an EnvPool task.
 
     EnvPool itself spends one step on a reset: that step's action is ignored, and the step before it
     shows the episode's true last observation. An episode that comes to its own end on the very step

@@ -27,14 +27,14 @@ ATARI = {
 
 
 def _envpool() -> Any:
-    """EnvPool, imported when it is first asked for: to register its families takes it 2 s."""
+    """Imports EnvPool when it is first asked for, as it takes 2 s to register its families."""
     import envpool
 
     return envpool
 
 
 def family_of(task: str) -> str:
-    """The family of an EnvPool id.
+    """Returns the family of an EnvPool id.
 
     Raises:
       UserError: there is no such task.
@@ -50,8 +50,8 @@ def family_of(task: str) -> str:
 
 @functools.cache
 def check(task: str) -> None:
-    """Checks that a task can be played, without making an environment; of each task only once,
-    as EnvPool takes 10 to 160 ms for it.
+    """Checks that a task can be played, without making an environment. Each task is checked only
+    once, as EnvPool takes 10 to 160 ms for it.
 
     Raises:
       UserError: there is no such task, it has several players, or it cannot be made here.
@@ -73,9 +73,9 @@ def make_pool(
     Args:
       task: EnvPool id of a single-player task.
       seeds: [num_envs], each below 2^31.
-      options: of the task; those that are wrappers' are not looked at.
-      num_threads: threads that step the environments; if 0 as many as cores, or one where a step
-        costs less than handing it to a thread.
+      options: the options of the task; those that wrappers carry out are ignored.
+      num_threads: the number of threads that step the environments. 0 stands for one a core, or
+        for one in all where a step costs less than handing it to a thread.
       render: whether it is to draw pictures.
 
     Raises:
@@ -102,7 +102,7 @@ def make_pool(
 
 
 def _settings(task: str, options: Options) -> dict[str, Any]:
-    """What EnvPool is told of the task, once it is clear that it will heed the options."""
+    """Returns the settings that EnvPool is given, once it is clear that it heeds the options."""
     kind = family_of(task)
     check_family(task, kind, options)
     settings: dict[str, Any] = {}
@@ -125,7 +125,7 @@ def _settings(task: str, options: Options) -> dict[str, Any]:
 
 
 def _spec(task: str, settings: dict[str, Any]) -> Any:
-    """EnvPool's specification of a single-player task; no environment is made."""
+    """Returns EnvPool's specification of a single-player task, without making an environment."""
     try:
         spec = _envpool().make_spec(task, **settings)
     except Exception as error:

@@ -16,7 +16,7 @@ LARGEST_DISCRETE = 2**20  # integers with a wider range are numbers, not categor
 
 
 class Observations(NamedTuple):
-    """The learner's observations and how they come from EnvPool's."""
+    """Says what the learner's observations are, and converts EnvPool's into them."""
 
     space: spaces.Space
     from_pool: Callable[[Any, dict[str, Any]], Any]  # (obs, info) -> arrays [B, ...] or a dict
@@ -83,13 +83,14 @@ def make_observations(spec: Any, actions: spaces.Space) -> Observations:
 
 
 def _arrays(spec: Any) -> dict[str, Any]:
-    """EnvPool's array specs of an observation: "obs" alone, or by name."""
+    """Returns EnvPool's array specs of an observation: "obs" alone, or by name."""
     arrays = {k: a for k, a in spec.state_array_spec.items() if k.startswith("obs")}
     return {k[4:].replace(".", "/").replace(":", "/") or "obs": a for k, a in arrays.items()}
 
 
 def _leaf(array: Any) -> tuple[spaces.Space, Callable[[np.ndarray], np.ndarray]]:
-    """The space of one array of an observation, and what brings EnvPool's [B, ...] into it."""
+    """Returns the learner's space for one array of an observation, and a function that converts
+    EnvPool's array [B, ...] into it."""
     shape = tuple(n for n in array.shape if n != -1)
     low, high = _bounds(array, shape)
     dtype = low.dtype
@@ -111,7 +112,7 @@ def _leaf(array: Any) -> tuple[spaces.Space, Callable[[np.ndarray], np.ndarray]]
 
 
 def _bounds(array: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest values, each of the array's shape and dtype."""
+    """Returns lowest and highest values, each of the array's shape and dtype."""
     low, high = (np.asarray(x, array.dtype) for x in (array.minimum, array.maximum))
     if low.dtype.kind == "f":
         # EnvPool takes C++'s numeric_limits<float>::min() for the lowest float; it is the smallest

@@ -1,12 +1,14 @@
 """Gymnasium's environments, by its own vector environments: ENV=gymnasium/<id>.
 
-They are stepped one after the other in the actor's own thread (SyncVectorEnv). Gymnasium's other
-way gives each environment a process (AsyncVectorEnv): a process takes seconds to start, as it
-imports JAX again, and a step 0.1 to 0.2 ms to hand over, more than most environments need for the
-step itself. It is right where a step takes longer, and `processes=true` asks for it.
+The actor's own thread steps them one after the other (SyncVectorEnv), as most environments need
+less time for a step than it takes to hand it to another process, 0.1 to 0.2 ms. Where a step takes
+longer, `processes=true` gives each environment a process of its own (AsyncVectorEnv).
 """
 
 import importlib
+import multiprocessing
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +16,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from rlsys.envs.backend import Backend, Played, cannot_make
+from rlsys.envs.backend import Backend, Played, cannot_make, failed
 from rlsys.envs.options import Task, check_family
 from rlsys.envs.spaces import make_actions, make_observations
 from rlsys.types import UserError
@@ -23,7 +25,7 @@ MOST_PROCESSES = 256
 
 
 class GymnasiumEnvs(Backend):
-    """B environments of a Gymnasium task.
+    """Plays B environments of a Gymnasium task.
 
     Gymnasium's next-step autoreset spends one step on a reset, and the step before it shows the
     episode's true last observation. A step that ends its episode and reaches the time limit too
@@ -85,9 +87,10 @@ class GymnasiumEnvs(Backend):
             ones = [one] * self.num_envs
             if self._can_render:
                 ones[0] = one.drawing()
-            if in_processes:  # a fork of a process with JAX's threads may wait for ever
+            if in_processes:
+                _prepare_fork_server()
                 self._vector = AsyncVectorEnv(
-                    ones, context="spawn", autoreset_mode=AutoresetMode.NEXT_STEP
+                    ones, context="forkserver", autoreset_mode=AutoresetMode.NEXT_STEP
                 )
             else:
                 self._vector = SyncVectorEnv(ones, autoreset_mode=AutoresetMode.NEXT_STEP)
@@ -98,13 +101,19 @@ class GymnasiumEnvs(Backend):
     def _reset(self) -> Any:
         # Seeds are given once: a later reset() goes on with each environment's random numbers.
         seeds, self._seeds = self._seeds, [None] * self.num_envs
-        obs, _ = self._vector.reset(seed=seeds)
+        try:
+            obs, _ = self._vector.reset(seed=seeds)
+        except Exception as error:  # whatever the environment raises
+            raise failed(self.name, "reset", error) from error
         self._ended = np.zeros(self.num_envs, bool)
         return self._observations.convert(obs)
 
     def _step(self, action: np.ndarray) -> Played:
-        first = self._ended
-        obs, reward, terminated, truncated, _ = self._vector.step(self._actions.convert(action))
+        first, action = self._ended, self._actions.convert(action)
+        try:
+            obs, reward, terminated, truncated, _ = self._vector.step(action)
+        except Exception as error:  # whatever the environment raises
+            raise failed(self.name, "step", error) from error
         terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
         self._ended = terminated | truncated
         return Played(
@@ -127,14 +136,31 @@ class GymnasiumEnvs(Backend):
         self._vector = None
 
 
+def _prepare_fork_server() -> None:
+    """Has the server from which processes are forked import once what each of them needs.
+
+    Each runs the imports of this program's main module, which take seconds from nothing and
+    milliseconds in a fork that has them. The server never starts JAX's threads; a fork of a process
+    that has some, like this one, may wait for ever.
+    """
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    names = [name for name in sys.modules if name.startswith("rlsys.")]
+    names = [name for name in names if main is None or name != main.name]  # it runs in each
+    multiprocessing.get_context("forkserver").set_forkserver_preload(names)
+
+
 class _Maker:
-    """Makes one environment; a class, as another process must be able to read it."""
+    """Makes one environment. It is a class, and no closure, so that it can be sent to a process."""
 
     def __init__(self, env_id: str, max_episode_steps: int | None, render_mode: str | None = None):
         self._env_id, self._render_mode = env_id, render_mode
         self._max_episode_steps = max_episode_steps
+        self._process = os.getpid()
 
     def __call__(self) -> gymnasium.Env:
+        if os.getpid() != self._process:
+            # Ctrl-C is for the trainer, which saves a checkpoint and closes this process.
+            os.setsid()
         options: dict[str, Any] = {"disable_env_checker": True}  # rlsys.envs.check checks more
         if self._max_episode_steps is not None:
             options["max_episode_steps"] = self._max_episode_steps
@@ -143,7 +169,7 @@ class _Maker:
         return gymnasium.make(self._env_id, **options)
 
     def drawing(self) -> "_Maker":
-        """The same with pictures, if the environment has any."""
+        """Returns a maker of the same environment with pictures, if it has any."""
         env = self()
         modes = env.metadata.get("render_modes") or ()
         env.close()

@@ -21,7 +21,8 @@ from rlsys.types import Timestep
 
 
 class Episode(NamedTuple):
-    """An episode as the task counts it: a whole game, whatever the learner sees of it."""
+    """Says how one episode went. The task decides what an episode is: a whole game, for instance,
+    even where the learner sees an end at each lost life."""
 
     episode_return: float  # sum of raw rewards
     length: int  # agent steps; the steps that are spent on resets are not counted
@@ -31,14 +32,14 @@ class Episode(NamedTuple):
 
 
 class Envs(Protocol):
-    """B environments of one task, stepped together. Arrays are numpy's; their first axis is B.
+    """Plays B environments of one task together. Arrays are numpy's; their first axis is B.
 
     Attributes:
       num_envs: B.
-      name: the task's.
-      observation_space: of one environment's obs: Box, Discrete, MultiDiscrete or MultiBinary, or
-        one Dict of them. Images are [H, W, C], floats float32, categories int32 from 0; a mask of
-        the legal actions is called "action_mask".
+      name: the name of the task.
+      observation_space: the space of one environment's obs: Box, Discrete, MultiDiscrete or
+        MultiBinary, or one Dict of them. Images are [H, W, C], floats are float32, categories are
+        int32 from 0, and a mask of the legal actions is called "action_mask".
       action_space: Discrete(A) or MultiDiscrete, counted from 0, or a Box [D] of numbers.
       raw_observation_space, raw_action_space: as somebody who plays the task without rlsys meets
         them; of EnvPool's tasks the two above, before any option.
@@ -52,11 +53,11 @@ class Envs(Protocol):
     raw_action_space: spaces.Space
 
     def reset(self) -> Timestep:
-        """Starts all environments; running episodes are dropped."""
+        """Starts new episodes in all environments and drops those that were running."""
         ...
 
     def step(self, action: np.ndarray) -> Timestep:
-        """Plays one step; the first one after restart() (or with no reset() at all) is a reset.
+        """Plays one step; the first step after restart(), or with no reset() before it, is a reset.
 
         Args:
           action: [B] int for Discrete, [B, D] int for MultiDiscrete, [B, D] float for Box.
@@ -70,34 +71,35 @@ class Envs(Protocol):
         ...
 
     def restart(self, seed: int | Sequence[int], timestep: Timestep) -> Timestep:
-        """Starts afresh, so that what follows depends on the seed alone: environments cannot be
-        saved, and this is what a checkpoint holds of them.
+        """Starts the environments afresh, so that all that follows depends on the seed alone. A
+        checkpoint does this, as environments cannot be saved: a resumed run then plays what an
+        uninterrupted one plays.
 
         The next step() ignores its action and returns the new environments' first Timestep, like
         any other reset. Running episodes are dropped.
 
         Args:
-          seed: of the new environments, as make() takes it.
-          timestep: [B, ...] the latest one, x_T.
+          seed: the seed of the new environments, as make() takes it.
+          timestep: [B, ...] the latest Timestep, x_T.
 
         Returns:
-          timestep, truncated where its episode was running.
+          The same Timestep, but truncated where its episode was running.
         """
         ...
 
     def pop_episodes(self) -> list[Episode]:
-        """The episodes that have ended since the last call."""
+        """Returns the episodes that have ended since the last call."""
         ...
 
     def running_episodes(self) -> list[Episode]:
-        """The running episode of each environment, in order, with its return and length so far."""
+        """Returns each environment's running episode, in order, as it stands."""
         ...
 
     def render(self) -> np.ndarray:
-        """A picture of environment 0, uint8 [H, W, 3].
+        """Draws environment 0 as uint8 [H, W, 3].
 
         Raises:
-          UserError: the environments were not made for it, or there is none.
+          UserError: the environments were made without render=True, or have no picture.
         """
         ...
 

@@ -24,7 +24,7 @@ from rlsys.types import UserError
 
 
 class Carry(NamedTuple):
-    """B environments between two steps, on the device."""
+    """Holds B environments between two steps, on the device."""
 
     state: Any  # [B, ...] the environment's own
     ended: Any  # [B] bool, the next step is spent on a reset
@@ -33,7 +33,7 @@ class Carry(NamedTuple):
 
 
 class Program(NamedTuple):
-    """An environment's compiled functions, of any number of environments."""
+    """Holds an environment and its compiled functions, which play any number of it."""
 
     env: jax_interfaces.PureEnv
     reset: Any  # keys [B] -> Carry, obs
@@ -41,8 +41,8 @@ class Program(NamedTuple):
 
 
 class JaxEnvs(Backend):
-    """B environments of a task in JAX. Each has its own key, so that it plays the same whatever the
-    number of the others."""
+    """Plays B environments of a task in JAX. Each has its own key, so that it plays the same
+    whatever the number of the others."""
 
     def __init__(
         self,
@@ -135,17 +135,15 @@ def load(env_id: str, max_episode_steps: int) -> Program:
         program = _program(env, max_episode_steps)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
         carry, obs = jax.eval_shape(program.reset, keys)
-        action = env.action_space
-        if isinstance(action, spaces.Box | spaces.Discrete | spaces.MultiDiscrete):
-            dtype = jnp.float32 if isinstance(action, spaces.Box) else jnp.int32
-            example = jax.ShapeDtypeStruct((2, *(action.shape or ())), dtype)
-            jax.eval_shape(program.step, carry, example)
+        action: Any = env.action_space
+        if action.dtype is not None:  # one array; make_actions refuses others, such as Dict
+            jax.eval_shape(program.step, carry, np.zeros((2, *action.shape), action.dtype))
     except UserError as error:
         raise UserError(f"{env_id!r}: {error}") from None
     except Exception as error:  # whatever the environment raises
         raise cannot_make("JAX", env_id, error) from error
-    _check_shapes(env_id, env.observation_space, obs)
-    return program
+    shown = _as_shown(env_id, env.observation_space, obs)
+    return program._replace(env=env._replace(observation_space=shown))
 
 
 def _program(env: jax_interfaces.PureEnv, max_episode_steps: int) -> Program:
@@ -163,6 +161,10 @@ def _program(env: jax_interfaces.PureEnv, max_episode_steps: int) -> Program:
         obs, state, reward, terminated, truncated = jax.vmap(env.step)(
             keys[:, 1], carry.state, action
         )
+        for name, x in (("reward", reward), ("end", terminated), ("time-out", truncated)):
+            if jnp.shape(x) != keys.shape[:1]:
+                shape = list(jnp.shape(x)[1:])
+                raise UserError(f"the {name} of a step is {shape}, and not one number")
         started = (obs, state)
         # Computed only where an episode has ended: some environments' resets are dear.
         obs, state = jax.lax.cond(
@@ -184,14 +186,14 @@ def _program(env: jax_interfaces.PureEnv, max_episode_steps: int) -> Program:
 
 
 def _choose(where: Any, a: Any, b: Any) -> Any:
-    """a where [B] is True, else b, in b's dtype."""
+    """Returns a where `where` [B] is True, else b, in b's dtype."""
     b = jnp.asarray(b)
     a = a if jnp.issubdtype(b.dtype, jax.dtypes.prng_key) else jnp.asarray(a).astype(b.dtype)
     return jnp.where(where.reshape(-1, *[1] * (b.ndim - 1)), a, b)
 
 
 def _arrays(env: jax_interfaces.PureEnv, obs: Any) -> Any:
-    """obs as dicts and tuples of arrays, as the space has them; floats as float32."""
+    """Returns obs as dicts and tuples of arrays, as its space has them; floats as float32."""
 
     def part(space, obs):
         if isinstance(space, spaces.Dict):
@@ -205,15 +207,27 @@ def _arrays(env: jax_interfaces.PureEnv, obs: Any) -> Any:
     return part(env.observation_space, obs)
 
 
-def _check_shapes(env_id: str, space: spaces.Space, obs: Any) -> None:
-    """Raises:
-    UserError: the observations are not those of the space.
+def _as_shown(env_id: str, space: Any, obs: Any) -> spaces.Space:
+    """Returns the space with a Box of floats where it says integers and the environment shows
+    floats, as gymnax's Catch does. obs: [B, ...], or its shapes.
+
+    Raises:
+      UserError: the observations have other shapes than the space, or a category is a float.
     """
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        for key, part in space.items() if isinstance(space, spaces.Dict) else enumerate(space):
-            _check_shapes(env_id, part, obs[key])
-    elif obs.shape[1:] != space.shape:
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: _as_shown(env_id, x, obs[key]) for key, x in space.items()})
+    if isinstance(space, spaces.Tuple):
+        return spaces.Tuple([_as_shown(env_id, *pair) for pair in zip(space, obs, strict=True)])
+    shown, said = list(obs.shape[1:]), list(space.shape or ())
+    if shown != said:
         raise UserError(
-            f"{env_id!r} shows an observation {list(obs.shape[1:])}, and its observation_space "
-            f"says {list(space.shape or ())}"
+            f"{env_id!r} shows an observation of {shown}, and its observation_space says {said}"
         )
+    if obs.dtype.kind != "f":
+        return space
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        raise UserError(f"{env_id!r} shows {obs.dtype} where its observation_space says {space}")
+    if isinstance(space, spaces.Box) and space.dtype.kind in "iu":
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        return spaces.Box(low, high, dtype=np.float32)
+    return space

@@ -26,7 +26,7 @@ TRUNCATED = ("truncated", "truncation", "TimeLimit.truncated")  # keys of info
 
 
 class PureEnv(NamedTuple):
-    """One environment as two pure functions that start no new episode by themselves."""
+    """Holds one environment as pure functions that start no new episode by themselves."""
 
     observation_space: spaces.Space
     action_space: spaces.Space
@@ -132,7 +132,7 @@ def _jaxmarl(env: Any) -> PureEnv:
 
 
 def _ends(done: Any, info: Any) -> tuple[Any, Any]:
-    """Whether the episode came to its own end, and whether a time limit cut it off."""
+    """Says whether the episode came to its own end, and whether a time limit cut it off."""
     done = jnp.asarray(done).astype(bool)
     for key in TRUNCATED:
         if isinstance(info, Mapping) and key in info:
@@ -142,7 +142,7 @@ def _ends(done: Any, info: Any) -> tuple[Any, Any]:
 
 
 def _space_of(env: Any, name: str, arguments: tuple) -> Any:
-    """A space that is an attribute, or what a method gives for the arguments."""
+    """Returns a space that is an attribute, or that a method returns for the arguments."""
     space = getattr(env, name, None)
     if space is None:
         raise UserError(f"a {type(env).__name__} has no {name}")
@@ -150,7 +150,7 @@ def _space_of(env: Any, name: str, arguments: tuple) -> Any:
 
 
 def _unbounded(shown: Any) -> spaces.Space:
-    """The space of an observation of which only shapes are known."""
+    """Makes the space of an observation of which only shapes and types are known."""
     if isinstance(shown, Mapping):
         return spaces.Dict({key: _unbounded(x) for key, x in shown.items()})
     if np.issubdtype(shown.dtype, np.integer):
@@ -160,7 +160,7 @@ def _unbounded(shown: Any) -> spaces.Space:
 
 
 def _space(space: Any) -> spaces.Space:
-    """Gymnasium's space for Gymnasium's, gymnax's or JaxMARL's own."""
+    """Turns a space of gymnax's or JaxMARL's into Gymnasium's."""
     if isinstance(space, spaces.Space):
         return space
     if hasattr(space, "spaces"):

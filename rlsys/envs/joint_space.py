@@ -11,7 +11,7 @@ from rlsys.types import UserError
 
 
 def shared_spaces(envs: Sequence[Envs]) -> tuple[spaces.Space, Any]:
-    """The observation space and the action space that all tasks of a run have.
+    """Returns the observation space and the action space that all tasks of a run have in common.
 
     Bounds are the widest of any task, so that what is scaled by them fits all; everything else must
     be the same.
@@ -34,11 +34,11 @@ def shared_spaces(envs: Sequence[Envs]) -> tuple[spaces.Space, Any]:
 
 
 class _Differ(Exception):
-    """Two spaces have no union."""
+    """Two spaces have no union; the message says why."""
 
 
 def _union(a: Any, b: Any, name: str = "") -> spaces.Space:
-    """The smallest space that holds both. name: of the part of an observation."""
+    """Returns the smallest space that holds both; `name` is that of the part of an observation."""
     if isinstance(a, spaces.Dict) and isinstance(b, spaces.Dict) and set(a) == set(b):
         return spaces.Dict({key: _union(a[key], b[key], key) for key in a})
     if type(a) is not type(b) or a.shape != b.shape or a.dtype != b.dtype:

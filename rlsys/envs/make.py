@@ -23,17 +23,18 @@ def make(
     """Makes the environments of a task.
 
     Args:
-      task: with its options, as tasks() gives it.
-      num_envs: B.
-      seed: any integer from 0 up; the same one gives the same Timesteps for the same actions. Of
-        several, each is of an equal share of the environments, in order, which are then what they
-        would be by themselves.
-      num_threads: threads that step EnvPool's environments; if 0 as many as cores, or one where a
-        step costs less than handing it to a thread. Other back-ends do not look at it.
+      task: the task with its options, as tasks() gives it.
+      num_envs: the number of environments, B.
+      seed: any integer from 0 up; the same seed gives the same Timesteps for the same actions. If
+        there are several, each seeds an equal share of the environments, in order, as it would
+        seed them alone.
+      num_threads: the number of threads that step EnvPool's environments. 0 stands for one a
+        core, or for one in all where a step costs less than handing it to a thread. Other
+        back-ends ignore it.
       render: whether render() will be called.
 
     Raises:
-      UserError: no such task, it cannot be made here, or it cannot honour the options.
+      UserError: there is no such task, it cannot be made here, or it cannot honour the options.
     """
     options, backend = task.options, backend_of(task.env_id)
     envs: Envs = backend(task, num_envs, seed, num_threads=num_threads, render=render)

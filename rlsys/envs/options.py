@@ -18,35 +18,35 @@ OF_ONE_FAMILY = {  # options that only one family of tasks can honour
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of a task. One that the task cannot honour is refused, not ignored.
+    """Says how a task is played. An option that the task cannot honour is refused, not ignored.
 
     Raises:
       UserError: a value is out of its range.
     """
 
     sticky_actions: float = 0.0
-    """Atari: probability that the previous action is repeated (Machado et al. 2018: 0.25)."""
+    """Atari: the probability that the previous action is repeated (Machado et al. 2018: 0.25)."""
     noop_max: int = 30
     """Atari: a game begins with 1 to this many no-ops, drawn at random."""
     life_loss_ends: bool = False
     """Atari: a lost life ends the learner's episode; reported returns are still whole games."""
     minimal_actions: bool = False
-    """Atari: only the actions that the game uses, in place of all 18."""
+    """Atari: offer only the actions that the game uses, in place of all 18."""
     max_episode_steps: int | None = None
-    """Agent steps after which an episode is cut off; the task's own limit if None."""
+    """An episode is cut off after this many agent steps; if None, at the task's own limit."""
     clip_rewards: bool = False
     """Clip rewards to [-1, 1] for the learner; reported returns are not clipped."""
     reward_scale: float = 1.0
     """Multiply the learner's rewards, after clipping; reported returns are not scaled."""
     action_bins: int = 11
-    """Values, evenly spaced from lowest to highest, for each dimension of a continuous action; 11
-    as OpenAI et al. 2018, "Learning Dexterous In-Hand Manipulation", have them."""
+    """Each dimension of a continuous action takes one of this many values, evenly spaced from
+    lowest to highest; 11 in OpenAI et al. 2018, "Learning Dexterous In-Hand Manipulation"."""
     observe: tuple[int, ...] = ()
     """Keep only these entries of a flat observation; (0, 2) hides CartPole's velocities."""
     permute: int = 0
-    """Show an array's entries in one random order, drawn from this seed; as they are if 0."""
+    """Show an array's entries in one random order, drawn from this seed; 0 leaves their order."""
     flicker: float = 0.0
-    """Probability that an observation is blanked to zeros (Hausknecht and Stone 2015: 0.5)."""
+    """Blank each observation to zeros with this probability (Hausknecht and Stone 2015: 0.5)."""
     only_first: bool = False
     """Blank every observation but an episode's first: a test of memory alone."""
     processes: bool = False
@@ -73,10 +73,10 @@ DEFAULTS = Options()
 
 
 def check_family(env_id: str, family: str, options: Options) -> None:
-    """Refuses what only another family's tasks can honour.
+    """Refuses options that only another family's tasks can honour.
 
     Raises:
-      UserError: such an option is set.
+      UserError: one of them is set.
     """
     for name, (able, word) in OF_ONE_FAMILY.items():
         if family != able and getattr(options, name) != getattr(DEFAULTS, name):
@@ -84,7 +84,7 @@ def check_family(env_id: str, family: str, options: Options) -> None:
 
 
 class Task(NamedTuple):
-    """One of the tasks of a run."""
+    """Names one of the tasks of a run, and says how it is played."""
 
     name: str  # the words it was given by: "Catch-v0:reward_scale=0.01"
     env_id: str  # "Catch-v0", "gymnasium/CartPole-v1"; without options

@@ -1,4 +1,4 @@
-"""The rules of environments, each a function that says where it is broken."""
+"""The rules that environments keep: each is a function, which raises Broken where one is broken."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,13 +7,13 @@ import jax
 import numpy as np
 from gymnasium import spaces
 
-from rlsys.envs.interface import Envs
+from rlsys.envs.interface import Envs, Episode
 from rlsys.envs.spaces import MASK, mask_axes
 from rlsys.types import Timestep, UserError
 
 
 class Play(NamedTuple):
-    """Some steps of environments under random legal actions."""
+    """Holds some steps that environments played under random legal actions."""
 
     envs: Envs
     steps: Timestep  # [T + 1, B, ...] x_0 .. x_T
@@ -29,7 +29,7 @@ class Unseen(Exception):
 
 
 def random_action(envs: Envs, obs: Any, rng: np.random.Generator) -> np.ndarray:
-    """[B] or [B, D], uniform over the legal actions, or between the bounds of numbers."""
+    """Draws an action [B] or [B, D] from the legal ones, or between the bounds of a Box."""
     space: Any = envs.action_space
     if isinstance(space, spaces.Box):
         low, high = np.clip(space.low, -1e3, 1e3), np.clip(space.high, -1e3, 1e3)
@@ -67,7 +67,7 @@ def _spaces(played: Play, build, seed) -> str:
 
 
 def _in_space(space: Any, x: Any, name: str) -> None:
-    """Keys, shapes, dtypes, and the ranges of what is counted. x: [T, B, ...]."""
+    """Checks keys, shapes, dtypes, and the ranges of integers. x: [T, B, ...]."""
     if isinstance(space, spaces.Dict):
         if not isinstance(x, dict) or set(x) != set(space):
             _broken(f"{name} should have the arrays {', '.join(space)}")
@@ -172,7 +172,7 @@ def _restart(played: Play, build, seed) -> str:
 
 def _episodes(played: Play, build, seed) -> str:
     steps = played.steps
-    expected = []
+    expected, running = [], []
     for env in range(played.envs.num_envs):
         total, length = 0.0, 0
         for t in range(1, len(steps.first)):
@@ -181,20 +181,36 @@ def _episodes(played: Play, build, seed) -> str:
             if steps.discount[t, env] == 0 or steps.truncated[t, env]:
                 expected.append((env, length, total))
                 total, length = 0.0, 0
-    episodes = played.envs.pop_episodes()
-    found = [(e.env, e.length, e.episode_return) for e in sorted(episodes, key=lambda e: e.env)]
-    if [x[:2] for x in found] != [x[:2] for x in expected]:
-        _broken(
-            f"{len(found)} episodes were told and {len(expected)} seen, or their lengths differ"
-        )
-    for (env, _, told), (_, _, summed) in zip(found, expected, strict=True):
-        if not np.isclose(told, summed, rtol=1e-4, atol=1e-4):
-            _broken(f"an episode of environment {env} returned {summed:g}, and {told:g} was told")
+        running.append((env, length, total))
+    by_env = sorted(played.envs.pop_episodes(), key=lambda e: e.env)
+    _same_episodes("ended", by_env, expected)
+    _same_episodes("are running", played.envs.running_episodes(), running)
     if played.envs.pop_episodes():
         _broken("pop_episodes() tells an episode twice")
-    if not found:
+    if not expected:
         raise Unseen("no episode has ended; --steps plays more")
-    return f"{len(found)} episodes return {min(x[2] for x in found):g} and more"
+    return f"{len(expected)} episodes return {min(x[2] for x in expected):g} and more"
+
+
+def _same_episodes(words: str, told: list[Episode], seen: list[tuple[int, int, float]]) -> None:
+    """Compares the episodes that are told with those seen: environment, length, return of each."""
+    if [(e.env, e.length) for e in told] != [x[:2] for x in seen]:
+        _broken(f"{len(told)} episodes that {words} are told and {len(seen)} seen, or not as long")
+    for episode, (env, _, total) in zip(told, seen, strict=True):
+        if not np.isclose(episode.episode_return, total, rtol=1e-4, atol=1e-4):
+            returned = f"returned {total:g}, and {episode.episode_return:g} is told"
+            _broken(f"of the episodes that {words} that of environment {env} {returned}")
+
+
+def _reset(played: Play, build, seed) -> str:
+    envs = build(seed)
+    play(envs, len(played.actions) // 2 + 1)
+    envs.pop_episodes()
+    try:
+        found = _episodes(play(envs, len(played.actions)), build, seed)
+    finally:
+        envs.close()
+    return f"after it, {found}"
 
 
 def _masks(played: Play, build, seed) -> str:
@@ -212,7 +228,9 @@ def _wrong_actions(played: Play, build, seed) -> str:
     envs, right = build(seed), played.actions[0]
     envs.reset()
     wrong = {"shape": right[:-1], "type": right.astype(bool)}
-    if not isinstance(envs.action_space, spaces.Box):
+    if isinstance(envs.action_space, spaces.Box):
+        wrong["value"] = np.full_like(right, np.nan)
+    else:
         wrong["range"] = right - right.max() - 1
     for what, action in wrong.items():
         try:
@@ -228,14 +246,14 @@ def _wrong_actions(played: Play, build, seed) -> str:
 
 def _kept(played: Play, build, seed) -> str:
     envs = build(seed)
-    timestep = envs.reset()
-    for action in played.actions[:5]:
-        before = jax.tree.map(np.copy, timestep)
-        after = envs.step(action)
-        _same("a later step leaves", before, timestep)
-        timestep = after
+    shown = [envs.reset()]
+    copies = [jax.tree.map(np.copy, shown[0])]
+    for action in played.actions[:10]:
+        shown.append(envs.step(action))
+        copies.append(jax.tree.map(np.copy, shown[-1]))
     envs.close()
-    return "no step changes the arrays of the one before"
+    _same("later steps leave", copies, shown)
+    return "no step changes the arrays of an earlier one"
 
 
 RULES: dict[str, Callable[[Play, Callable[[int], Envs], int], str]] = {
@@ -247,6 +265,7 @@ RULES: dict[str, Callable[[Play, Callable[[int], Envs], int], str]] = {
     "the same seed plays the same": _seeds,
     "restart() starts afresh": _restart,
     "episodes are those of the raw rewards": _episodes,
+    "reset() drops the running episodes": _reset,
     "an action is always legal": _masks,
     "wrong actions are refused": _wrong_actions,
     "timesteps are not overwritten": _kept,
@@ -258,7 +277,7 @@ def _broken(words: str) -> None:
 
 
 def _nowhere(words: str, where: np.ndarray) -> None:
-    """where: [T + 1 or T, B, ...] bool, the rule is broken there."""
+    """Raises Broken if `where`, bool [T + 1 or T, B, ...], is True anywhere."""
     if where.any():
         t, env = np.argwhere(where)[0][:2]
         _broken(f"{words} (step {t}, environment {env}; {where.sum()} in all)")

@@ -18,14 +18,14 @@ INT32 = np.iinfo(np.int32)
 
 
 class Observations(NamedTuple):
-    """The learner's observations and how they come from the task's."""
+    """Says what the learner's observations are, and converts the task's into them."""
 
     space: spaces.Space
     convert: Callable[[Any], Any]  # arrays [B, ...], in the tree of the task's space -> ours
 
 
 class Actions(NamedTuple):
-    """The learner's actions and what the task is told for them."""
+    """Says what the learner's actions are, and converts them into the task's."""
 
     space: spaces.Discrete | spaces.MultiDiscrete | spaces.Box
     convert: Callable[[np.ndarray], np.ndarray]  # [B] or [B, D] -> the task's [B, ...]
@@ -62,7 +62,8 @@ def make_actions(name: str, space: spaces.Space) -> Actions:
 
 
 def mask_axes(space: spaces.Space) -> tuple[int, ...]:
-    """Shape of a mask of legal actions: (A,) or (D, K), K the most values of any dimension."""
+    """Returns the shape of a mask of legal actions: (A,), or (D, K), where the largest of
+    the D dimensions has K values."""
     if isinstance(space, spaces.Discrete):
         return (int(space.n),)
     assert isinstance(space, spaces.MultiDiscrete)
@@ -105,7 +106,7 @@ def make_observations(name: str, space: spaces.Space, actions: spaces.Space) -> 
 
 
 def _leaves(space: spaces.Space, prefix: str = "") -> Iterator[tuple[str, spaces.Space]]:
-    """The parts of a nested space, named as flatten names their arrays."""
+    """Yields the parts of a nested space, named as flatten names their arrays."""
     parts: Any = ()
     if isinstance(space, spaces.Dict):
         parts = space.items()
@@ -118,7 +119,7 @@ def _leaves(space: spaces.Space, prefix: str = "") -> Iterator[tuple[str, spaces
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
-    """{"a": {"b": x}, "c": (y, z)} -> {"a/b": x, "c/0": y, "c/1": z}."""
+    """Turns {"a": {"b": x}, "c": (y, z)} into {"a/b": x, "c/0": y, "c/1": z}."""
     flat = {}
     for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         if isinstance(value, dict | tuple):
@@ -129,7 +130,8 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def leaf(name: str, space: spaces.Space) -> tuple[spaces.Space, Callable[[Any], np.ndarray]]:
-    """The learner's space of one array of an observation, and what brings [B, ...] into it."""
+    """Returns the learner's space for one array of an observation, and a function that converts the
+    array [B, ...] into it."""
     if isinstance(space, spaces.Discrete):
         start = int(space.start)
         return spaces.Discrete(int(space.n)), lambda x: (x - start).astype(np.int32)
@@ -145,7 +147,7 @@ def leaf(name: str, space: spaces.Space) -> tuple[spaces.Space, Callable[[Any], 
 
 
 def box_leaf(low: np.ndarray, high: np.ndarray):
-    """The learner's space of an array between two bounds, and what brings [B, ...] into it."""
+    """Does what leaf does, for an array between two bounds."""
     dtype, shape = low.dtype, low.shape
     if dtype.kind == "b":
         return spaces.MultiBinary(shape), lambda x: x
@@ -163,14 +165,14 @@ def box_leaf(low: np.ndarray, high: np.ndarray):
 
 
 def legal(mask: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """[B, *axes] bool, at least one action legal: some tasks allow none at an episode's end, where
-    the action is not played."""
+    """Returns a mask of legal actions as bool [B, *axes]. One that allows no action becomes one
+    that allows all: some tasks allow none at an episode's end, where the action is not played."""
     mask = np.asarray(mask).reshape(-1, *axes).astype(bool)
     return mask | ~mask.any(-1, keepdims=True)
 
 
 def check_action(name: str, space: Any, num_envs: int, action: np.ndarray) -> np.ndarray:
-    """An action of B environments as an array; numbers of a Box are clipped to its bounds.
+    """Returns an action of B environments as an array; a Box's numbers are clipped to its bounds.
 
     Raises:
       UserError: its shape, type or range is wrong.

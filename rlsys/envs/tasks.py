@@ -25,14 +25,14 @@ CHEAP = (*envpool_settings.CHEAP, "gymnasium", "jax")  # families that one threa
 
 
 def backend_of(env_id: str) -> type[EnvPoolEnvs | GymnasiumEnvs | JaxEnvs]:
-    """The back-end that plays a task."""
+    """Returns the back-end that plays a task."""
     word, slash, _ = env_id.partition("/")
     return BACKENDS.get(word if slash else "", EnvPoolEnvs)
 
 
 def family(env_id: str) -> str:
-    """The family a task belongs to: EnvPool's "atari", "minigrid", "classic_control", "mujoco" ...,
-    "gymnasium" or "jax".
+    """Returns the family that a task belongs to: EnvPool's "atari", "minigrid", "classic_control",
+    "mujoco" ..., "gymnasium" or "jax".
 
     Raises:
       UserError: there is no such task.
@@ -50,7 +50,7 @@ def check_task(env_id: str) -> None:
 
 
 def tasks(env: str, options: Options) -> list[Task]:
-    """The tasks that a run's `env` names: ids with commas between them.
+    """Reads the tasks that a run's `env` names: ids with commas between them.
 
     Each may be followed by words of its own, `:option=value`, in place of fields of `options`:
     "Catch-v0,Catch-v0:permute=1:reward_scale=0.01". A comma before a number belongs to the value.
@@ -93,7 +93,7 @@ def _setting(word: str) -> tuple[str, Any]:
 
 
 def _value(name: str, kind: Any, text: str) -> Any:
-    """Reads what is given for an option of type kind."""
+    """Reads the text that is given for an option, as a value of type kind."""
     try:
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]

@@ -15,7 +15,7 @@ from rlsys.learning import hosts
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.session import Session
-from rlsys.types import Policy
+from rlsys.types import Policy, UserError
 
 SEED = 1_000_000_007  # of environments to evaluate in, the same for all runs
 MAX_STEPS = 27_000  # of an episode: Atari's 108,000 frames
@@ -220,6 +220,8 @@ def newest(algorithm: Algorithm, config: Any) -> tuple[Any, Any]:
     """
     pools = [make(task, 1, SEED) for task in config.tasks]
     network = algorithm.make_network(config, *shared_spaces(pools))
+    for envs in pools:
+        envs.close()
     state = algorithm.make_state(network, config)
     checkpoints = Checkpoints(Path(config.run_dir) / "checkpoints")
     return network, checkpoints.restore({"learner": state})[1]["learner"].params
@@ -238,5 +240,9 @@ def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None
             player = eval_policy(
                 algorithm, config, network, task, 1, options.seed, mode, render=True
             )
-            record(path, player, params)
-            print(f"saved {path}")
+            try:
+                record(path, player, params)
+                print(f"saved {path}")
+            except UserError as error:  # an environment of one's own often has no picture
+                print(f"no gif: {error}")
+            player.envs.close()

@@ -4,17 +4,12 @@ import subprocess
 import sys
 import warnings
 
-import jax
 import numpy as np
 import pytest
-from environments import assert_aligned, assert_episodes, make, play
+from environments import assert_aligned, assert_episodes, assert_same, make, play
 
 from rlsys import envs
 from rlsys.types import UserError
-
-
-def assert_same(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def test_time_limit_truncates_and_keeps_the_discount():
@@ -119,31 +114,6 @@ def test_observations_are_not_overwritten():
     np.testing.assert_array_equal(kept, copy)
 
 
-def test_life_loss_ends_the_learners_episode_alone():
-    """The same games as without the option, if its no-ops are played: ends and firsts are added."""
-    env = make("Breakout-v5", 5, 0, envs.Options(life_loss_ends=True, noop_max=5))
-    timesteps, actions = play(env, 400)
-    assert_aligned(timesteps)
-    game = make("Breakout-v5", 5, 0, envs.Options(noop_max=5))
-    assert_same(game.reset(), timesteps[0])
-    lost = np.zeros(5, bool)
-    num_lost = no_ops = np.zeros(5, int)
-    for action, t in zip(actions, timesteps[1:], strict=True):
-        raw = game.step(np.where(lost, 0, action))
-        np.testing.assert_array_equal(t.obs, raw.obs)
-        np.testing.assert_array_equal(t.first, raw.first | lost)
-        np.testing.assert_array_equal(t.reward, np.where(lost, 0, raw.reward))
-        no_ops = no_ops + lost
-        lost = (t.discount == 0) & (raw.discount == 1)
-        num_lost = num_lost + lost
-    assert num_lost.sum() > 20 and no_ops.sum() > 20
-    ours, raws = env.pop_episodes(), game.pop_episodes()
-    assert len(ours) > 4 and sum(e.episode_return for e in raws) > 0
-    for a, b in zip(ours, raws, strict=True):
-        assert (a.env, a.episode_return) == (b.env, b.episode_return)
-        assert a.length == b.length - 4  # five lives, so four no-ops in place of the agent
-
-
 def test_atari_starts_with_no_ops_and_sticks():
     def start(**options):
         return play(make("Breakout-v5", 2, 0, envs.Options(**options)), 20)[0]
@@ -155,56 +125,6 @@ def test_atari_starts_with_no_ops_and_sticks():
         assert_same(one, sticky)
     many = make("Freeway-v5", 2, 0).reset().obs  # seed 0 draws two numbers of no-ops
     assert (many[0] != many[1]).any()
-
-
-def test_clip_rewards_clips_for_the_learner_alone():
-    clipped = make("Taxi-v3", 4, 0, envs.Options(clip_rewards=True))
-    plain = make("Taxi-v3", 4, 0)
-    a, b = play(clipped, 210)[0], play(plain, 210)[0]
-    assert min(t.reward.min() for t in b) == -10
-    for x, y in zip(a, b, strict=True):
-        np.testing.assert_array_equal(x.reward, y.reward.clip(-1, 1))
-    episodes = clipped.pop_episodes()
-    assert episodes and episodes == plain.pop_episodes()
-
-
-def test_action_bins_span_the_range():
-    assert make("Pendulum-v1", 1, 0).action_space.nvec.tolist() == [11]
-    env = make("Pendulum-v1", 5, 0, envs.Options(action_bins=5))
-    torque = env.values(np.arange(5)[:, None])
-    np.testing.assert_array_equal(torque, np.float32([[-2], [-1], [0], [1], [2]]))
-    car = make("CarRacing-v3", 1, 0, envs.Options(action_bins=3))
-    controls = car.values(np.array([[0, 0, 2], [1, 1, 1]]))
-    np.testing.assert_array_equal(controls, np.float32([[-1, 0, 1], [0, 0.5, 0.5]]))
-
-
-def test_observe_keeps_some_entries():
-    part = make("CartPole-v1", 3, 0, envs.Options(observe=(2, 0)))
-    whole = make("CartPole-v1", 3, 0)
-    for a, b in zip(play(part, 30)[0], play(whole, 30)[0], strict=True):
-        np.testing.assert_array_equal(a.obs, b.obs[:, [2, 0]])
-    np.testing.assert_array_equal(part.observation_space.high, whole.observation_space.high[[2, 0]])
-
-
-def test_flicker_blanks_all_but_the_mask():
-    flicker = make("Maze-v0", 8, 0, envs.Options(flicker=0.25))
-    plain = make("Maze-v0", 8, 0)
-    num_blank = 0
-    for a, b in zip(play(flicker, 200)[0], play(plain, 200)[0], strict=True):
-        np.testing.assert_array_equal(a.obs["action_mask"], b.obs["action_mask"])
-        for i in range(8):
-            mine = {k: v[i] for k, v in a.obs.items() if k != "action_mask"}
-            blank = not mine["walls"].any()
-            num_blank += blank
-            assert_same(mine, {k: 0 * b.obs[k][i] if blank else b.obs[k][i] for k in mine})
-    assert 0.2 < num_blank / (8 * 201) < 0.3
-
-
-def test_only_first_shows_first_observations():
-    hidden = make("Catch-v0", 4, 0, envs.Options(only_first=True))
-    plain = make("Catch-v0", 4, 0)
-    for a, b in zip(play(hidden, 40)[0], play(plain, 40)[0], strict=True):
-        np.testing.assert_array_equal(a.obs, b.obs * a.first[:, None, None])
 
 
 REFUSED_OPTIONS = [

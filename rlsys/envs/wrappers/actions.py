@@ -10,8 +10,8 @@ from rlsys.types import Timestep, UserError
 
 
 class ActionBins(Wrapper):
-    """Each of the D dimensions of a continuous action takes one of a few values, evenly spaced from
-    its lowest to its highest: MultiDiscrete([bins] * D)."""
+    """Makes continuous actions [D] a choice, MultiDiscrete([bins] * D): each dimension takes one of
+    a few values, evenly spaced from its lowest to its highest."""
 
     def __init__(self, envs: Envs, bins: int):
         """Raises:
@@ -27,7 +27,8 @@ class ActionBins(Wrapper):
 
 
 def binned(name: str, box: spaces.Box, bins: int) -> Actions:
-    """A choice among bins values for each dimension of a Box [D], and the numbers [B, D] for it.
+    """Makes a choice among bins values for each dimension of a Box [D], and what converts a choice
+    [B, D] into its numbers [B, D].
 
     Raises:
       UserError: the actions of the task of this name have no bounds.

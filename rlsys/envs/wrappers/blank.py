@@ -13,14 +13,14 @@ from rlsys.types import Timestep, UserError
 
 
 def blank(obs: Any, where: np.ndarray) -> Any:
-    """obs [B, ...] with zeros where [B] is True."""
+    """Returns obs [B, ...] with zeros where `where` [B] is True; masks of legal actions stay."""
     if isinstance(obs, dict):
         return {key: x if key == MASK else blank(x, where) for key, x in obs.items()}
     return np.where(where.reshape(-1, *[1] * (obs.ndim - 1)), obs.dtype.type(0), obs)
 
 
 class Blanks(Wrapper):
-    """Base of the two ways to blank."""
+    """Refuses what cannot be blanked; the base of the two ways to blank."""
 
     def __init__(self, envs: Envs):
         """Raises:
@@ -51,7 +51,7 @@ class Flicker(Blanks):
         self._begin(seed)
 
     def _begin(self, seed: int | Sequence[int]) -> None:
-        """seed: as of make.make; each of several draws for its own environments."""
+        """Seeds the random numbers; each of several seeds blanks for its own environments."""
         seeds = [seed] if isinstance(seed, int) else seed
         self._rngs = [np.random.default_rng(np.random.SeedSequence(s).spawn(1)[0]) for s in seeds]
 

@@ -9,9 +9,10 @@ from rlsys.types import Timestep
 
 
 class Wrapper:
-    """Environments that pass everything on to those they hold; each wrapper overrides one thing.
+    """Passes everything on to the environments that it holds; each wrapper overrides one thing.
 
-    Episodes come from within, so their returns are of raw rewards whatever the learner sees.
+    Episodes come from the environments within, so their returns are sums of raw rewards, whatever
+    the learner sees.
     """
 
     def __init__(self, envs: Envs):
@@ -22,7 +23,7 @@ class Wrapper:
         self.raw_action_space = envs.raw_action_space
 
     def change(self, timestep: Timestep) -> Timestep:
-        """The learner's Timestep from that of the environments within."""
+        """Returns the learner's Timestep for one of the environments within."""
         return timestep
 
     def reset(self) -> Timestep:
