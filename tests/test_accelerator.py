@@ -9,31 +9,33 @@ import numpy as np
 import pytest
 
 import experiments
-from experiments import accelerator
+from experiments.accelerator import __main__ as accelerator
+from experiments.accelerator import equations
+from experiments.bench import report
 
 
 def test_distance():
     tree = {"a": np.float32([3.0, 4.0]), "n": np.int32(7)}
     other = {"a": np.float32([3.0, 4.5]), "n": np.int32(9)}
-    assert accelerator.distance(tree, tree) == 0.0
-    np.testing.assert_allclose(accelerator.distance(other, tree), 0.1)
+    assert equations.distance(tree, tree) == 0.0
+    np.testing.assert_allclose(equations.distance(other, tree), 0.1)
 
 
 def test_every_equation_is_near_the_cpus_in_float64_and_a_wrong_one_is_not(monkeypatch):
-    monkeypatch.setattr(accelerator.algorithms, "NAMES", ())
-    figures = [*accelerator.equations(False, 0.0)]
-    assert {f.name for f in figures} == set(accelerator.pure()) and len(figures) >= 16
-    assert not any(accelerator.report.below_bar(f) for f in figures)
+    monkeypatch.setattr(equations.algorithms, "NAMES", ())
+    figures = [*equations.equations(False, 0.0)]
+    assert {f.name for f in figures} == set(equations.pure()) and len(figures) >= 16
+    assert not any(report.below_bar(f) for f in figures)
 
-    honest = accelerator.pure()
+    honest = equations.pure()
     function, arrays = honest["GAE"]
 
     def rounded(*x):  # as hardware would that multiplies in bfloat16
         return function(*(y.astype("bfloat16").astype(y.dtype) if y.dtype == "float32" else y
                           for y in x))  # fmt: skip
 
-    monkeypatch.setattr(accelerator, "pure", lambda: {"GAE": (rounded, arrays)})
-    assert all(accelerator.report.below_bar(f) for f in accelerator.equations(False, 0.0))
+    monkeypatch.setattr(equations, "pure", lambda: {"GAE": (rounded, arrays)})
+    assert all(report.below_bar(f) for f in equations.equations(False, 0.0))
 
 
 @pytest.mark.slow

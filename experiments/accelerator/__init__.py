@@ -1,0 +1,1 @@
+"""A check of this machine's accelerator: python -m experiments.accelerator."""
