@@ -159,7 +159,11 @@ def check_module(line: str) -> None:
     assert (python, m) == (".venv/bin/python", "-m")
     found = importlib.util.find_spec(module)
     assert found and found.origin, f"there is no module {module}"
-    source = Path(found.origin).read_text() + (ROOT / "experiments/study.py").read_text()
+    files = [Path(found.origin), ROOT / "experiments/study.py"]
+    if found.submodule_search_locations:
+        assert importlib.util.find_spec(f"{module}.__main__"), f"{module} is no program"
+        files += files[0].parent.glob("*.py")
+    source = "".join(path.read_text() for path in files)
     for flag in (word.partition("=")[0] for word in words if word.startswith("--")):
         name = flag.removeprefix("--").replace("-", "_")
         assert re.search(rf"^    {name}: ", source, re.M), f"{module} has no {flag}"
