@@ -1,5 +1,5 @@
-"""IMPALA and PPO reach 500, the most there is, on their default task; PPO also without velocities;
-both with so many environments as make bench has.
+"""IMPALA, PPO and Ape-X reach 500, the most there is, on their default task; PPO also without
+velocities; IMPALA and PPO with so many environments as make bench has.
 
 python -m experiments.default_tasks [--seeds 5] [--jobs 2]
 """
@@ -9,6 +9,7 @@ import tyro
 from experiments.study import Options, study
 
 AGENTS = {"impala": ["impala"], "ppo": ["ppo"]}
+APEX = {"apex": ["apex"]}
 RECURRENT = {
     "recurrent": ["ppo", "--preset", "recurrent"],
     "feed-forward": ["ppo", "--preset", "recurrent", "--core-size", "0"],
@@ -21,5 +22,6 @@ MANY = {"impala": ["impala", *MANY_IMPALA.split()], "ppo": ["ppo", *MANY_PPO.spl
 if __name__ == "__main__":
     options = tyro.cli(Options)
     study("cartpole", AGENTS, options)
+    study("cartpole-apex", APEX, options)
     study("cartpole-without-velocities-ppo", RECURRENT, options)
     study("cartpole-many", MANY, options)

@@ -194,8 +194,6 @@ class ReplayConfig(RunConfig):
     """The number of rewards in a return before it goes on with a value."""
     target_update: int = 50
     """The number of updates from one copy of the target network to the next."""
-    adam_eps: float = 1e-5
-    """Adam's epsilon."""
     epsilon_base: float = 0.4
     """The largest exploration rate: environment i of N acts at random with probability
     epsilon_base^(1 + epsilon_exponent i / (N - 1))."""
@@ -203,6 +201,8 @@ class ReplayConfig(RunConfig):
     """How far the exploration rates are spread."""
 
     def __post_init__(self):
+        if len(self.tasks) > 1:
+            raise UserError("a replay holds one task; impala and ppo play several")
         super().__post_init__()
         check_at_least(self, 1, "batch_size n target_update")
         check_positive(self, "replay_ratio")
@@ -211,10 +211,8 @@ class ReplayConfig(RunConfig):
             self,
             0.0,
             float("inf"),
-            "priority_exponent importance_exponent epsilon_exponent adam_eps",
+            "priority_exponent importance_exponent epsilon_exponent",
         )
-        if len(self.tasks) > 1:
-            raise UserError("a replay holds one task; impala and ppo play several")
         if self.learning_starts >= self.env_steps:
             raise UserError(
                 f"learning_starts {self.learning_starts} must be below env_steps {self.env_steps}"

@@ -16,11 +16,13 @@ MORE = {
     "impala": ["--batch-size", "24"],
     "ppo": ["--sequence-length", "5", "--epochs", "2", "--minibatches", "2"],
     "r2d2": "--batch-size 12 --replay-capacity 4000 --learning-starts 600 --n 2".split(),
+    "apex": "--batch-size 12 --replay-capacity 4000 --learning-starts 600 --core-size 0".split(),
 }
 
 LIKE_SGD = {
     "impala": "--optimizer rmsprop --rmsprop-decay 1.0 --optimizer-eps 0.0 --learning-rate 0.1",
     "r2d2": "--adam-eps 1e6 --learning-rate 1e5",
+    "apex": "--rmsprop-decay 1.0 --rmsprop-eps 1.0 --learning-rate 0.1",
 }
 
 
@@ -33,10 +35,12 @@ def play(name, folder, *words):
     return params_of(folder)
 
 
-@pytest.mark.parametrize("name", ["impala", pytest.param("r2d2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["impala", *(pytest.param(x, marks=pytest.mark.slow) for x in ("r2d2", "apex"))]
+)
 def test_results_do_not_depend_on_who_acts(name, tmp_path):
     """3 devices learn and one acts, or all 4 learn: the same but for rounding, by what is SGD: the
-    root mean square never changes from its first value 1, or Adam's epsilon hides its own."""
+    root mean square never changes from its first value, or Adam's epsilon hides its own."""
     words = LIKE_SGD[name].split()
     split = play(name, tmp_path / "split", "--actor-devices", "1", *words)
     together = play(name, tmp_path / "together", *words)

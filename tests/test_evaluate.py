@@ -175,7 +175,12 @@ def test_the_score_is_named_and_stands_first(tmp_path, capfd):
 
 @pytest.mark.parametrize(
     ("algorithm", "score", "other"),
-    [("r2d2", "greedy", "ladder"), ("impala", "sampled", "greedy"), ("ppo", "sampled", "greedy")],
+    [
+        ("r2d2", "greedy", "ladder"),
+        ("apex", "greedy", "ladder"),
+        ("impala", "sampled", "greedy"),
+        ("ppo", "sampled", "greedy"),
+    ],
 )
 def test_a_run_whose_episodes_never_end_ends_well(
     algorithm, score, other, tmp_path, monkeypatch, capfd
@@ -187,6 +192,7 @@ def test_a_run_whose_episodes_never_end_ends_well(
     words += "--env-steps 800 --eval-episodes 3".split()
     words += {
         "r2d2": "--learning-starts 200 --burn-in 0 --replay-capacity 2000".split(),
+        "apex": "--learning-starts 200 --replay-capacity 2000".split(),
         "impala": ["--batch-size", "4"],
         "ppo": ["--minibatches", "2"],
     }[algorithm]

@@ -37,6 +37,8 @@ RUNS = {
     "--action-bins 5 --core-size 8 " + PPO,
     "Q-values, recurrent": "r2d2 --env Catch-v0 --core-size 8 --batch-size 4 --learning-starts 200 "
     "--replay-capacity 1000 --clip-rewards True --actors 1 " + SMALL,
+    "Q-values": "apex --env Catch-v0 --batch-size 4 --learning-starts 200 --replay-capacity 1000 "
+    "--normalize-observations True --actors 1 " + SMALL,
     "frames": "ppo --env Pong-v5 --torso shallow --frame-stack 4 --core-size 0 "
     "--max-episode-steps 40 " + PPO.replace("640", "128"),
 }

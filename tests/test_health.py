@@ -316,6 +316,7 @@ HEALTHY = {
     "impala": "impala --env Catch-v0 --num-envs 32 --learning-rate 3e-3 --max-gradient-norm 40 "
     "--env-steps 96000 --log-every 3200 --eval-episodes 1",
     "r2d2": R2D2,
+    "apex": R2D2.replace("r2d2", "apex").replace("--core-size 16", "--core-size 0"),
 }
 
 

@@ -23,10 +23,14 @@ SMALL = (
     "--env CartPole-v1 --num-envs 16 --hidden-size 8 --head-size 8 --unroll-length 10 "
     "--refresh-steps 10 --eval-episodes 4 --core-size 0"
 ).split()
-RUNS = {  # 10 updates of IMPALA, 12 of PPO, none of R2D2 whose processes sample by themselves
+REPLAYS = {"r2d2": 8, "apex": 64}  # samples of 20 steps and of one in a batch
+RUNS = {  # 10 updates of IMPALA, 12 of PPO, none from samples, which each process draws by itself
     "impala": [*SMALL, "--batch-size", "16", "--env-steps", "1600", "--log-every", "320"],
     "ppo": [*SMALL, *"--sequence-length 5 --epochs 2 --minibatches 2 --env-steps 480".split()],
-    "r2d2": [*SMALL, *"--env-steps 1600 --learning-starts 1599 --replay-capacity 4000".split()],
+    **{
+        name: [*SMALL, *"--env-steps 1600 --learning-starts 1599 --replay-capacity 4000".split()]
+        for name in REPLAYS
+    },
 }
 SEVERAL = """
 import sys
@@ -131,7 +135,7 @@ def test_two_processes_of_2_devices_equal_one_of_4(tmp_path):
         (number, trees, counters), (_, first, _) = trees_of(one), trees_of(two)
         number_1, second, counters_1 = trees_of(two, 1)
         assert number_1 == number == 1 and counters_1 == counters
-        assert counters["learner_steps"] >= 10 or name == "r2d2"
+        assert counters["learner_steps"] >= 10 or name in REPLAYS
         assert "learner" not in second
         close(trees["learner"], first["learner"])
         actors = trees["actors"]
@@ -149,9 +153,12 @@ def test_two_processes_of_2_devices_equal_one_of_4(tmp_path):
                 if mine[key] is not None and not key.startswith(("time", "second", "replay/")):
                     rate = "per_second" in key
                     assert rate or np.isclose(mine[key], theirs[key], rtol=1e-3, atol=1e-5), key
-    rings = [trees_of(tmp_path / "r2d2-2", i)[1]["replay"]["0.timestep.obs"] for i in range(2)]
-    whole = trees_of(tmp_path / "r2d2-1")[1]["replay"]["0.timestep.obs"]
-    np.testing.assert_array_equal(whole, np.concatenate(rings))
+    for name in REPLAYS:
+        rings = [
+            trees_of(tmp_path / f"{name}-2", i)[1]["replay"]["0.timestep.obs"] for i in range(2)
+        ]
+        whole = trees_of(tmp_path / f"{name}-1")[1]["replay"]["0.timestep.obs"]
+        np.testing.assert_array_equal(whole, np.concatenate(rings))
 
 
 def test_a_share_is_even_or_refused(monkeypatch):
@@ -211,14 +218,15 @@ def wait_for(condition, processes, seconds=200):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("algorithm", "victim"), [("impala", 1), ("impala", 0), ("r2d2", 1)])
+@pytest.mark.parametrize(
+    ("algorithm", "victim"), [("impala", 1), ("impala", 0), *((name, 1) for name in REPLAYS)]
+)
 def test_who_is_killed_ends_the_others_and_all_resume(tmp_path, algorithm, victim):
     """To the bit as if none had been killed; not with another number of processes."""
-    words = {
-        "impala": ["impala", *LONG, "--env-steps", 8000],
-        "r2d2": ["r2d2", *SMALL, *"--batch-size 8 --learning-starts 800 --replay-capacity 4000 "
-                 "--checkpoint-every 1600 --log-every 800 --env-steps 8000".split()],
-    }[algorithm]  # fmt: skip
+    words = [algorithm, *LONG, "--env-steps", 8000]
+    if algorithm in REPLAYS:
+        words += ["--batch-size", REPLAYS[algorithm], "--learning-starts", 800]
+        words += ["--replay-capacity", 4000]
     said, codes = finish(train_two(*words, "--run-dir", "whole", cwd=tmp_path))
     assert codes == [0, 0], said
     processes = train_two(*words, "--run-dir", "killed", cwd=tmp_path)
@@ -240,12 +248,12 @@ def test_who_is_killed_ends_the_others_and_all_resume(tmp_path, algorithm, victi
         assert before < whole[0] == again[0] == 5 and whole[2] == again[2]
         jax.tree.map(np.testing.assert_array_equal, numbers(whole[1]), numbers(again[1]))
     steps = [[line["env_steps"] for line in lines(tmp_path / x)] for x in ("whole", "killed")]
-    expected = {  # of IMPALA a checkpoint takes in the unroll that its actors are ahead
-        "impala": [800, 1760, 2560, 3520, 4320, 5280, 6080, 7040, 7840, 8160],
-        "r2d2": [*range(800, 8001, 800)],
-    }
-    assert steps[0] == steps[1] == expected[algorithm]
-    if algorithm == "r2d2":  # the ratio counts what both learned
+    # Of IMPALA a checkpoint takes in the unroll that its actors are ahead.
+    expected = [800, 1760, 2560, 3520, 4320, 5280, 6080, 7040, 7840, 8160]
+    if algorithm in REPLAYS:
+        expected = [*range(800, 8001, 800)]
+    assert steps[0] == steps[1] == expected
+    if algorithm in REPLAYS:  # the ratio counts what both learned
         held = lines(tmp_path / "whole")[-1]["replay_ratio"]
         assert held == pytest.approx(2.5 * (8000 - 800) / 8000, rel=0.02)
 

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_apex
 import test_impala
 import test_ppo
 import test_r2d2
 from made_up import network_of
 
-from rlsys.algorithms import impala, ppo, r2d2
+from rlsys.algorithms import apex, impala, ppo, r2d2
 from rlsys.algorithms.ppo_minibatches import BATCH_SPEC
 from rlsys.learning import learner
 from rlsys.types import SAMPLE_SPEC, TRAJECTORY_SPEC
@@ -58,6 +59,16 @@ def r2d2_step(mesh):
     return step, config, r2d2.make_state(network, config), replay.sample(8)[1]
 
 
+def apex_step(mesh):
+    config, network = test_apex.CONFIG, test_apex.network_of("stacked")
+    replay, *_ = test_apex.filled("stacked")
+    step = learner.data_parallel(
+        functools.partial(apex.update, network), mesh, SAMPLE_SPEC,
+        (learner.SHARDED, learner.REPLICATED),
+    )  # fmt: skip
+    return step, config, apex.make_state(network, config), replay.sample(8)[1]
+
+
 def all_reduces(text):
     """Of a compiled program: the number of elements of each operand, a list for each all-reduce."""
     shapes = re.findall(r"= (.+?) all-reduce(?:-start)?\(", text)
@@ -76,6 +87,7 @@ def all_reduces(text):
         (impala_step, 1 + 14, [[3, 3]] * 2),  # PopArt's sums for 3 tasks, and those about the mean
         (ppo_step, 1 + 6, []),
         (r2d2_step, 1 + 6, [[1]]),  # the largest importance weight
+        (apex_step, 1 + 5, [[1]]),
     ],
 )
 def test_an_update_averages_its_gradients_by_one_all_reduce(make, metrics, others):
@@ -128,8 +140,9 @@ def test_the_number_of_devices_does_not_change_the_result_up_to_8():
             f"impala.py::{test}[config1]",
             f"ppo.py::{test}[recurrent]",
             f"r2d2.py::{test}",
+            f"apex.py::{test}",
         )
     ]
     words = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider"]
     done = subprocess.run([*words, *tests, "-rA"], env=env, capture_output=True, text=True)
-    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "4 passed" in done.stdout, done.stdout + done.stderr

@@ -15,16 +15,15 @@ import pytest
 from rlsys import train
 from rlsys.acting import actors
 from rlsys.running.log import Log
-from tests.test_train import OTHERS, SMALL
+from tests.test_train import OTHERS, WORDS
 
 COMPILE = "/jax/core/compile/backend_compile_duration"
-ALGORITHMS = ("r2d2", *OTHERS)
 STEPS = 4400  # three checkpoints or more, and as many lines of the log between them
 
 
 def words(algorithm, folder, ahead):
     more = ["--env-steps", STEPS, "--unrolls-ahead", ahead, "--run-dir", folder]
-    return [str(x) for x in (algorithm, *OTHERS.get(algorithm, SMALL), *more)]
+    return [str(x) for x in (algorithm, *WORDS[algorithm], *more)]
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def compiled_when_warm(folder, algorithm, ahead, compiled, lines):
 
 
 @pytest.mark.parametrize("ahead", [pytest.param(0, marks=pytest.mark.slow), 1])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", WORDS)
 def test_nothing_is_compiled_when_it_is_warm(tmp_path, algorithm, ahead, compiled, lines):
     """Checkpoints and fresh environments included."""
     assert compiled_when_warm(tmp_path / "run", algorithm, ahead, compiled, lines) == []
@@ -112,7 +111,7 @@ def guarded(lines):
 
 
 @pytest.mark.parametrize("ahead", [pytest.param(0, marks=pytest.mark.slow), 1])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", WORDS)
 def test_nothing_is_transferred_unasked_when_it_is_warm(tmp_path, algorithm, ahead, lines):
     with guarded(lines) as seen:
         train.main(words(algorithm, tmp_path / "run", ahead))

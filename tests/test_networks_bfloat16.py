@@ -14,7 +14,7 @@ from made_up import IMAGES, timesteps
 
 from rlsys import algorithms, networks
 from rlsys.acting import actor_critic
-from rlsys.algorithms import impala, ppo, r2d2
+from rlsys.algorithms import apex, impala, ppo, r2d2
 from rlsys.algorithms.impala import Config
 from rlsys.learning import learner
 from rlsys.networks.dense import Dense
@@ -153,7 +153,7 @@ def test_an_lstm_adds_up_in_float32():
     np.testing.assert_allclose(c, steps / 512, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["impala", "ppo", "r2d2"])
+@pytest.mark.parametrize("name", algorithms.NAMES)
 def test_every_config_asks_for_it(name):
     algorithm, config = algorithms.find(name), algorithms.config_of(name, [])
     assert not config.bfloat16
@@ -167,7 +167,7 @@ def test_every_config_asks_for_it(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", [ppo, r2d2])
+@pytest.mark.parametrize("module", [ppo, r2d2, apex])
 def test_it_learns(module, tmp_path):
     config = dataclasses.replace(
         module.Config(), bfloat16=True, run_dir=str(tmp_path / "run"),

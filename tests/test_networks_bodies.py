@@ -156,9 +156,13 @@ RUNS = {
     "ppo": [*GAUSSIAN, "--sequence-length", "5", "--epochs", "2", "--minibatches", "2"],
     "r2d2": [*WORDS, "--batch-size", "8", "--replay-capacity", "2000", "--learning-starts", "400"],
 }
+RUNS["apex"] = [*RUNS["r2d2"], "--core-size", "0"]
 
 
-@pytest.mark.parametrize("algorithm", RUNS)
+SLOW_APEX = pytest.param("apex", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("algorithm", ["impala", "ppo", "r2d2", SLOW_APEX])
 def test_a_resumed_run_goes_on_as_it_would_have(tmp_path, algorithm):
     """Statistics are in checkpoints, and reach actors and evaluation."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -12,7 +12,7 @@ import pytest
 
 from rlsys import algorithms, cli, envs
 from rlsys.acting.actors import make_envs
-from rlsys.algorithms import impala, ppo, r2d2
+from rlsys.algorithms import apex, impala, ppo, r2d2
 from rlsys.learning import learner
 from rlsys.networks.convolution import plain
 from rlsys.plan import __main__ as command
@@ -145,12 +145,12 @@ def test_a_devices_share_of_a_batch():
 
 
 SMALL = {"num_envs": 8, "unroll_length": 10, "refresh_steps": 10}
+REPLAY = {"batch_size": 8, "learning_starts": 200, "env_steps": 1000, "replay_capacity": 4000}
 CONFIGS = {
     "impala": impala.Config(**SMALL, batch_size=8, actors=2, unrolls_ahead=1),
     "ppo": ppo.Config(**SMALL),
-    "r2d2": r2d2.Config(
-        **SMALL, batch_size=8, learning_starts=200, env_steps=1000, replay_capacity=4000, actors=2
-    ),
+    "r2d2": r2d2.Config(**SMALL, **REPLAY, actors=2),
+    "apex": apex.Config(**SMALL, **REPLAY, actors=2),
 }
 
 
@@ -159,7 +159,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(measure, "SECONDS", 0.0)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", algorithms.NAMES)
 def test_every_algorithm_can_be_planned_elsewhere(name, quick):
     config = CONFIGS[name]
     one, eight = (predict.plan(name, config, MACHINES[m]) for m in ("h100", "8xh100"))
@@ -167,10 +167,10 @@ def test_every_algorithm_can_be_planned_elsewhere(name, quick):
         assert all(np.isfinite(plan.times)) and min(plan.times[:-1]) >= 0 < plan.rate
         assert 0 < plan.inference_busy < 1 and plan.env_steps == 80
     assert eight.times.learner != one.times.learner  # less of each batch, and an all-reduce
-    updates = {"impala": 1, "ppo": 16, "r2d2": 80 * 2.5 / (8 * 20)}
+    updates = {"impala": 1, "ppo": 16, "r2d2": 80 * 2.5 / (8 * 20), "apex": 80 * 2.5 / 8}
     padded = 1.3 if name == "r2d2" else 1.0  # resets between episodes are not learned
     assert updates[name] <= one.learner_steps <= padded * updates[name]
-    assert (one.bytes.replay > 0) == (name == "r2d2")
+    assert (one.bytes.replay > 0) == (name in ("r2d2", "apex"))
     state = algorithm_state(name, config)
     assert one.bytes.optimizer == sum(x.nbytes for x in jax.tree.leaves(state.opt_state))
 

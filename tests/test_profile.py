@@ -7,17 +7,17 @@ import pytest
 
 from experiments import profile
 from rlsys.types import UserError
-from tests.test_train import OTHERS, SMALL
+from tests.test_train import OTHERS, REPLAYS, WORDS
 
 
 @pytest.mark.parametrize(
     ("algorithm", "spans"),
     [("impala", {"inference", "environment", "learner"}),
-     pytest.param("r2d2", {"inference", "environment", "learner", "replay"},
-                  marks=pytest.mark.slow)],
+     *(pytest.param(name, {"inference", "environment", "learner", "replay"},
+                    marks=pytest.mark.slow) for name in REPLAYS)],
 )  # fmt: skip
 def test_the_log_s_activities_are_spans_on_their_threads(tmp_path, capfd, algorithm, spans):
-    words = [algorithm, *OTHERS.get(algorithm, SMALL), "--env-steps", "10000000"]
+    words = [algorithm, *WORDS[algorithm], "--env-steps", "10000000"]
     words += ["--checkpoint-every", "1000000"]
     profile.main([*words, "--seconds", "2", "--run-dir", str(tmp_path)])
     (path,) = tmp_path.glob("trace/**/*.trace.json.gz")

@@ -74,10 +74,10 @@ def episode_of(history, env, t):
     return begin, (later.min() - 1 if len(later) else len(history.first) - 1)
 
 
-def check_sample(history, replay, sample, *, burn_in, length, stride, cross):
+def check_sample(history, replay, sample, *, burn_in, length, stride, cross, lookahead=0):
     trajectory, mask = sample.trajectory, np.asarray(sample.mask)
     number = trajectory.steps.obs["number"]
-    assert number.shape == (burn_in + length + 1, mask.shape[1])
+    assert number.shape == (burn_in + length + lookahead + 1, mask.shape[1])
     assert mask.any(axis=0).all() and not mask[:burn_in].any()
     openings = 0
     for i in range(mask.shape[1]):
@@ -89,7 +89,8 @@ def check_sample(history, replay, sample, *, burn_in, length, stride, cross):
         early = min(burn_in, start) if cross else min(burn_in, start - begin)
         last = start + length if cross else min(start + length, end)
         assert (start - (0 if cross else begin)) % stride == 0
-        for j in range(burn_in - early, burn_in + last - start + 1):
+        read = burn_in + last - start + lookahead
+        for j in range(burn_in - early, read + 1):
             t = start - burn_in + j
             assert number[j, i] == history.number[t, env]
             assert trajectory.steps.first[j, i] == history.first[t, env]
@@ -98,7 +99,7 @@ def check_sample(history, replay, sample, *, burn_in, length, stride, cross):
             assert trajectory.steps.reward[j, i] == np.float32(history.number[t, env]) / np.float32(
                 7
             )
-            if j < burn_in + last - start:
+            if j < read:
                 assert trajectory.action[j, i] == history.number[t, env] % 17
         expected = [
             start - burn_in + j
@@ -146,6 +147,33 @@ def test_samples_are_what_happened(cross, burn_in, length, stride, unroll):
             )
     assert sampled > 3
     assert openings or cross or not burn_in
+
+
+@pytest.mark.parametrize("lookahead", [0, 2, 11])
+def test_transitions_are_what_happened(lookahead):
+    """Sequences that learn one step and read more for its return, round the ring many times."""
+    history, sampled, sizes = History(), 0, {"burn_in": 0, "length": 1, "stride": 1}
+    replay = make(history, **sizes, lookahead=lookahead, cross_episodes=True)
+    while history.t < 900:
+        numbers, window, mask = replay.add(history.trajectory(5))
+        assert window.aux.number.shape[0] == lookahead + 2 and not mask[1:].any()
+        replay.set_priorities(numbers, np.ones(len(numbers)))
+        start, env = np.divmod(numbers, B)
+        assert (start < history.t - 1 - lookahead + 1).all() and len(numbers) <= 5 * B
+        resets = history.first[start + 1, env]
+        assert (mask[0, : len(numbers)] == ~resets).all()
+        if history.t > 20:
+            _, sample = replay.sample(16)
+            sampled += 1
+            check_sample(history, replay, sample, **sizes, cross=True, lookahead=lookahead)
+    assert sampled > 100
+    held = np.arange(history.t - 120 + STACK - 1, history.t - 1 - lookahead)
+    assert len(replay) == (~history.first[held + 1]).sum()
+
+
+def test_a_lookahead_needs_sequences_that_cross_episodes():
+    with pytest.raises(ValueError, match="a lookahead needs cross_episodes"):
+        make(History(), lookahead=2)
 
 
 def test_every_needed_state_is_the_actors_own_at_that_step():

@@ -51,6 +51,11 @@ WORDS = {  # two values by two seeds, 20 to 40 learner steps, a checkpoint half 
         "--learning-starts 400 --target-update 5 --env-steps 1600 --checkpoint-every 800 "
         "--log-every 160 --epsilon-base 0.4 0.8 --seed 0 5"
     ),
+    "apex": (
+        f"{SMALL} --env CartPole-v1 --actors 2 --num-envs 8 --batch-size 8 --replay-capacity 4000 "
+        "--learning-starts 400 --replay-ratio 0.3 --target-update 5 --env-steps 1600 "
+        "--checkpoint-every 800 --log-every 160 --learning-rate 1e-3 3e-3 --seed 0 5"
+    ),
 }
 NEEDS = {}  # bytes on the host and on the devices, as each sweep below was checked with
 
@@ -157,7 +162,7 @@ def test_a_member_is_the_run_alone(swept, tmp_path, algorithm, i):
     of matrix products and sums of all members otherwise than one's."""
     folder = swept(algorithm)
     by_itself = assert_alone(algorithm, folder, i, tmp_path)
-    if algorithm != "r2d2":
+    if algorithm not in ("r2d2", "apex"):
         return
     mine, counters = restored(folder, f"replay-{i}")
     theirs, alone_counters = restored(by_itself, "replay")
@@ -166,7 +171,7 @@ def test_a_member_is_the_run_alone(swept, tmp_path, algorithm, i):
         np.testing.assert_allclose(mine[name], theirs[name], atol=1e-5, err_msg=name)
     with (folder / "members.csv").open() as file:
         updates = {row["learner_steps"] for row in csv.DictReader(file)}
-    assert len(updates) > 1, "members must make different numbers of updates"
+    assert len(updates) > 1 or algorithm == "apex", "members must make different numbers of updates"
 
 
 def test_members_may_differ_in_their_replay_ratio(swept, tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from environments import make
 
-from rlsys import cli, train
+from rlsys import algorithms, cli, train
 from rlsys.acting.actors import Actors
 from rlsys.algorithms import r2d2
 from rlsys.algorithms.r2d2 import ALGORITHM, Config
@@ -38,6 +38,9 @@ OTHERS = {
     "impala": [*SHORT, "--batch-size", "4"],
     "ppo": [*SHORT, "--sequence-length", "5", "--epochs", "2", "--minibatches", "2"],
 }
+REPLAYS = {"r2d2": SMALL, "apex": [*SMALL, "--core-size", "0"]}
+WORDS = REPLAYS | OTHERS  # of every algorithm
+SLOW_APEX = pytest.param("apex", marks=pytest.mark.slow)
 
 
 def command(*words):
@@ -70,7 +73,7 @@ def checkpoint(folder):
     """Everything in a run's newest checkpoint, and which it is."""
     algorithm = json.loads((folder / "config.json").read_text())["algorithm"]
     names = {"learner": None, "actors": None}
-    names |= {"replay": None} if algorithm == "r2d2" else {}
+    names |= {"replay": None} if algorithm in REPLAYS else {}
     number, trees, meta = Checkpoints(folder / "checkpoints").restore(names)
     data = jax.tree.map(
         lambda x: (
@@ -98,9 +101,14 @@ def play(*words):
     return cli.exit_code(lambda: train.main([str(word) for word in words]))
 
 
-def test_killed_and_resumed_equals_never_killed(tmp_path):
+def test_every_algorithm_is_tried_here():
+    assert set(WORDS) == set(algorithms.NAMES)
+
+
+@pytest.mark.parametrize("algorithm", REPLAYS)
+def test_killed_and_resumed_equals_never_killed(tmp_path, algorithm):
     """To the bit: parameters, optimiser, replay, priorities, keys, counters, and what is logged."""
-    words = ["r2d2", *SMALL, "--env-steps", "4800", "--seed", "3"]
+    words = [algorithm, *REPLAYS[algorithm], "--env-steps", "4800", "--seed", "3"]
     code, output = run(*words, "--run-dir", "whole", cwd=tmp_path)
     assert code == 0, output
     killed = start(*words, "--run-dir", "killed", cwd=tmp_path)
@@ -177,7 +185,7 @@ def test_the_others_killed_and_resumed_equal_never_killed(tmp_path, algorithm):
      ("ppo", signal.SIGINT)],
 )  # fmt: skip
 def test_a_signal_saves_a_checkpoint_and_exits(tmp_path, algorithm, number):
-    process = start(algorithm, *OTHERS.get(algorithm, SMALL), "--env-steps", 10**8,
+    process = start(algorithm, *WORDS[algorithm], "--env-steps", 10**8,
                     "--run-dir", "run", "--unrolls-ahead", 1, "--actors", 2,
                     "--checkpoint-every", 1200, cwd=tmp_path)  # fmt: skip
     wait_for((tmp_path / "run/checkpoints/1").is_dir, process)
@@ -269,9 +277,10 @@ def test_an_actors_exception_ends_the_run(tmp_path, monkeypatch):
         assert len(steps) < 200
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    code, output = run("r2d2", *SMALL, "--env-steps", 8000, "--learning-rate", "1e36",
-                       "--checkpoint-every", "400", "--run-dir", "run", cwd=tmp_path)  # fmt: skip
+@pytest.mark.parametrize("algorithm", ["r2d2", SLOW_APEX])
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, algorithm):
+    words = [algorithm, *REPLAYS[algorithm], "--env-steps", 8000, "--learning-rate", "1e36"]
+    code, output = run(*words, "--checkpoint-every", "400", "--run-dir", "run", cwd=tmp_path)
     assert code == 1
     assert "the loss is no finite number at learner step" in output
     assert "Traceback" not in output
@@ -313,13 +322,13 @@ def test_a_loss_that_is_not_finite_stops_the_others(tmp_path, capfd, algorithm):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["learner"]["params"]))
 
 
-@pytest.mark.parametrize("algorithm", ["r2d2", *OTHERS])
+@pytest.mark.parametrize("algorithm", ["r2d2", SLOW_APEX, *OTHERS])
 def test_a_full_disk_does_not_stop_the_run(tmp_path, algorithm):
     """Files that may not grow: saving fails with the system's own error, learning goes on."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
     body = "import sys; from rlsys import cli, train; "
     body += "sys.exit(cli.exit_code(lambda: train.main(sys.argv[1:])))"
-    words = [algorithm, *OTHERS.get(algorithm, SMALL), "--env-steps", "2400", "--run-dir", "run",
+    words = [algorithm, *WORDS[algorithm], "--env-steps", "2400", "--run-dir", "run",
              "--hidden-size", "1024", "--checkpoint-every", "1200"]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(Path(train.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", limit + body, *words], cwd=tmp_path, env=env,

@@ -10,7 +10,7 @@ from rlsys import cli
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
 
-NAMES = ("r2d2", "impala", "ppo")  # each is a module here, with its record as ALGORITHM
+NAMES = ("r2d2", "impala", "ppo", "apex")  # each is a module here, with its record as ALGORITHM
 
 
 def find(name: str) -> Algorithm:

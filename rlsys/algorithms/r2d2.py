@@ -53,6 +53,8 @@ class Config(ReplayConfig):
     discount: float = 0.997
     learning_rate: float = 5e-4
     max_gradient_norm: float = 40.0
+    adam_eps: float = 1e-5
+    """Adam's epsilon."""
     core_size: int = 64
     checkpoint_every: int = 500_000
     burn_in: int = 10
@@ -74,6 +76,7 @@ class Config(ReplayConfig):
         super().__post_init__()
         check_at_least(self, 0, "burn_in")
         check_within(self, 0.0, 1.0, "priority_eta")
+        check_within(self, 0.0, float("inf"), "adam_eps")
         complete = self.num_envs * (self.length + 1)
         if self.learning_starts < complete:
             raise UserError(

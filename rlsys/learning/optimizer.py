@@ -1,6 +1,6 @@
 """This file adds optimisers of the papers that optax lacks, and figures of a learner step."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +68,41 @@ def adam_with_clipped_gradients(learning_rate, *, eps: float, clip_sigmas: float
 
     clipped = optax.GradientTransformation(adam.init, update)
     return optax.chain(clipped, optax.scale_by_learning_rate(learning_rate))
+
+
+class CentredState(NamedTuple):
+    """Holds the running mean and variance of each gradient entry."""
+
+    mean: Any
+    variance: Any
+
+
+def centred_rmsprop(learning_rate, *, decay: float, eps: float):
+    """Make an RMSProp that divides by the gradient's deviation from its mean.
+
+      m <- decay m + (1 - decay) g,    step = -learning_rate g / sqrt(v + eps)
+
+    v is the variance about the moving mean, equal to the moving second moment minus m^2. It is kept
+    as itself, because that difference is negative in float32 where a large gradient stays the same,
+    and its root then is not a number. Graves 2013, "Generating Sequences With Recurrent Neural
+    Networks", https://arxiv.org/abs/1308.0850, eq. 38 to 45, without momentum.
+    """
+
+    def init(params):
+        return CentredState(*(jax.tree.map(jnp.zeros_like, params) for _ in range(2)))
+
+    def update(grads, state, params=None):
+        del params
+        variance = jax.tree.map(
+            lambda v, m, g: decay * (v + (1 - decay) * (g - m) ** 2),
+            state.variance, state.mean, grads,
+        )  # fmt: skip
+        mean = jax.tree.map(lambda m, g: m + (1 - decay) * (g - m), state.mean, grads)
+        updates = jax.tree.map(lambda g, v: g * jax.lax.rsqrt(v + eps), grads, variance)
+        return updates, CentredState(mean, variance)
+
+    centred = optax.GradientTransformation(init, update)
+    return optax.chain(centred, optax.scale_by_learning_rate(learning_rate))
 
 
 def step_metrics(config, rate, grads, updates, params) -> dict[str, jax.Array]:

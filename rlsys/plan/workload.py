@@ -66,6 +66,7 @@ def _from_unrolls(algorithm: Algorithm, kind: FromUnrolls, config: Any, network)
 def _from_samples(algorithm: Algorithm, kind: FromSamples, config: Any, network) -> Workload:
     window = kind.window(config) + max(config.frame_stack, 2)
     capacity = max(5 * window * config.num_envs // 2, config.batch_size * window)
+    capacity = -(-capacity // config.num_envs) * config.num_envs  # as many of each environment
     small = dataclasses.replace(config, replay_capacity=min(capacity, config.replay_capacity))
     replay = kind.make_replay(small, network)
     first_priorities = jax.jit(functools.partial(kind.initial_priorities, config))

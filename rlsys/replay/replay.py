@@ -1,11 +1,12 @@
 """Replay keeps each step once, in host memory; its sequences are windows over steps.
 
 Each environment has a ring of its last S steps. A sequence is a window of one ring (windows.py):
-`burn_in` steps, `length` learned steps and one more observation. Its number, start * B + env, says
-where its learning starts. A sum tree holds the priorities, with one leaf for each stored step and
-the sequence that starts there: however short the episodes are, there is room for every sequence.
-The recurrent state is kept every `stride` steps at most, in a ring of its own. This is Kapturowski
-et al. 2019, section 2.3, except that there sequences never cross an episode's end.
+`burn_in` steps, `length` learned steps, `lookahead` steps that only returns read, and one more
+observation. Its number, start * B + env, says where its learning starts. A sum tree holds the
+priorities, with one leaf for each stored step and the sequence that starts there: however short the
+episodes are, there is room for every sequence. The recurrent state is kept every `stride` steps at
+most, in a ring of its own. This is Kapturowski et al. 2019, section 2.3, except that there
+sequences never cross an episode's end.
 
 Sampling is proportional to priority^priority_exponent; importance weights are
 (1 / P(i))^importance_exponent (Schaul et al. 2016, https://arxiv.org/abs/1511.05952, section 3);
@@ -55,6 +56,7 @@ class Replay:
         length: int,
         stride: int,
         burn_in: int = 0,
+        lookahead: int = 0,
         cross_episodes: bool = False,
         priority_exponent: float = 0.9,
         importance_exponent: float = 0.6,
@@ -72,6 +74,8 @@ class Replay:
           length: learned steps of a sequence.
           stride: steps from one sequence's start to the next one's.
           burn_in: steps before the learned ones, which warm up the recurrent state.
+          lookahead: steps after the learned ones, which their returns read. With length 1, stride 1
+            and lookahead n - 1 a sequence is an n-step transition.
           cross_episodes: let a sequence run on into the next episode.
           priority_exponent, importance_exponent, seed: alpha, beta and the seed of the draws.
 
@@ -79,8 +83,11 @@ class Replay:
           UserError: it takes more memory than is free, or holds fewer than two sequences of each
             environment.
         """
+        if lookahead and not cross_episodes:  # each episode's last steps would be lost
+            raise ValueError("a lookahead needs cross_episodes")
         self.num_envs = num_envs
         self._length, self._stride, self._burn_in = length, stride, burn_in
+        self._ahead = length + lookahead  # T'
         self._cross_episodes = cross_episodes
         self._priority_exponent = priority_exponent
         self._importance_exponent = importance_exponent
@@ -90,7 +97,7 @@ class Replay:
         depth = max([0, *(x.shape[1] for x in jax.tree.leaves(core_state.frames))])
         self._before = max(depth, 1)  # steps needed before a window: frames, at least a_{t-1}
         self._size = capacity // self.num_envs  # S
-        window = self._before + burn_in + length + 1
+        window = self._before + burn_in + self._ahead + 1
         if self._size < 2 * window:
             raise UserError(
                 f"a replay of {capacity} steps holds {self._size} of each of {self.num_envs} "
@@ -102,7 +109,7 @@ class Replay:
         self._num_states = self._size // stride + 2
         self._made_with = {
             "capacity": capacity, "num_envs": num_envs, "length": length, "stride": stride,
-            "burn_in": burn_in, "cross_episodes": cross_episodes,
+            "burn_in": burn_in, "lookahead": lookahead, "cross_episodes": cross_episodes,
         }  # fmt: skip
         held = self._size * num_envs
         self.nbytes = held * (row_bytes(steps) + row_bytes(starts)) + SumTree.nbytes(held)
@@ -134,16 +141,17 @@ class Replay:
 
         Returns:
           numbers [W] of the sequences that are now complete, which can be drawn once set_priorities
-          has given them a priority; their learned steps, a Trajectory [length + 1, W', ...] without
-          observations; its mask [length, W']. W' is W rounded up to a multiple of B, so that few
-          shapes are compiled; the columns beyond W are masked.
+          has given them a priority, but for those that learn nothing; their steps from the first
+          learned one on, a Trajectory [T' + 1, W', ...] without observations, T' = length +
+          lookahead; its mask [T', W']. W' is W rounded up to a multiple of B, so that few shapes
+          are compiled; the columns beyond W are masked.
         """
         trajectory = jax.tree.map(np.asarray, trajectory)
         lstm, aux = trajectory.aux.lstm, trajectory.aux._replace(lstm=())
         num_steps, now = len(trajectory.action), self._now
         found = windows.find(
             self._segment, now, trajectory.steps.first[:-1],
-            length=self._length, stride=self._stride, burn_in=self._burn_in,
+            length=self._ahead, stride=self._stride, burn_in=self._burn_in,
             cross_episodes=self._cross_episodes,
         )  # fmt: skip
         self._forget(num_steps)
@@ -159,19 +167,22 @@ class Replay:
         states = jax.tree.map(lambda x: x[found.state_at - now, found.state_env], lstm)
         rings.write(self._states, (found.state_env, self._state_slot(found.state_at)), states)
         held = found.start >= self._oldest
-        env, start, learned = found.env[held], found.start[held], found.learned[held]
-        rings.write(
-            self._starts, (env, start % self._size), Starts(learned, np.zeros_like(learned))
-        )
+        env, start = found.env[held], found.start[held]
+        learned = np.minimum(found.learned[held], self._length)
 
         filled = np.resize(np.arange(len(env)), -(-len(env) // self.num_envs) * self.num_envs)
-        rows = self._rows(env[filled], start[filled], np.arange(self._length + 1))
+        offsets = np.arange(self._ahead + 1)
+        rows = self._rows(env[filled], start[filled], offsets)
         window = rings.take(
             self._steps._replace(timestep=self._steps.timestep._replace(obs=())), rows
         )
-        mask = np.arange(self._length)[:, None] < learned[filled]
+        mask = offsets[:-1, None] < learned[filled]
         mask &= ~window.timestep.first[1:] & window.learns[:-1]  # rules 1 and 3
         mask[:, len(env) :] = False
+        learned = np.where(mask[:, : len(env)].any(axis=0), learned, 0)
+        rings.write(
+            self._starts, (env, start % self._size), Starts(learned, np.zeros_like(learned))
+        )
         window = Trajectory(window.timestep, window.action[:-1], window.aux, ())
         return start * self.num_envs + env, window, mask
 
@@ -179,7 +190,7 @@ class Replay:
         """Draw batch_size sequences in proportion to priority^priority_exponent, with replacement.
 
         Returns:
-          their numbers [batch_size], for set_priorities; the Sample, of burn_in + length + 1 steps.
+          their numbers [batch_size], for set_priorities; the Sample, of burn_in + T' + 1 steps.
         """
         mass = self._random.random(batch_size) * self._priorities.total
         leaf = self._priorities.find(mass)
@@ -188,12 +199,12 @@ class Replay:
         learned, uses = self._starts.learned[env, slot], self._starts.uses
         np.add.at(uses, (env, slot), 1)
         # Steps since it was complete: since its last learned step, or the next segment's first.
-        age = self._now - (start + learned + (learned < self._length))
+        age = self._now - (start + learned + self._ahead - self._length + (learned < self._length))
         self._sampled += batch_size, age.sum() * self.num_envs, uses[env, slot].sum()
         probability = self._priorities.leaves[leaf] / self._priorities.total
         weights = probability**-self._importance_exponent
 
-        offsets = np.arange(-self._burn_in, self._length + 1)
+        offsets = np.arange(-self._burn_in, self._ahead + 1)
         steps = rings.take(self._steps._replace(aux=()), self._rows(env, start, offsets))
         mask = (offsets[:-1, None] >= 0) & (offsets[:-1, None] < learned)
         mask &= ~steps.timestep.first[1:] & steps.learns[:-1]  # rules 1 and 3
