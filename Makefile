@@ -48,7 +48,7 @@ stale:
 	  "ensurepip and ssl (on Debian and Ubuntu the package python3-venv), or name one: make $(MAKECMDGOALS) PYTHON=<path>" >&2; \
 	exit 2
 
-train: .venv  ## Train an agent. ALGO=<r2d2|impala|ppo|apex> [ENV=<EnvPool id>] [ARGS="--field value ..."]
+train: .venv  ## Train an agent. ALGO=<r2d2|apex|impala|ppo|module of your own> [ENV=<task>] [ARGS="--field value ..."]
 	@$(BIN)/python -m rlsys.train $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
 
 sweep: .venv  ## Train for every combination of values and seeds in one program, or resume such a sweep. ALGO= ENV= ARGS="--learning-rate 1e-4 1e-3 --seeds 5" | RESUME=<dir>
@@ -72,7 +72,7 @@ report: .venv  ## Draw a table and learning curves of runs and sweeps. RUNS="<di
 bench: .venv  ## Measure the speed of every part, which takes half an hour. [BASE=<earlier.json>] [ARGS="--only learner replay"]
 	@$(BIN)/python -m experiments.bench $(if $(BASE),--base "$(BASE)") $(ARGS)
 
-profile: .venv  ## Train briefly and say where the time goes. ALGO=<r2d2|impala|ppo|apex> [ENV=<EnvPool id>] [ARGS="--field value ..."]
+profile: .venv  ## Train briefly and say where the time goes. ALGO= [ENV=<task>] [ARGS="--field value ..."]
 	@$(BIN)/python -m experiments.profile $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
 
 test: .venv  ## Run the tests, except those that take minutes.

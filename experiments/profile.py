@@ -6,6 +6,7 @@ Inference, environment, learner, replay and the other activities of the log are 
 that do them, beside what XLA runs. The run itself ends with the trace, in a folder of its own.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -37,7 +38,8 @@ def record(folder: Path, seconds: float, ended: threading.Event) -> None:
     jax.profiler.start_trace(folder / "trace", profiler_options=options)
     ended.wait(seconds)
     jax.profiler.stop_trace()
-    os.kill(os.getpid(), signal.SIGINT)
+    if not ended.is_set():
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def main(words: list[str]) -> None:
@@ -57,7 +59,8 @@ def main(words: list[str]) -> None:
     thread = threading.Thread(target=record, args=(folder, float(seconds or 3.0), ended))
     thread.start()
     try:
-        train.main([*words, "--run-dir", str(folder)])
+        with contextlib.suppress(KeyboardInterrupt):  # record's, where the run is evaluated already
+            train.main([*words, "--run-dir", str(folder)])
     finally:
         ended.set()
         thread.join()

@@ -4,7 +4,8 @@
 
 PPO as OpenAI Five ran it and R2D2 on Atari, each with the paper's batch and with one that grows
 with the devices. Arithmetic comes from rlsys.plan's description of the H100, the exchange of
-gradients from formulas, waiting for the slowest from a simulation. README: "Scale, on paper".
+gradients from formulas, waiting for the slowest from a simulation. The figures are in
+rlsys/plan/README.md, "Scale, on paper".
 """
 
 import csv
@@ -268,7 +269,7 @@ def rows() -> Iterator[dict[str, float | str]]:
 
 
 def main() -> None:
-    """Writes results/scale.csv and prints what the README quotes."""
+    """Writes results/scale.csv and prints what that README quotes."""
     table = list(rows())
     with (RESULTS / "scale.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, table[0])

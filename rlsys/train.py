@@ -5,6 +5,8 @@ python -m rlsys.train resume RUN [--field value ...]
 python -m rlsys.train eval RUN [--episodes N]
 python -m rlsys.train export RUN [--out FILE]
 
+ALGORITHM is one of those below, or a module of your own that holds the record ALGORITHM.
+
 Several processes train together if each is started by the same words and, after ALGORITHM or RUN,
 --coordinator HOST:PORT --num-processes N --process-id I (HOST is that of process 0), or by
 --coordinator auto where SLURM, Kubernetes, MPI or a TPU pod says the rest.

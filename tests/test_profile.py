@@ -38,3 +38,11 @@ def test_a_run_that_is_too_short_says_so(tmp_path):
     words += ["--run-dir", str(tmp_path)]
     with pytest.raises(UserError, match="before it was warm"):
         profile.main(words)
+
+
+def test_a_run_that_ends_while_it_is_traced_ends_well(tmp_path, capfd):
+    words = ["impala", *OTHERS["impala"], "--env-steps", "1600", "--seconds", "600"]
+    profile.main([*words, "--run-dir", str(tmp_path)])
+    (path,) = tmp_path.glob("trace/**/*.trace.json.gz")
+    assert str(path) in capfd.readouterr().out
+    assert (tmp_path / "evaluation.json").exists()

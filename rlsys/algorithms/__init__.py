@@ -1,6 +1,7 @@
 """The algorithms, a file each, and the table of them."""
 
 import importlib
+import importlib.util
 from typing import Any
 
 import jax
@@ -13,14 +14,29 @@ NAMES = ("r2d2", "impala", "ppo", "apex")  # each is a module here, with its rec
 
 
 def find(name: str) -> Algorithm:
-    """The algorithm of that name, whose module is imported only now.
+    """Imports the algorithm of a name: one of NAMES, or a module of the user's own.
+
+    Args:
+      name: "ppo", or a module's as Python imports it, such as "my_package.my_algorithm", which
+        holds the record ALGORITHM.
 
     Raises:
-      UserError: there is none of that name.
+      UserError: there is none of that name, or the module holds no such record.
     """
-    if name not in NAMES:
-        raise UserError(cli.unknown("algorithm", name, NAMES))
-    return importlib.import_module(f"rlsys.algorithms.{name}").ALGORITHM
+    module = f"rlsys.algorithms.{name}" if name in NAMES else name
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # a parent is missing, or the word is no module's name
+        found = False
+    if not found:
+        unknown = cli.unknown("algorithm", name, NAMES)
+        raise UserError(f"there is no module {name!r}" if "." in name else unknown)
+    algorithm = getattr(importlib.import_module(module), "ALGORITHM", None)
+    if not isinstance(algorithm, Algorithm):
+        raise UserError(f"the module {module} has no ALGORITHM, the record of its algorithm")
+    if algorithm.name != name:  # by which a run's folder says who may go on with it
+        raise UserError(f"ALGORITHM of the module {module} needs name={name!r}")
+    return algorithm
 
 
 def config_of(name: str, args: list[str], *, on_cpu: bool | None = None) -> Any:
