@@ -18,7 +18,7 @@ import jax
 
 from rlsys import cli, train
 from rlsys.running import run
-from rlsys.types import UserError
+from rlsys.types import Stopped, UserError
 
 WARM = 3  # lines of the log with updates: by then every program is compiled
 POLL = 0.02  # s
@@ -59,7 +59,8 @@ def main(words: list[str]) -> None:
     thread = threading.Thread(target=record, args=(folder, float(seconds or 3.0), ended))
     thread.start()
     try:
-        with contextlib.suppress(KeyboardInterrupt):  # record's, where the run is evaluated already
+        # Both come from record, KeyboardInterrupt where the run is evaluated already.
+        with contextlib.suppress(KeyboardInterrupt, Stopped):
             train.main([*words, "--run-dir", str(folder)])
     finally:
         ended.set()

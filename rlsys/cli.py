@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 
 from rlsys.learning import hosts
-from rlsys.types import UserError
+from rlsys.types import Stopped, UserError
 
 TYRO = (tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes)
 
@@ -60,9 +60,12 @@ def sentence(error: Exception) -> str:
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Runs a command: 0, or 2 after a sentence on what the user asked for, or 1 after a failure."""
+    """Runs a command: 0, or 2 after a sentence on what the user asked for, or 1 after a failure, or
+    3 if a signal stopped a run, which can be resumed."""
     try:
         command()
+    except Stopped:
+        return 3
     except UserError as error:
         print(sentence(error), file=sys.stderr)
         return 2

@@ -10,7 +10,17 @@ ALGORITHM is one of those below, or a module of your own that holds the record A
 Several processes train together if each is started by the same words and, after ALGORITHM or RUN,
 --coordinator HOST:PORT --num-processes N --process-id I (HOST is that of process 0), or by
 --coordinator auto where SLURM, Kubernetes, MPI or a TPU pod says the rest.
+
+Exit codes: 0 when all is done; 1 after a failure; 2 if what was asked for cannot work; 3 if Ctrl-C,
+SIGTERM or SIGHUP stopped the run, which has saved a checkpoint and can be resumed.
 """
+
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    # Until a run takes care of it, Ctrl-C ends the process at once. An exception, Python's way, may
+    # be lost in what imports and compiles.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import sys
 
@@ -19,7 +29,7 @@ from rlsys.config import from_dict
 from rlsys.learning import hosts
 from rlsys.results.evaluate import EvalConfig, evaluate_run
 from rlsys.results.export import ExportConfig, export
-from rlsys.running import run
+from rlsys.running import output, run
 from rlsys.types import UserError
 
 
@@ -65,4 +75,5 @@ def main(args: list[str]) -> None:
 
 if __name__ == "__main__":
     run.prepare_process()
+    output.make_lasting()
     hosts.leave(cli.exit_code(lambda: main(sys.argv[1:])))

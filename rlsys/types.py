@@ -22,6 +22,10 @@ class UserError(Exception):
     """The user asked for something that cannot work. The message is one sentence for them."""
 
 
+class Stopped(Exception):
+    """A signal stopped the run before its last step; a checkpoint was saved to go on from."""
+
+
 class Timestep(NamedTuple):
     """One step of B environments, as they show it."""
 

@@ -280,8 +280,11 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 trajectory = session.place(unroll.trajectory, TRAJECTORY_SPEC)
                 session.learn(learn_all, trajectory, unroll)
             if session.line_due:
-                reuse = session.learner_steps * config.num_sequences * config.sequence_length
-                more = {"sample_reuse": reuse / config.minibatches / session.env_steps}
+                played, updates = session.since_change
+                updates = session.learner_steps - updates
+                learned = updates * config.num_sequences * config.sequence_length
+                reuse = learned / config.minibatches / max(session.env_steps - played, 1)
+                more = {"sample_reuse": reuse}
                 session.write(more | actor_critic.popart_metrics(config, session.state.popart))
             session.save()
     return evaluate.conclude(ALGORITHM, session)

@@ -101,10 +101,10 @@ class Sampler:
         arrays, counters = self._replay.state()
         return arrays, {"replay": counters, "ratio": self._ratio.state(), "updates": self._updates}
 
-    def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+    def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any], env_steps: int) -> None:
+        """Go on from what `state` returned after env_steps environment steps."""
         self._replay.restore(arrays, meta["replay"])
-        self._ratio.restore(meta["ratio"])
+        self._ratio.restore(meta["ratio"], env_steps)
         self._updates = meta["updates"]
 
     def _finish(self) -> None:

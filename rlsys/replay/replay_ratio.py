@@ -8,12 +8,17 @@ observation is being replayed", 0.8 for R2D2, and do not say if padding counted.
 
 from typing import Any
 
+FIELDS = ("replay_ratio", "batch_size", "length", "learning_starts")  # that decide what is due
+
 
 class ReplayRatio:
     """Counts what was learned and says how many updates are due, so that replay_ratio holds."""
 
     def __init__(self, config: Any):
         self._config = config
+        self._fields = {name: getattr(config, name) for name in FIELDS}
+        # Steps that were played, and learned, before those that replay_ratio compares.
+        self._played_before, self._learned_before = config.learning_starts, 0
         self.learned_steps = 0  # by all updates of all processes
         self._of_update = float(
             config.batch_size * config.length
@@ -25,9 +30,9 @@ class ReplayRatio:
         Each is taken to learn as many steps as the last ones did. If they learn more or fewer, the
         next call makes up for it.
         """
-        config = self._config
-        allowed = (env_steps - config.learning_starts) * config.replay_ratio
-        return max(int((allowed - self.learned_steps) / self._of_update), 0)
+        allowed = (env_steps - self._played_before) * self._config.replay_ratio
+        learned = self.learned_steps - self._learned_before
+        return max(int((allowed - learned) / self._of_update), 0)
 
     def learned(self, updates: int, steps: int) -> None:
         """Count updates that are done, and the steps that they learned in all processes."""
@@ -36,8 +41,27 @@ class ReplayRatio:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint's meta keeps."""
-        return {"learned_steps": self.learned_steps, "of_update": self._of_update}
+        return {
+            "learned_steps": self.learned_steps,
+            "of_update": self._of_update,
+            "before": [self._played_before, self._learned_before],
+            "fields": self._fields,
+        }
 
-    def restore(self, meta: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+    def restore(self, meta: dict[str, Any], env_steps: int) -> None:
+        """Go on from what `state` returned after env_steps environment steps.
+
+        If a field has changed since, the ratio holds from here on: there is no debt to learn or to
+        wait for from the time under the other fields.
+        """
         self.learned_steps, self._of_update = meta["learned_steps"], meta["of_update"]
+        before = meta.get("fields", self._fields)  # checkpoints of earlier versions have none
+        if before == self._fields:
+            self._played_before, self._learned_before = meta.get(
+                "before", [self._config.learning_starts, 0]
+            )
+            return
+        self._played_before = max(env_steps, self._config.learning_starts)
+        self._learned_before = self.learned_steps
+        old, new = (fields["batch_size"] * fields["length"] for fields in (before, self._fields))
+        self._of_update = max(self._of_update * new / old, 1.0)

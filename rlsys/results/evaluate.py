@@ -12,10 +12,11 @@ from PIL import Image
 from rlsys import streams
 from rlsys.envs import Envs, Episode, Task, make, shared_spaces
 from rlsys.learning import hosts
+from rlsys.running import files
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.session import Session
-from rlsys.types import Policy, UserError
+from rlsys.types import Policy, Stopped, UserError
 
 SEED = 1_000_000_007  # of environments to evaluate in, the same for all runs
 MAX_STEPS = 27_000  # of an episode: Atari's 108,000 frames
@@ -152,7 +153,7 @@ def record(path: Path, player: EvalPolicy, params: Any) -> None:
     """Writes the first episode of environment 0, or its first GIF_FRAMES steps, as a gif.
 
     Raises:
-      UserError: the task has no picture.
+      UserError: the task has no picture, or the disk is full.
     """
     envs, policy, core_state, seed = player
     timestep, key = envs.reset(), streams.key(seed, "evaluation")
@@ -161,32 +162,53 @@ def record(path: Path, player: EvalPolicy, params: Any) -> None:
         images.append(Image.fromarray(envs.render()))
         action, _, core_state, key = policy(params, timestep, core_state, key)
         timestep = envs.step(np.asarray(action))
-    images[0].save(path, save_all=True, append_images=images[1:], duration=50, loop=0)
+    try:
+        with files.replacing(path) as new:
+            images[0].save(new, "GIF", save_all=True, append_images=images[1:], duration=50, loop=0)
+    except OSError as error:
+        raise UserError(f"{path} could not be written: {error.strerror or error}") from None
 
 
-def write(folder: Path, score: str, episodes: dict[str, list[Episode]]) -> dict[str, Any]:
-    """Writes evaluation.json, and returns what is in it: the mode of play that is the algorithm's
-    score, and a summary of each mode, the score's first."""
+def summaries(score: str, episodes: dict[str, list[Episode]]) -> dict[str, Any]:
+    """Returns what evaluation.json holds: the mode of play that is the algorithm's score, and a
+    summary of each mode, the score's first."""
     names = sorted(episodes, key=lambda name: name.partition(" ")[0] != score)
-    found = {"score": score, "results": {name: summary(episodes[name]) for name in names}}
-    (folder / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
-    return found
+    return {"score": score, "results": {name: summary(episodes[name]) for name in names}}
 
 
-def report(folder: Path, score: str, episodes: dict[str, list[Episode]]) -> Path:
-    """Writes evaluation.json and prints it, a line for each mode of play."""
-    for name, result in write(folder, score, episodes)["results"].items():
+def write(folder: Path, found: dict[str, Any]) -> Path | None:
+    """Writes evaluation.json and returns its path; says why if it cannot, and returns None."""
+    path = folder / "evaluation.json"
+    try:
+        files.write_text(path, json.dumps(found, indent=2) + "\n")
+    except OSError as error:
+        print(f"{path} could not be written: {error.strerror}.", flush=True)
+        return None
+    return path
+
+
+def report(folder: Path, score: str, episodes: dict[str, list[Episode]]) -> Path | None:
+    """Prints a line for each mode of play, and writes evaluation.json."""
+    found = summaries(score, episodes)
+    for name, result in found["results"].items():
         is_score = name.partition(" ")[0] == score
-        print(f"{'score' if is_score else 'also'}: {describe(name, result)}")
-    return folder / "evaluation.json"
+        print(f"{'score' if is_score else 'also'}: {describe(name, result)}", flush=True)
+    return write(folder, found)
 
 
 def conclude(algorithm: Algorithm, session: Session) -> Path:
     """Ends a run, once its session is closed: unless it was stopped, evaluates it, and prints what
-    came of it, how healthy it was and where everything is. Gives the run's folder."""
+    came of it, how healthy it was and where everything is. Gives the run's folder.
+
+    Raises:
+      Stopped: a signal stopped the run, which can be resumed.
+    """
+    primary = hosts.is_primary()
     hosts.end()
     run, config = session.run, session.config
-    if run.stopped or not hosts.is_primary():
+    if run.stopped:
+        raise Stopped
+    if not primary:
         return run.folder
     episodes = play_tasks(algorithm, config, session.network, session.params, config.eval_episodes)
     report(run.folder, algorithm.score_mode, episodes)
@@ -232,7 +254,8 @@ def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None
     found = config.tasks
     network, params = newest(algorithm, config)
     episodes = play_tasks(algorithm, config, network, params, options.episodes, options.seed)
-    print(f"saved {report(Path(config.run_dir), algorithm.score_mode, episodes)}")
+    if path := report(Path(config.run_dir), algorithm.score_mode, episodes):
+        print(f"saved {path}")
     if options.gif:
         for i, task in enumerate(found):
             path = Path(config.run_dir) / (f"episode-{i}.gif" if i else "episode.gif")

@@ -1,5 +1,6 @@
 """A run: its folder, its log, its checkpoints, and when to stop."""
 
+import contextlib
 import ctypes
 import dataclasses
 import itertools
@@ -9,6 +10,7 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,23 @@ import jax
 import numpy as np
 
 from rlsys.learning import hosts
+from rlsys.running import changes, files
 from rlsys.running.checkpoint import CheckpointError, Checkpoints
+from rlsys.running.checkpoint.manifest import Damaged
 from rlsys.running.health import Health, first_not_finite
+from rlsys.running.lock import Lock
 from rlsys.running.log import Log, Silent
 from rlsys.types import UserError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # those after which a run is saved
 
 
 class Run:
     """One run's folder, held open: config.json, metrics.jsonl, TensorBoard events, checkpoints/.
 
-    SIGINT and SIGTERM end the run, which saves a checkpoint first; a second one ends the process as
-    usual.
+    SIGINT, SIGTERM and SIGHUP end the run, which saves a checkpoint first; a second SIGINT or
+    SIGTERM ends the process as usual. While the run is open no other process may train in its
+    folder.
 
     Several processes hold one run together (hosts.py), and decide alike. Process 0 writes config,
     log and the learner's part of checkpoints/; each of the others has its own part of a checkpoint
@@ -47,7 +55,8 @@ class Run:
           content: of config.json, in place of algorithm and config.
 
         Raises:
-          UserError: the folder holds another run, or one of another number of processes.
+          UserError: the folder holds another run, or one of another number of processes, or
+            another process trains in it, or a field has changed that cannot.
           CheckpointError: there is nothing to resume.
         """
         names = [task.name for task in config.tasks]
@@ -67,14 +76,34 @@ class Run:
         goes_on = "make sweep RESUME=" if "members" in content else "make resume RUN="
         self._goes_on = f"{goes_on}{self.folder}"
         self._handlers: dict[int, Any] = {}
+        self._lock: Lock | None = None
+        try:
+            self._open(trees, resume)
+        except BaseException:
+            self._release()
+            raise
+
+    def _open(self, trees: list[str], resume: bool) -> None:
+        """Makes or opens the folder, and its log."""
+        config = self._config
+        saved = load(self.folder) if resume else {}
+        self._take_lock()
         counters = {}
+        self._changed: changes.Changed = {}
         if resume:
-            counters = self._own.meta(self._newest(trees))["counters"]
+            counters = self._own.meta(self._newest(trees, saved["processes"]))["counters"]
+            self._before, after = (content_configs(x)[0] for x in (saved, self._content))
+            self._changed = changes.between(self._before, after)
+            changes.check(self.folder, self._changed, counters["env_steps"], config.env_steps)
         else:
             self._begin()
         self.number = counters.get("checkpoint", 0)  # of the newest checkpoint
         self.env_steps = counters.get("env_steps", 0)
         self.learner_steps = counters.get("learner_steps", 0)
+        # Of the fields that were changed on resume: the records in config.json.
+        self.changes = changes.record(
+            saved.get("changes", []), self._changed, self.env_steps, self.learner_steps
+        )
         self._logged = self._saved = self.env_steps
         self.saving = False  # whether a checkpoint comes with the next line of the log
         self.ended = self.env_steps >= config.env_steps
@@ -89,12 +118,22 @@ class Run:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+            self._handlers = {s: signal.getsignal(s) for s in SIGNALS}
+            if self._handlers[signal.SIGHUP] == signal.SIG_IGN:  # nohup
+                del self._handlers[signal.SIGHUP]
             for s in self._handlers:
                 signal.signal(s, self._on_signal)
         return self
 
     def __exit__(self, kind, error, traceback):
+        try:
+            self._end(error)
+        finally:
+            self._release()
+            self._restore_handlers(SIGNALS)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Closes the log, and says how the run ended."""
         self._restore_handlers()
         self.log.close()
         if self.stopped or isinstance(error, FloatingPointError):
@@ -106,13 +145,39 @@ class Run:
             print(f"stopped; to go on: {self._goes_on}")
 
     def _on_signal(self, number, _):
-        self._signal = number  # said elsewhere: a handler may not print
-        self._restore_handlers()
+        self._signal = number
+        if number != signal.SIGHUP:  # a closing terminal may send several
+            self._restore_handlers()
+        name = signal.Signals(number).name
+        said = f"{name}: the run stops after the unroll and the updates that it is making\n"
+        with contextlib.suppress(OSError):
+            os.write(2, said.encode())  # a handler may not print
 
-    def _restore_handlers(self):
-        for s, handler in self._handlers.items():
-            signal.signal(s, handler)
-        self._handlers = {}
+    def _restore_handlers(self, signals=(signal.SIGINT, signal.SIGTERM)):
+        for s in signals:
+            if s in self._handlers:
+                signal.signal(s, self._handlers.pop(s))
+
+    def _take_lock(self) -> None:
+        """Has process 0 lock the folder for all.
+
+        Raises:
+          UserError: another run's process holds it.
+        """
+        refused = None
+        if hosts.is_primary():
+            try:
+                self._lock = Lock(self.folder)
+            except UserError as error:
+                refused = str(error)
+            except OSError as error:
+                refused = f"{self.folder} cannot be written: {error.strerror}"
+        if refused := hosts.gather(refused)[0]:
+            raise UserError(refused)
+
+    def _release(self) -> None:
+        if self._lock:
+            self._lock.release()
 
     @property
     def stopped(self) -> bool:
@@ -134,13 +199,16 @@ class Run:
                 f" on a disk that all hosts share"
             )
 
-    def _newest(self, trees: list[str]) -> int:
+    def _newest(self, trees: list[str], processes: int) -> int:
         """The newest checkpoint that is whole in every process.
+
+        Args:
+          trees: names of what it must hold.
+          processes: the number of processes that the run was made with.
 
         Raises:
           UserError: it is of another number of processes.
         """
-        processes = load(self.folder)["processes"]
         if processes != hosts.count():
             raise UserError(
                 f"{self.folder} is a run of {processes} processes, and cannot go on with "
@@ -157,10 +225,12 @@ class Run:
         """Writes config.json, whole or not at all; process 0 does."""
         if not hosts.is_primary():
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        new = folder / "config.json.new"
-        new.write_text(json.dumps(content, indent=2) + "\n")
-        new.replace(folder / "config.json")
+        path = folder / "config.json"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            files.write_text(path, json.dumps(content, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"{path} could not be written: {error.strerror}") from None
 
     def due(self) -> tuple[bool, bool]:
         """Whether to write the log and to save a checkpoint, once after every unroll.
@@ -208,8 +278,37 @@ class Run:
         _, trees, meta = self._own.restore(templates, self.number)
         if not hosts.is_primary():
             trees |= self.checkpoints.restore(learner, self.number)[1]
-        self.write_config(self.folder, self._content)  # fields may have been changed
         return trees, meta
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Restores a checkpoint in its body; then says and records which fields are changed.
+
+        Raises:
+          UserError: a changed field does not fit the checkpoint.
+        """
+        try:
+            yield
+        except Damaged:
+            raise
+        except UserError as error:
+            if not self._changed:
+                raise
+            raise UserError(
+                f"{self.folder} cannot go on with {changes.words(self._changed)}: {error}"
+            ) from error
+        if self._changed:
+            said = changes.sentence(self._changed, self._before, self._config, self.env_steps)
+            self.log.say(f"{said} (in config.json)")
+            self.write_config(self.folder, self._content | {"changes": self.changes})
+        elif self.ended:
+            self.log.say(f"all {self.env_steps:,} environment steps are played: nothing is left")
+
+    @property
+    def since_change(self) -> tuple[int, int]:
+        """Environment steps and updates that came before fields were last changed, 0 if never."""
+        last = self.changes[-1] if self.changes else {"env_steps": 0, "learner_steps": 0}
+        return last["env_steps"], last["learner_steps"]
 
     def write(self, metrics: list[dict[str, Any]], more: dict[str, float]) -> None:
         """A line of the log.
@@ -260,6 +359,12 @@ def prepare_process() -> None:
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
         libc.mallopt(m_top_pad, 256 * 2**20)
+
+
+def content_configs(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """List the Configs in config.json's content: the run's, or those of a sweep's members."""
+    members = content.get("members")
+    return [content["config"]] if members is None else [m["config"] for m in members]
 
 
 def load(folder: str | os.PathLike) -> dict[str, Any]:

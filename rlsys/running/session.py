@@ -97,6 +97,11 @@ class Session:
         return self.run.learner_steps
 
     @property
+    def since_change(self) -> tuple[int, int]:
+        """Environment steps and updates that came before fields were last changed, 0 if never."""
+        return self.run.since_change
+
+    @property
     def folder(self) -> Path:
         """The run's folder."""
         return self.run.folder
@@ -190,11 +195,12 @@ class Session:
     def restore(self) -> dict[str, Any]:
         """Goes on from the newest checkpoint; gives what meta holds."""
         templates = {"learner": self.state, "actors": self.actors.states}
-        trees, meta = self.run.restore(templates | dict.fromkeys(self._samplers))
-        self.state = learner.place(self.mesh, trees["learner"], self._state_spec)
-        self.actors.states = trees["actors"]
-        for name, sampler in self._samplers.items():
-            sampler.restore(trees.pop(name), meta[name])
+        with self.run.going_on():
+            trees, meta = self.run.restore(templates | dict.fromkeys(self._samplers))
+            self.state = learner.place(self.mesh, trees["learner"], self._state_spec)
+            self.actors.states = trees["actors"]
+            for name, sampler in self._samplers.items():
+                sampler.restore(trees.pop(name), meta[name], self.env_steps)
         self.actors.restart(self.run.number)
         return meta
 

@@ -3,14 +3,24 @@
 python -m rlsys.sweep ALGORITHM [--env TASK] [--field value value ...] [--seeds N]
 python -m rlsys.sweep ALGORITHM ... --print-commands     a command for each member, to run alone
 python -m rlsys.sweep resume SWEEP [--field value ...]
+
+Exit codes: 0 when all is done; 1 after a failure; 2 if what was asked for cannot work; 3 if Ctrl-C,
+SIGTERM or SIGHUP stopped the sweep, which has saved a checkpoint and can be resumed.
 """
+
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    # Until a run takes care of it, Ctrl-C ends the process at once. An exception, Python's way, may
+    # be lost in what imports and compiles.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import shlex
 import sys
 import time
 
 from rlsys import algorithms, cli
-from rlsys.running import run
+from rlsys.running import output, run
 from rlsys.sweep.members import Member, members
 from rlsys.sweep.sweep import of_json, sweep
 from rlsys.types import UserError
@@ -65,4 +75,5 @@ def load(folder: str, args: list[str]) -> tuple[str, list[Member]]:
 
 if __name__ == "__main__":
     run.prepare_process()
+    output.make_lasting()
     sys.exit(cli.exit_code(lambda: main(sys.argv[1:])))

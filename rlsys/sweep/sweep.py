@@ -20,6 +20,7 @@ from rlsys.learning.sampler import Sampler
 from rlsys.replay import memory
 from rlsys.replay.replay import Replay
 from rlsys.results import evaluate
+from rlsys.running import files
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.health import Health
@@ -30,6 +31,7 @@ from rlsys.sweep import vmapped
 from rlsys.sweep.members import Member, check_together
 from rlsys.sweep.status import Status
 from rlsys.sweep.updates import SampleUpdates, UnrollUpdates, make_samplers
+from rlsys.types import Stopped
 
 
 def sweep(name: str, members: list[Member], folder: str = "", *, resume: bool = False) -> Path:
@@ -43,6 +45,7 @@ def sweep(name: str, members: list[Member], folder: str = "", *, resume: bool = 
 
     Raises:
       UserError: the members cannot be one program, or do not fit the memory.
+      Stopped: a signal stopped the sweep, which can be resumed.
     """
     check_together([member.config for member in members])
     algorithm = algorithms.find(name)
@@ -56,8 +59,9 @@ def sweep(name: str, members: list[Member], folder: str = "", *, resume: bool = 
                 session.metrics.clear()
             session.save(**status.state())
         states = jax.device_get(session.state)
-    if not session.run.stopped:
-        _conclude(algorithm, session.network, configs, states, session.run, status)
+    if session.run.stopped:
+        raise Stopped
+    _conclude(algorithm, session.network, configs, states, session.run, status)
     return session.folder
 
 
@@ -133,13 +137,16 @@ def _conclude(algorithm, network, configs, states, run: Run, status: Status) -> 
             continue
         state = vmapped.one(states, i)
         own = dataclasses.replace(config, run_dir=str(path))
-        Run.write_config(path, {"algorithm": algorithm.name, "config": dataclasses.asdict(own)})
+        content = {"algorithm": algorithm.name, "config": dataclasses.asdict(own)}
+        Run.write_config(path, content | ({"changes": run.changes} if run.changes else {}))
         counters = {"counters": {"checkpoint": 1, **steps}}
         Checkpoints(path / "checkpoints").save(1, {"learner": state}, counters)
         played = evaluate.play_tasks(
             algorithm, config, network, state.params, config.eval_episodes
         )  # fmt: skip
-        results = evaluate.write(path, algorithm.score_mode, played)["results"]
+        found = evaluate.summaries(algorithm.score_mode, played)
+        evaluate.write(path, found)
+        results = found["results"]
         scores = [r["mean"] for name, r in results.items() if name.startswith(algorithm.score_mode)]
         row |= {"score": algorithm.score_mode, "score_return": float(np.mean(scores))}
         row |= {f"{name} return": result["mean"] for name, result in results.items()}
@@ -149,16 +156,19 @@ def _conclude(algorithm, network, configs, states, run: Run, status: Status) -> 
         few = {name: cut for name, result in results.items() if (cut := evaluate.cut(result))}
         cuts[i] = "".join(f"; {name}: {cut}" for name, cut in few.items())
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with (run.folder / "members.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
     print(f"members, the best first; score: the {algorithm.score_mode} return")
     for row in sorted(rows, key=lambda row: -row.get("score_return", -np.inf)):
         value = ", ".join(f"{k} {row[k]:.4g}" for k in columns if k.endswith("return") and k in row)
         gone = f", set aside at learner step {row['set_aside_at']}" if "set_aside_at" in row else ""
         i = row["member"]
         print(f"{status.members[i].name}: {value}{gone}{cuts.get(i, '')}")
+    try:
+        with files.replacing(run.folder / "members.csv") as new, new.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        print(f"{run.folder}/members.csv could not be written: {error.strerror}.")
     print(
         f"{run.folder}: config.json, metrics.jsonl, checkpoints/, members.csv, and each member's "
         f"run in members/\nmake eval RUN={run.folder}/members/0    more episodes of a member"

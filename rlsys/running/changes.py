@@ -1,0 +1,99 @@
+"""Fields of a Config that are changed when a run goes on: which they are, and what is said of them.
+
+config.json holds the Config that the run goes on with, and under "changes" a record of each resume
+that changed fields: the counters from which the new values hold, and the values before and after.
+"""
+
+import json
+from typing import Any
+
+from rlsys.learning.optimizer import linear_decay
+from rlsys.types import UserError
+
+FIXED = ("env", "seed")  # a run with another is another run
+FREE = ("run_dir",)  # a folder may be moved
+OF_THE_END = ("eval_episodes",)  # may be changed even when nothing is left to train
+
+Changed = dict[str, tuple[Any, Any]]  # field -> (value before, value after)
+
+
+def between(before: dict[str, Any], after: dict[str, Any]) -> Changed:
+    """Compare two Configs as config.json holds them; a dataclass in one counts by its fields.
+
+    A field that `before` does not have is newer than the run, and counts as unchanged.
+    """
+    before, after = _flat(before), _flat(json.loads(json.dumps(after)))
+    names = [name for name in before if name in after and name not in FREE]
+    return {n: (before[n], after[n]) for n in names if before[n] != after[n]}
+
+
+def check(folder: Any, changed: Changed, env_steps: int, total: int) -> None:
+    """Refuse changes of a run that has played env_steps of the `total` it is asked for.
+
+    Raises:
+      UserError: a field cannot be changed, or nothing is left to train.
+    """
+    if fixed := {name: changed[name] for name in FIXED if name in changed}:
+        raise UserError(
+            f"{folder} cannot go on with {words(fixed)}: a run with another {next(iter(fixed))} is"
+            f" a run of its own, which make train begins"
+        )
+    learning = {name: x for name, x in changed.items() if name not in OF_THE_END}
+    if learning and env_steps >= total:
+        raise UserError(
+            f"{folder} has played {env_steps:,} environment steps and {total:,} are asked for, so "
+            f"nothing is left to train with {words(learning)}: a larger --env-steps trains on"
+        )
+
+
+def words(changed: Changed) -> str:
+    """Name the changes in words, as in "epochs 2 (was 4)"."""
+    return ", ".join(f"{name} {after} (was {before})" for name, (before, after) in changed.items())
+
+
+def sentence(changed: Changed, before: dict[str, Any], after: Any, env_steps: int) -> str:
+    """Say what changes, and where the learning rate's schedule goes on.
+
+    Args:
+      changed: the changes.
+      before: the Config until now, as config.json holds it.
+      after: the Config from now on.
+      env_steps: environment steps played so far.
+    """
+    text = f"from environment step {env_steps:,} on: {words(changed)}"
+    old, new = (
+        float(linear_decay(rate, decay, env_steps / total))
+        for rate, decay, total in (
+            [before[name] for name in ("learning_rate", "learning_rate_decay", "env_steps")],
+            [after.learning_rate, after.learning_rate_decay, after.env_steps],
+        )
+    )
+    if abs(new - old) > 1e-6 * max(abs(new), abs(old)):
+        text += f"; the learning rate goes from {old:.3g} to {new:.3g}"
+    return text
+
+
+def record(
+    records: list[dict[str, Any]], changed: Changed, env_steps: int, learner_steps: int
+) -> list[dict[str, Any]]:
+    """Return the records of a run's changes, with one more if fields are changed now.
+
+    A record made beyond these counters, before the run went back to this checkpoint, holds from
+    here on.
+    """
+    counters = {"env_steps": env_steps, "learner_steps": learner_steps}
+    records = [
+        entry | {name: min(entry[name], most) for name, most in counters.items()}
+        for entry in records
+    ]
+    if changed:
+        fields = {name: {"before": old, "after": new} for name, (old, new) in changed.items()}
+        records.append({**counters, "fields": fields})
+    return records
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flat(value) if isinstance(value, dict) else {name: value}
+    return flat
