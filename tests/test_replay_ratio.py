@@ -1,6 +1,7 @@
 """The replay ratio against what a replay's samples truly learn."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -47,10 +48,48 @@ def test_the_next_updates_make_up_for_what_the_last_ones_learned():
     ratio.learned(4, 160)
     assert ratio.due(2320) == (640 - 160) // 40
     copy = ReplayRatio(CONFIG)
-    copy.restore(ratio.state())
-    assert copy.state() == ratio.state() == {"learned_steps": 160, "of_update": 40.0}
+    copy.restore(ratio.state(), 2320)
+    assert copy.state()["learned_steps"] == 160 and copy.state()["of_update"] == 40.0
     ratio.learned(1, 5000)
     assert ratio.due(2320) == 0
+
+
+def saved(**fields):
+    """A ReplayRatio, and its state through JSON, after 100,000 steps learned 2.5 times each."""
+    ratio = ReplayRatio(dataclasses.replace(CONFIG, **fields))
+    ratio.learned(10, 10 * 160)  # as many as asked
+    ratio.learned(1, (100_000 - 2000) * 2 - 10 * 160)
+    ratio.learned(1, 160)
+    return ratio, json.loads(json.dumps(ratio.state()))
+
+
+@pytest.mark.parametrize(
+    ("fields", "due"),
+    [({"replay_ratio": 0.5}, 3), ({"replay_ratio": 8.0}, 50), ({"batch_size": 800}, 0),
+     ({"batch_size": 2}, 50), ({"learning_starts": 50_000}, 12), ({"length": 10}, 25),
+     ({"learning_starts": 100_500}, 6)],
+)  # fmt: skip
+def test_a_changed_ratio_is_counted_from_where_the_run_goes_on(fields, due):
+    """No debt is waited for, no backlog made: 1,000 steps later what 1,000 steps ask for is due."""
+    _, state = saved(replay_ratio=2.0)
+    ratio = ReplayRatio(dataclasses.replace(CONFIG, **{"replay_ratio": 2.0} | fields))
+    ratio.restore(state, 100_000)
+    assert ratio.due(100_000) == 0
+    assert ratio.due(101_000) == due
+    again = ReplayRatio(ratio._config)  # and the next resume changes nothing
+    again.restore(json.loads(json.dumps(ratio.state())), 101_000)
+    assert again.due(101_000) == due and again.state() == ratio.state()
+
+
+def test_an_unchanged_ratio_keeps_its_debt():
+    ratio, state = saved()
+    copy = ReplayRatio(CONFIG)
+    copy.restore(state, 100_000)
+    assert copy.due(150_000) == ratio.due(150_000) > 0
+    del state["before"], state["fields"]  # as an earlier version saved it
+    copy = ReplayRatio(CONFIG)
+    copy.restore(state, 100_000)
+    assert copy.due(150_000) == ratio.due(150_000)
 
 
 def test_updates_that_learn_nothing_do_not_make_infinitely_many_due():

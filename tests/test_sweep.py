@@ -298,7 +298,7 @@ def test_stopped_by_a_signal_and_resumed(swept, tmp_path, monkeypatch, capfd):
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "due", stopping)
-        assert sweep("r2d2", *WORDS["r2d2"].split(), "--run-dir", folder) == 0
+        assert sweep("r2d2", *WORDS["r2d2"].split(), "--run-dir", folder) == 3
     output = capfd.readouterr().out
     assert f"make sweep RESUME={folder}" in output
     assert not (folder / "members.csv").exists()
