@@ -1,7 +1,7 @@
 """Feeds a learner from a replay: first priorities, the samples that are due, priorities back."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -101,7 +101,9 @@ class Sampler:
         arrays, counters = self._replay.state()
         return arrays, {"replay": counters, "ratio": self._ratio.state(), "updates": self._updates}
 
-    def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any], env_steps: int) -> None:
+    def restore(
+        self, arrays: Mapping[str, np.ndarray], meta: dict[str, Any], env_steps: int
+    ) -> None:
         """Go on from what `state` returned after env_steps environment steps."""
         self._replay.restore(arrays, meta["replay"])
         self._ratio.restore(meta["ratio"], env_steps)

@@ -1,8 +1,9 @@
 """These functions check that the memory which a replay or a sweep will take is free."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,18 +22,64 @@ def num_bytes(tree: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def free_bytes() -> int:
+def free_bytes() -> float:
     """Return the bytes that the machine, or a cgroup if less, lets this process still take."""
-    free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    limit, used = group / "memory.max", group / "memory.current"
-    if limit.exists() and limit.read_text().strip().isdigit():
-        cache = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        taken = int(used.read_text()) - int(
-            cache["inactive_file"]
-        )  # cached files, which the kernel may drop
-        free = min(free, int(limit.read_text()) - taken)
-    return free
+    try:
+        groups = _cgroups(Path("/proc/self/cgroup").read_text(), Path("/sys/fs/cgroup"))
+    except OSError:  # not Linux
+        groups = []
+    return min([psutil.virtual_memory().available, *map(_left_in, groups)])
+
+
+class _Files(NamedTuple):
+    """Names the files of a version of cgroups."""
+
+    limit: str
+    used: str
+    cache: str  # the entry of memory.stat that counts cached files, which the kernel may drop
+
+
+V1 = _Files("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+V2 = _Files("memory.max", "memory.current", "inactive_file")
+
+
+def _cgroups(own: str, root: Path) -> list[tuple[Path, _Files]]:
+    """List the folders of the cgroups that bound this process: its own, and those around it.
+
+    A container may not see its own path below the root, which then holds its limit itself.
+
+    Args:
+      own: content of /proc/self/cgroup, whose lines are number:controllers:path.
+      root: where cgroups are mounted.
+    """
+    found = []
+    for line in own.splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            mounts, files = [root, root / "unified"], V2
+        elif "memory" in controllers.split(","):
+            mounts, files = [root / "memory"], V1
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for mount in mounts:
+            nested = [mount.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
+            found += [(folder, files) for folder in nested if (folder / files.limit).exists()]
+    return found
+
+
+def _left_in(group: tuple[Path, _Files]) -> float:
+    """Return the bytes that a cgroup still lets its processes take, inf if it has no limit."""
+    folder, files = group
+    try:
+        limit = (folder / files.limit).read_text().strip()
+        if not limit.isdigit():  # "max"
+            return math.inf
+        stat = (folder / "memory.stat").read_text().splitlines()
+        cached = int(dict(line.split() for line in stat)[files.cache])
+        return int(limit) - int((folder / files.used).read_text()) + cached
+    except (OSError, KeyError, ValueError):  # a group that is not ours to read
+        return math.inf
 
 
 def check_sweep(num_members: int, on_host: int, on_devices: int, devices: Iterable[Any]) -> str:

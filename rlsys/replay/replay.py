@@ -13,6 +13,7 @@ Sampling is proportional to priority^priority_exponent; importance weights are
 the learner divides them by the largest of the whole batch.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -256,8 +257,13 @@ class Replay:
         random = self._random.bit_generator.state
         return arrays, {"now": self._now, "made_with": self._made_with, "random": random}
 
-    def restore(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
+    def restore(self, arrays: Mapping[str, np.ndarray], counters: dict[str, Any]) -> None:
         """Restore what `state` returned.
+
+        Args:
+          arrays: by name. If it has copy_to(array, name), as a tree on the disk has, that copies
+            into the rings, so that no array is in memory twice.
+          counters: as `state` returned them.
 
         Raises:
           UserError: it comes from a Replay that was made with other arguments.
@@ -271,6 +277,9 @@ class Replay:
         tree = (self._steps, self._starts, priorities, self._states, self._segment)
         for path, to in jax.tree_util.tree_leaves_with_path(tree):
             name = jax.tree_util.keystr(path, simple=True, separator=".")
+            if hasattr(arrays, "copy_to"):
+                arrays.copy_to(to, name)
+                continue
             saved = np.asarray(arrays[name])
             to[tuple(slice(n) for n in saved.shape)] = saved
         self._now = counters["now"]

@@ -20,6 +20,7 @@ import numpy as np
 from rlsys.learning import hosts
 from rlsys.running import changes, files
 from rlsys.running.checkpoint import CheckpointError, Checkpoints
+from rlsys.running.checkpoint.arrays import SavedTree
 from rlsys.running.checkpoint.manifest import Damaged
 from rlsys.running.health import Health, first_not_finite
 from rlsys.running.lock import Lock
@@ -279,6 +280,10 @@ class Run:
         if not hosts.is_primary():
             trees |= self.checkpoints.restore(learner, self.number)[1]
         return trees, meta
+
+    def saved_tree(self, name: str) -> SavedTree:
+        """Opens a tree of the checkpoint that the run goes on from, to be read leaf by leaf."""
+        return self._own.saved_tree(name, self.number)
 
     @contextlib.contextmanager
     def going_on(self) -> Iterator[None]:

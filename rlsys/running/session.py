@@ -196,11 +196,11 @@ class Session:
         """Goes on from the newest checkpoint; gives what meta holds."""
         templates = {"learner": self.state, "actors": self.actors.states}
         with self.run.going_on():
-            trees, meta = self.run.restore(templates | dict.fromkeys(self._samplers))
+            trees, meta = self.run.restore(templates)
             self.state = learner.place(self.mesh, trees["learner"], self._state_spec)
             self.actors.states = trees["actors"]
             for name, sampler in self._samplers.items():
-                sampler.restore(trees.pop(name), meta[name], self.env_steps)
+                sampler.restore(self.run.saved_tree(name), meta[name], self.env_steps)
         self.actors.restart(self.run.number)
         return meta
 

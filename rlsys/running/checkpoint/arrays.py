@@ -1,6 +1,7 @@
 """Orbax writes and reads the arrays of a checkpoint; meta.json describes each of them."""
 
 import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,23 +100,72 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, dic
             orbax.save(path, ocp.args.PyTreeSave(pieces))
 
 
+def _reader(orbax: ocp.Checkpointer, path: Path) -> Callable:
+    """Make a function that reads arrays and pieces by key."""
+
+    def read(keys):
+        item, how = dict.fromkeys(keys, 0), ocp.RestoreArgs(restore_type=np.ndarray)
+        arguments = {"restore_args": dict.fromkeys(keys, how), "partial_restore": True}
+        return orbax.restore(path, ocp.args.PyTreeRestore(item, **arguments)) if keys else {}
+
+    return read
+
+
 def read_arrays(path: Path, about: dict[str, dict]) -> dict[str, Any]:
     """Read the arrays that `about` describes, by key, from the folder that write_arrays made."""
     arrays = {}
     with _orbax() as orbax:
-
-        def read(keys):
-            item, how = dict.fromkeys(keys, 0), ocp.RestoreArgs(restore_type=np.ndarray)
-            arguments = {"restore_args": dict.fromkeys(keys, how), "partial_restore": True}
-            return orbax.restore(path, ocp.args.PyTreeRestore(item, **arguments)) if keys else {}
-
+        read = _reader(orbax, path)
         for key, leaf in about.items():
             if "rows" not in leaf and 0 not in leaf["shape"]:
                 continue
             arrays[key] = np.empty(leaf["shape"], leaf["dtype"])
-            pieces = _pieces(key, leaf) if "rows" in leaf else []
-            for begin in range(0, len(pieces), AT_A_TIME):
-                few = dict(pieces[begin : begin + AT_A_TIME])
-                for piece, array in read(few).items():
-                    arrays[key][few[piece]] = array
+            for rows, array in _read_pieces(read, key, leaf) if "rows" in leaf else ():
+                arrays[key][rows] = array
         return arrays | read([key for key in about if key not in arrays])
+
+
+def _read_pieces(read: Callable, key: str, about: dict[str, Any]) -> Iterator:
+    """Read a few pieces of an array at a time; give the rows of each, and the piece."""
+    pieces = _pieces(key, about)
+    size = np.dtype(about["dtype"]).itemsize * np.prod([about["rows"], *about["shape"][1:]])
+    number = int(max(1, AT_A_TIME * PIECE // max(size, PIECE)))
+    for begin in range(0, len(pieces), number):
+        few = dict(pieces[begin : begin + number])
+        for piece, array in read(few).items():
+            yield few[piece], array
+
+
+class SavedTree(Mapping):
+    """The arrays of a saved tree, by path; each is read when it is asked for, and not kept.
+
+    So a large tree need not fit the memory beside the one that it is copied into.
+    """
+
+    def __init__(self, path: Path, table: dict[str, dict[str, Any]]):
+        """path: the folder that write_arrays made; table: describe() of each leaf, by key."""
+        self._path = path
+        self._keys = {".".join(about["path"]): key for key, about in table.items()}
+        self._table = table
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        key = self._keys[name]
+        return read_arrays(self._path, {key: self._table[key]})[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def copy_to(self, to: np.ndarray, name: str) -> None:
+        """Copy an array into the first corner of `to`, a few pieces at a time."""
+        key = self._keys[name]
+        about = self._table[key]
+        corner = tuple(slice(n) for n in about["shape"])
+        if "rows" not in about:
+            to[corner] = self[name]
+            return
+        with _orbax() as orbax:
+            for rows, array in _read_pieces(_reader(orbax, self._path), key, about):
+                to[(slice(rows.start, rows.start + len(array)), *corner[1:])] = array

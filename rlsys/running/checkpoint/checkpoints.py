@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlsys.running.checkpoint.arrays import describe, read_arrays, to_numpy, write_arrays
+from rlsys.running.checkpoint.arrays import SavedTree, describe, read_arrays, to_numpy, write_arrays
 from rlsys.running.checkpoint.manifest import (
     FORMAT,
     CheckpointError,
@@ -130,6 +130,21 @@ class Checkpoints:
                 ordered = [leaves[key] for key in _leaves(name, template)]
                 trees[name] = jax.tree.unflatten(jax.tree.structure(template), ordered)
         return number, trees, content["meta"]
+
+    def saved_tree(self, name: str, number: int) -> SavedTree:
+        """Open one tree of a checkpoint, whose arrays are read when they are asked for.
+
+        Args:
+            name: name of the tree.
+            number: number of the checkpoint, from newest().
+        Raises:
+            CheckpointError: it holds no such tree.
+        """
+        path = self.directory / str(number)
+        trees = json.loads((path / "meta.json").read_text())["trees"]
+        if name not in trees:
+            raise CheckpointError(f"{path} holds {', '.join(trees)}, but no {name}.")
+        return SavedTree(path / "trees", trees[name])
 
     def meta(self, number: int) -> dict:
         """Read the meta of a checkpoint without its arrays."""
