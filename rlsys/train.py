@@ -29,7 +29,7 @@ from rlsys.config import from_dict
 from rlsys.learning import hosts
 from rlsys.results.evaluate import EvalConfig, evaluate_run
 from rlsys.results.export import ExportConfig, export
-from rlsys.running import output, run
+from rlsys.running import config_file, output, run
 from rlsys.types import UserError
 
 
@@ -54,7 +54,7 @@ def main(args: list[str]) -> None:
     if not args or not args[0]:
         raise UserError(f"{command} needs the folder of a run: make {command} RUN=runs/...")
     folder, *args = args
-    saved = run.load(folder)
+    saved = config_file.load(folder)
     if "members" in saved:
         raise UserError(
             f"{folder} is a sweep: its runs are {folder}/members/0 and so on, and "

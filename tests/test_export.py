@@ -21,7 +21,7 @@ from rlsys.acting.exported import ExportedPolicy
 from rlsys.config import from_dict
 from rlsys.envs import space_json
 from rlsys.results import evaluate
-from rlsys.running import run
+from rlsys.running import config_file
 from rlsys.types import UserError
 
 SMALL = (
@@ -53,7 +53,7 @@ def trained(request, tmp_path_factory):
     words = RUNS[request.param].split()
     assert play(*words, "--run-dir", folder / "run") == 0
     assert play("export", folder / "run", "--out", folder / "policy.zip") == 0
-    saved = run.load(folder / "run")
+    saved = config_file.load(folder / "run")
     algorithm = algorithms.find(saved["algorithm"])
     return algorithm, from_dict(algorithm.Config, saved["config"]), folder / "policy.zip"
 

@@ -20,7 +20,7 @@ from rlsys.acting.actors import make_envs, seeds
 from rlsys.envs import Episode
 from rlsys.learning import learner
 from rlsys.replay import memory
-from rlsys.running import run
+from rlsys.running import config_file
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.health import Health
 from rlsys.running.log import Log
@@ -324,7 +324,7 @@ def test_a_sweep_that_has_ended_goes_on_with_more_steps(swept, tmp_path, capfd):
     for i in range(4):
         saved, meta = restored(folder / "members" / str(i), "learner")
         assert meta["counters"]["env_steps"] == 960 and saved["['step']"] == 48
-        assert run.load(folder / "members" / str(i))["config"]["env_steps"] == 960
+        assert config_file.load(folder / "members" / str(i))["config"]["env_steps"] == 960
 
 
 def test_what_a_sweep_leaves(swept, capfd):

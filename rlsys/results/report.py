@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from rlsys import cli
 from rlsys.results import evaluate
-from rlsys.running import metrics_file, run
+from rlsys.running import config_file, metrics_file
 from rlsys.running.log import TASK_RETURN
 from rlsys.types import UserError
 
@@ -41,7 +41,7 @@ def results(folder: Path) -> list[Result]:
     Raises:
       UserError: it is neither.
     """
-    content = run.load(folder)
+    content = config_file.load(folder)
     if "config" in content:
         return [_result(folder, content["algorithm"], content["config"])]
     path = folder / "members.csv"  # there at the end

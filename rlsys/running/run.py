@@ -4,11 +4,9 @@ import contextlib
 import ctypes
 import dataclasses
 import itertools
-import json
 import os
 import re
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,16 +16,15 @@ import jax
 import numpy as np
 
 from rlsys.learning import hosts
-from rlsys.running import changes, files
+from rlsys.running import changes, config_file
 from rlsys.running.checkpoint import CheckpointError, Checkpoints
 from rlsys.running.checkpoint.arrays import SavedTree
 from rlsys.running.checkpoint.manifest import Damaged
 from rlsys.running.health import Health, first_not_finite
 from rlsys.running.lock import Lock
 from rlsys.running.log import Log, Silent
+from rlsys.running.signals import Signals
 from rlsys.types import UserError
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # those after which a run is saved
 
 
 class Run:
@@ -70,13 +67,13 @@ class Run:
         self._own = self.checkpoints
         if not hosts.is_primary():
             self._own = Checkpoints(self.folder / f"checkpoints/process-{hosts.index()}", keep)
-        self._signal = 0  # that asked to stop
+        self._signals = Signals()
+        self._signal = 0  # that asked to stop, agreed between processes
         self._config = config
         content = content or {"algorithm": algorithm, "config": dataclasses.asdict(config)}
         self._content = content | {"processes": hosts.count()}
         goes_on = "make sweep RESUME=" if "members" in content else "make resume RUN="
         self._goes_on = f"{goes_on}{self.folder}"
-        self._handlers: dict[int, Any] = {}
         self._lock: Lock | None = None
         try:
             self._open(trees, resume)
@@ -87,13 +84,15 @@ class Run:
     def _open(self, trees: list[str], resume: bool) -> None:
         """Makes or opens the folder, and its log."""
         config = self._config
-        saved = load(self.folder) if resume else {}
+        if resume:
+            config_file.load(self.folder)  # or the lock would make the folder
         self._take_lock()
+        saved = config_file.load(self.folder) if resume else {}
         counters = {}
         self._changed: changes.Changed = {}
         if resume:
             counters = self._own.meta(self._newest(trees, saved["processes"]))["counters"]
-            self._before, after = (content_configs(x)[0] for x in (saved, self._content))
+            self._before, after = (config_file.configs_of(x)[0] for x in (saved, self._content))
             self._changed = changes.between(self._before, after)
             changes.check(self.folder, self._changed, counters["env_steps"], config.env_steps)
         else:
@@ -118,12 +117,7 @@ class Run:
             self.log = Log(self.folder, config.env_steps, resume_at, **options)
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {s: signal.getsignal(s) for s in SIGNALS}
-            if self._handlers[signal.SIGHUP] == signal.SIG_IGN:  # nohup
-                del self._handlers[signal.SIGHUP]
-            for s in self._handlers:
-                signal.signal(s, self._on_signal)
+        self._signals.__enter__()
         return self
 
     def __exit__(self, kind, error, traceback):
@@ -131,11 +125,10 @@ class Run:
             self._end(error)
         finally:
             self._release()
-            self._restore_handlers(SIGNALS)
+            self._signals.__exit__()
 
     def _end(self, error: BaseException | None) -> None:
         """Closes the log, and says how the run ended."""
-        self._restore_handlers()
         self.log.close()
         if self.stopped or isinstance(error, FloatingPointError):
             self.print_health()
@@ -144,20 +137,6 @@ class Run:
             raise FloatingPointError(f"{error}; {kept[0]} is kept in {self.folder}") from error
         if self.stopped and not error and hosts.is_primary():
             print(f"stopped; to go on: {self._goes_on}")
-
-    def _on_signal(self, number, _):
-        self._signal = number
-        if number != signal.SIGHUP:  # a closing terminal may send several
-            self._restore_handlers()
-        name = signal.Signals(number).name
-        said = f"{name}: the run stops after the unroll and the updates that it is making\n"
-        with contextlib.suppress(OSError):
-            os.write(2, said.encode())  # a handler may not print
-
-    def _restore_handlers(self, signals=(signal.SIGINT, signal.SIGTERM)):
-        for s in signals:
-            if s in self._handlers:
-                signal.signal(s, self._handlers.pop(s))
 
     def _take_lock(self) -> None:
         """Has process 0 lock the folder for all.
@@ -191,7 +170,8 @@ class Run:
             removed = f"without checkpoint: rm -r {self.folder}"
             way_out = self._goes_on if self.checkpoints.numbers() else removed
             raise UserError(f"{self.folder} holds a run already, {way_out}")
-        self.write_config(self.folder, self._content)
+        if hosts.is_primary():
+            config_file.write(self.folder, self._content)
         hosts.barrier()
         seen = hosts.gather((self.folder / "config.json").exists())
         if not all(seen):
@@ -221,18 +201,6 @@ class Run:
             number = self._own.newest(trees, at_most=min(numbers))
         return number
 
-    @staticmethod
-    def write_config(folder: Path, content: dict[str, Any]) -> None:
-        """Writes config.json, whole or not at all; process 0 does."""
-        if not hosts.is_primary():
-            return
-        path = folder / "config.json"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            files.write_text(path, json.dumps(content, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"{path} could not be written: {error.strerror}") from None
-
     def due(self) -> tuple[bool, bool]:
         """Whether to write the log and to save a checkpoint, once after every unroll.
 
@@ -240,7 +208,7 @@ class Run:
         log with each checkpoint, so that a resumed run logs where the one that went on did.
         """
         # Decided here alone, so that a signal cannot end the run without its last checkpoint.
-        self._signal = hosts.all_max(self._signal)
+        self._signal = hosts.all_max(self._signals.number)
         self.ended = self._signal > 0 or self.env_steps >= self._config.env_steps
         if self._signal:
             name = signal.Signals(self._signal).name
@@ -305,7 +273,8 @@ class Run:
         if self._changed:
             said = changes.sentence(self._changed, self._before, self._config, self.env_steps)
             self.log.say(f"{said} (in config.json)")
-            self.write_config(self.folder, self._content | {"changes": self.changes})
+            if hosts.is_primary():
+                config_file.write(self.folder, self._content | {"changes": self.changes})
         elif self.ended:
             self.log.say(f"all {self.env_steps:,} environment steps are played: nothing is left")
 
@@ -364,28 +333,3 @@ def prepare_process() -> None:
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
         libc.mallopt(m_top_pad, 256 * 2**20)
-
-
-def content_configs(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """List the Configs in config.json's content: the run's, or those of a sweep's members."""
-    members = content.get("members")
-    return [content["config"]] if members is None else [m["config"] for m in members]
-
-
-def load(folder: str | os.PathLike) -> dict[str, Any]:
-    """Read a run's config.json: its algorithm, its config and the number of its processes. A sweep
-    has members in place of config.
-
-    Raises:
-      UserError: it is missing or damaged.
-    """
-    path = Path(folder) / "config.json"
-    try:
-        content = json.loads(path.read_text())
-        what = "members" if "members" in content else "config"
-        needed = {"algorithm": str(content["algorithm"]), what: content[what]}
-        return {"processes": 1} | content | needed
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: {folder} is no run") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None

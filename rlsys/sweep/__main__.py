@@ -20,7 +20,7 @@ import sys
 import time
 
 from rlsys import algorithms, cli
-from rlsys.running import output, run
+from rlsys.running import config_file, output, run
 from rlsys.sweep.members import Member, members
 from rlsys.sweep.sweep import of_json, sweep
 from rlsys.types import UserError
@@ -59,7 +59,7 @@ def load(folder: str, args: list[str]) -> tuple[str, list[Member]]:
     Raises:
       UserError: there is none, it is damaged, or members differ in a field to change.
     """
-    content = run.load(folder)
+    content = config_file.load(folder)
     if "config" in content:
         raise UserError(f"{folder} is a single run, not a sweep")
     algorithm = content["algorithm"]

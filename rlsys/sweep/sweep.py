@@ -20,7 +20,7 @@ from rlsys.learning.sampler import Sampler
 from rlsys.replay import memory
 from rlsys.replay.replay import Replay
 from rlsys.results import evaluate
-from rlsys.running import files
+from rlsys.running import config_file, files
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.health import Health
@@ -138,7 +138,7 @@ def _conclude(algorithm, network, configs, states, run: Run, status: Status) -> 
         state = vmapped.one(states, i)
         own = dataclasses.replace(config, run_dir=str(path))
         content = {"algorithm": algorithm.name, "config": dataclasses.asdict(own)}
-        Run.write_config(path, content | ({"changes": run.changes} if run.changes else {}))
+        config_file.write(path, content | ({"changes": run.changes} if run.changes else {}))
         counters = {"counters": {"checkpoint": 1, **steps}}
         Checkpoints(path / "checkpoints").save(1, {"learner": state}, counters)
         played = evaluate.play_tasks(

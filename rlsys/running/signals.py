@@ -1,0 +1,50 @@
+"""Signals ask a run to stop; it then saves a checkpoint first."""
+
+import contextlib
+import os
+import signal
+import threading
+from typing import Any
+
+ONCE = (signal.SIGINT, signal.SIGTERM)  # the second one ends the process as usual
+
+
+class Signals:
+    """Takes SIGINT, SIGTERM and SIGHUP, while it is entered in the main thread.
+
+    A second SIGINT or SIGTERM ends the process as usual. SIGHUP does not, as a terminal that closes
+    may send several, and is not taken where it is ignored, as under nohup.
+
+    Attributes:
+      number: of the signal that came, 0 if none has.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.getsignal(s) for s in (*ONCE, signal.SIGHUP)}
+            if self._before[signal.SIGHUP] == signal.SIG_IGN:
+                del self._before[signal.SIGHUP]
+            for s in self._before:
+                signal.signal(s, self._on_signal)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._restore([*self._before])
+
+    def _on_signal(self, number: int, _: Any) -> None:
+        self.number = number
+        if number in ONCE:
+            self._restore([s for s in ONCE if s in self._before])
+        name = signal.Signals(number).name
+        said = f"{name}: the run stops after the unroll and the updates that it is making\n"
+        with contextlib.suppress(OSError):
+            os.write(2, said.encode())  # a handler may not print
+
+    def _restore(self, numbers: list[int]) -> None:
+        for number in numbers:
+            before = self._before.pop(number)
+            signal.signal(number, signal.SIG_DFL if before is None else before)
