@@ -97,12 +97,12 @@ def test_the_number_of_devices_does_not_change_the_result(kind):
         close(one, descend(kind, config, number), rtol=5e-4, atol=5e-6)
 
 
-def part_of(config, batch, number, key=3, num_devices=1):
-    """Learner step `number`'s minibatch."""
+def part_of(config, batch, number, key=3, num_devices=1, done=None):
+    """Learner step `number`'s minibatch, after `done` on the same batch."""
     mesh = learner.make_mesh(jax.devices()[:num_devices])
 
     def step(config, state, batch):
-        return state, ppo.minibatch(config, state, batch)
+        return state, ppo.minibatch(config, state, batch, done)
 
     step = learner.data_parallel(step, mesh, BATCH_SPEC, BATCH_SPEC)
     state = LearnerState((), (), jax.random.key(key), jnp.array(number, jnp.int32), ())
@@ -140,6 +140,19 @@ def test_every_sequence_is_learned_from_once_an_epoch():
     assert len({tuple(group) for group in one[0].T % 4}) > 2  # each few by themselves
     other = part_of(config, numbered(32), 0, key=4)
     assert (other.task_id != one[0][0]).any()
+
+
+def test_a_changed_number_of_minibatches_leaves_epochs_whole():
+    """A run resumed with 4 minibatches after 7 learner steps: epochs begin with each unroll."""
+    config, orders = dataclasses.replace(CONFIG, minibatches=4), []
+    for begin in (7, 15):
+        for epoch in range(2):
+            steps = [4 * epoch + i for i in range(4)]
+            parts = [part_of(config, numbered(32), begin + i, done=i) for i in steps]
+            orders.append(np.concatenate([part.task_id for part in parts]))
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(32))
+    assert len({tuple(order) for order in orders}) == 4
 
 
 @functools.cache

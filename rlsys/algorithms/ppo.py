@@ -232,10 +232,10 @@ def optimizer(config: Config, rate):
     return optax.chain(clip, optax.adam(rate, eps=config.adam_eps))
 
 
-def update(network, config: Config, state: LearnerState, batch: Batch):
-    """One learner step, on one minibatch -> LearnerState, metrics."""
+def update(network, config: Config, state: LearnerState, batch: Batch, done=None):
+    """One learner step, on one minibatch -> LearnerState, metrics. done: see minibatch."""
     grad = learner.value_and_grad(functools.partial(loss, network, config))
-    (_, (_, metrics)), grads = grad(state.params, minibatch(config, state, batch))
+    (_, (_, metrics)), grads = grad(state.params, minibatch(config, state, batch, done))
     rate = linear_decay(config.learning_rate, config.learning_rate_decay, state.progress)
     params, opt_state, updates = descend(
         optimizer(config, rate), grads, state.opt_state, state.params
@@ -248,7 +248,9 @@ def learn(network, config: Config, state: LearnerState, trajectory: Trajectory):
     """All updates on an unroll, N of them -> LearnerState, metrics [N]."""
     state, (batch, metrics) = prepare(network, config, state, trajectory)
     state, losses = jax.lax.scan(
-        lambda state, _: update(network, config, state, batch), state, length=config.num_updates
+        lambda state, done: update(network, config, state, batch, done),
+        state,
+        jnp.arange(config.num_updates),
     )
     obs = jax.tree.map(lambda x: x[:-1], trajectory.steps.obs)
     params = networks.see(state.params, obs, learned_steps(trajectory), axis_name=learner.BATCH)

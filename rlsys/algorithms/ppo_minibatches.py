@@ -82,13 +82,19 @@ def turns(bits, number, minibatches: int):
     return (begin + number) % minibatches
 
 
-def minibatch(config: Any, state: LearnerState, batch: Batch) -> Batch:
+def minibatch(config: Any, state: LearnerState, batch: Batch, done=None) -> Batch:
     """The sequences of this learner step: of every `minibatches` neighbours one, at random.
 
     In an epoch neighbours come in turn, from one that is drawn for them: so each comes once, and
     which of others it meets is left to chance.
+
+    Args:
+      done: [] int, the learner steps made on this batch before. If None they are those since a
+        multiple of `minibatches`, which holds unless `minibatches` was changed on resume.
     """
-    epoch, number = state.step // config.minibatches, state.step % config.minibatches
+    done = state.step % config.minibatches if done is None else done
+    epoch = (state.step - done) // config.minibatches + done // config.minibatches
+    number = done % config.minibatches
     groups = batch.task_id.shape[0] // config.minibatches
     rows = learner.global_rows(groups)
     key = jax.random.fold_in(state.key, epoch)
