@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -225,6 +226,22 @@ def test_output_that_nobody_reads_does_not_end_a_run(tmp_path):
     assert process.wait(timeout=120) == 0 and error == ""
     assert (tmp_path / "run/evaluation.json").exists()
     assert Checkpoints(tmp_path / "run/checkpoints").numbers()[-1] == 4
+
+
+def test_a_terminal_that_closes_does_not_end_a_run(tmp_path):
+    """Its output fails with EIO; the hang-up itself is a signal."""
+    master, slave = pty.openpty()
+    env = {**os.environ, "PYTHONPATH": str(Path(run.__file__).parents[2]), "TERM": "xterm"}
+    process = subprocess.Popen(
+        command(*PPO, "--run-dir", "run"), cwd=tmp_path, env=env, stdout=slave,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(slave)
+    assert os.read(master, 1)
+    os.close(master)
+    error = process.stderr.read()
+    assert process.wait(timeout=120) == 0 and error == ""
+    assert (tmp_path / "run/evaluation.json").exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has /dev/full")

@@ -324,7 +324,12 @@ def test_a_sweep_that_has_ended_goes_on_with_more_steps(swept, tmp_path, capfd):
     for i in range(4):
         saved, meta = restored(folder / "members" / str(i), "learner")
         assert meta["counters"]["env_steps"] == 960 and saved["['step']"] == 48
-        assert config_file.load(folder / "members" / str(i))["config"]["env_steps"] == 960
+        content = config_file.load(folder / "members" / str(i))
+        assert content["config"]["env_steps"] == 960
+        (record,) = content["changes"]
+        assert record["fields"]["env_steps"]["after"] == 960
+        assert record["env_steps"] == record["fields"]["env_steps"]["before"] < 960
+        assert config_file.load(folder)["changes"] == [record]
 
 
 def test_what_a_sweep_leaves(swept, capfd):

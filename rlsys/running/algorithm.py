@@ -14,7 +14,11 @@ from rlsys.types import LearnerState, Policy, Sample, Trajectory
 
 
 class Train(Protocol):
-    """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
+    """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir.
+
+    Raises:
+      Stopped: a signal stopped the run, which can be resumed.
+    """
 
     def __call__(self, config: Any, *, resume: bool = False) -> Path: ...
 

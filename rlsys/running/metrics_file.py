@@ -8,6 +8,9 @@ from pathlib import Path
 from tensorboardX.proto import event_pb2, summary_pb2
 from tensorboardX.record_writer import masked_crc32c
 
+from rlsys.running import files
+from rlsys.types import UserError
+
 
 class Records:
     """Appends lines of numbers to a run's metrics.jsonl and to its TensorBoard events."""
@@ -102,9 +105,16 @@ def read(folder: Path) -> list[dict]:
 
 
 def _drop_beyond(path: Path, env_steps: int) -> list[dict]:
-    """Remove the lines of metrics.jsonl that are beyond env_steps; return the others."""
+    """Remove the lines of metrics.jsonl that are beyond env_steps; return the others.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
     kept = [line for line in read(path.parent) if line["env_steps"] <= env_steps]
-    new = path.with_suffix(".new")
-    new.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    new.replace(path)
+    text = "".join(json.dumps(line) + "\n" for line in kept)
+    if not path.exists() or path.read_text() != text:
+        try:
+            files.write_text(path, text)
+        except OSError as error:
+            raise UserError(f"{path} could not be written: {error.strerror}") from None
     return kept
