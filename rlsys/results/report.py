@@ -289,7 +289,7 @@ def main(args: list[str]) -> None:
         raise UserError(f"there is no field {unknown[0]!r}, only --out")
     if not folders:
         raise UserError('no run is named: make report RUNS="runs/... runs/..."')
-    path = write(folders, Path(out or OUT))
+    path = write([cli.run_folder(folder) for folder in folders], Path(out or OUT))
     print(path.read_text() + f"\nsaved {path} and curves.png beside it")
 
 

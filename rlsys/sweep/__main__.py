@@ -5,6 +5,7 @@ python -m rlsys.sweep ALGORITHM ... --print-commands     a command for each memb
 python -m rlsys.sweep resume SWEEP [--field value ...]
 """
 
+import dataclasses
 import shlex
 import sys
 import time
@@ -16,6 +17,19 @@ from rlsys.sweep.sweep import of_json, sweep
 from rlsys.types import UserError
 
 
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """Words that are no fields of the Config; a field may be given several values, and all
+    combinations are trained."""
+
+    preset: cli.Word = ""
+    """The preset that the fields start from; without it the task decides."""
+    seeds: cli.Word = ""
+    """The number of seeds, from 0 up, for each combination."""
+    print_commands: bool = False
+    """Print a command for each member, to run alone, and train nothing."""
+
+
 def main(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         print(f"{__doc__.strip()}\n\nAlgorithms: {', '.join(algorithms.NAMES)}")
@@ -24,8 +38,12 @@ def main(args: list[str]) -> None:
     if command == "resume":
         if not args or not args[0]:
             raise UserError("resume needs the folder of a sweep: make sweep RESUME=runs/...")
-        sweep(*load(args[0], args[1:]), args[0], resume=True)
+        folder = cli.run_folder(args[0], sweep=True)
+        sweep(*load(folder, args[1:]), folder, resume=True)
         return
+    if cli.wants_help(args):
+        about = "Trains for every combination of values and seeds, as one compiled program."
+        algorithms.config_of(command, ["--help"], command="sweep", about=about, also=Words())
     printing = "--print-commands" in args
     args = [word for word in args if word != "--print-commands"]
     folder, args = cli.take(args, "--run-dir")

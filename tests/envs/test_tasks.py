@@ -12,7 +12,7 @@ from rlsys.types import UserError
 
 def test_a_plain_id_is_one_task():
     options = Options(flicker=0.25)
-    assert envs.tasks("Catch-v0", options) == [envs.Task("Catch-v0", "Catch-v0", options)]
+    assert envs.read_tasks("Catch-v0", options) == [envs.Task("Catch-v0", "Catch-v0", options)]
 
 
 def test_words_replace_options():
@@ -22,7 +22,7 @@ def test_words_replace_options():
         "CartPole-v1:observe=0,2:reward-scale=1e-2:max_episode_steps=none,"
         "CartPole-v1:observe=0, 1:permute=3:max_episode_steps=20"
     )
-    found = envs.tasks(env, options)
+    found = envs.read_tasks(env, options)
     assert [t.name for t in found] == [
         "Pong-v5",
         "Pong-v5:clip-rewards=False:noop_max=1",
@@ -62,7 +62,7 @@ def test_words_replace_options():
 )
 def test_refused(env, message):
     with pytest.raises(UserError, match=message) as info:
-        envs.tasks(env, Options())
+        envs.read_tasks(env, Options())
     assert "\n" not in str(info.value)
 
 
@@ -134,7 +134,7 @@ def test_minimal_actions():
 
 
 def make_all(*names, **options):
-    return [envs.make(t, 1, 0) for t in envs.tasks(",".join(names), Options(**options))]
+    return [envs.make(t, 1, 0) for t in envs.read_tasks(",".join(names), Options(**options))]
 
 
 def test_shared_spaces_of_one_task():
