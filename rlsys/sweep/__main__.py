@@ -38,8 +38,8 @@ def main(args: list[str]) -> None:
     if command == "resume":
         if not args or not args[0]:
             raise UserError("resume needs the folder of a sweep: make sweep RESUME=runs/...")
-        folder = cli.run_folder(args[0], sweep=True)
-        sweep(*load(folder, args[1:]), folder, resume=True)
+        resumed = cli.run_folder(args[0], sweep=True)
+        sweep(*load(resumed, args[1:]), resumed, resume=True)
         return
     if cli.wants_help(args):
         about = "Trains for every combination of values and seeds, as one compiled program."
