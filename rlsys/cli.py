@@ -46,7 +46,9 @@ SYNONYMS = {  # fields as other libraries call them
 
 def _whole_number(words: list[str]) -> int:
     """Reads a whole number, also one that is written as 1e6, 1_000_000 or 1,000,000."""
-    text = words[0].replace(",", "_")
+    text = words[0]
+    if re.fullmatch(r"\d{1,3}(,\d{3})+", text):
+        text = text.replace(",", "")
     try:
         return int(text)
     except ValueError:

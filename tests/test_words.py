@@ -43,7 +43,7 @@ def test_numbers_are_read_exactly_and_wherever_they_stand():
     assert config("--learning-rate=1e-2").learning_rate == 0.01
 
 
-@pytest.mark.parametrize("number", ["1.5", "1e-3", "many", "nan", "inf", "--1", ""])
+@pytest.mark.parametrize("number", ["1.5", "1e-3", "many", "nan", "inf", "--1", "", "0,2", "1,00"])
 def test_what_is_no_whole_number_is_refused_by_its_flag(number, capfd):
     with pytest.raises(SystemExit) as exit_info:
         algorithms.config_of("ppo", [f"--env-steps={number}"])
