@@ -121,6 +121,7 @@ def act(network, params, timestep, core_state, key, *, greedy: bool = False):
 def loss(network, config: Config, params, statistics: popart.PopArtState, trajectory: Trajectory):
     """The loss of T steps of B environments -> scalar; PopArt's statistics after them, metrics."""
     steps, a_tm1, task = trajectory.steps, trajectory.action, trajectory.task_id
+    # The learner's policy pi and values V along the trajectory that mu, the actor's, played.
     pi, values, _ = actor_critic.policy_and_values(
         network, params, steps, a_tm1, trajectory.core_state
     )
@@ -128,12 +129,14 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
     old = actor_critic.statistics_of(config, statistics)
     v = popart.unnormalize(old, actor_critic.value_of(values, task), task)  # [T + 1, B]
 
+    # Importance ratios pi(a_s | x_s) / mu(a_s | x_s) (section 4.1).
     mask_tm1 = learned_steps(trajectory)  # rules 1 and 3
     log_pi_a_tm1 = pi.log_prob(a_tm1)
     log_rho_tm1 = log_pi_a_tm1 - mu.log_prob(a_tm1)
     log_rho_tm1 = jnp.minimum(log_rho_tm1, MAX_LOG_RATIO)  # lest a metric be inf
     rho_tm1 = jnp.exp(log_rho_tm1)
     rho_tm1 = jax.lax.stop_gradient(jnp.where(mask_tm1, rho_tm1, 0.0))
+    # V-trace targets v_s, and advantages rho_s (r_s + gamma v_{s+1} - V(x_s)) (eq. 1, section 4.2).
     targets = vtrace(
         v[:-1],
         v[1:],
@@ -145,9 +148,11 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
         clip_pg_rho=config.clip_pg_rho,
     )
 
+    # PopArt: the targets move the statistics of each task, which then scale advantages and values.
     exact = actor_critic.update_statistics(config, statistics, targets.vs_tm1, task, mask_tm1)
     new = actor_critic.statistics_of(config, exact)
     advantage_tm1 = targets.pg_advantage_tm1 / popart.scale(new)[task][None]
+    # The policy's gradient, the values' squared error and the entropy (section 4.2).
     pg_loss = policy_gradient_loss(log_pi_a_tm1, advantage_tm1)
     v_loss = mask_tm1 * baseline_loss(
         popart.normalize(new, v[:-1], task), popart.normalize(new, targets.vs_tm1, task)

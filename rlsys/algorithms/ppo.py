@@ -148,8 +148,10 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     _, values, _ = actor_critic.policy_and_values(
         network, state.params, steps, trajectory.action, trajectory.core_state
     )
+    # Values of the policy that has just played, in units of return.
     old = actor_critic.statistics_of(config, state.popart)
     v = popart.unnormalize(old, actor_critic.value_of(values, task), task)  # [T + 1, B]
+    # Generalised advantages (Schulman et al. 2016, eq. 16), and the values' targets.
     advantage = gae(
         v[:-1],
         v[1:],
@@ -159,10 +161,12 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     )
     target = v[:-1] + advantage
     mask = learned_steps(trajectory)  # rules 1 and 3
+    # PopArt: the targets move each task's statistics, and the values stay as they are.
     exact = actor_critic.update_statistics(config, state.popart, target, task, mask)
     statistics = actor_critic.statistics_of(config, exact)
     params = actor_critic.preserve_outputs(old, statistics, state.params)
 
+    # Advantages of mean 0 and deviation 1, over all that is learned from on all devices.
     advantage = advantage / popart.scale(statistics)[task][None]
     share, mean = learner.pmean((jnp.mean(mask), jnp.mean(mask * advantage)))
     share = jnp.maximum(share, 1e-9)  # all may be resets
@@ -177,6 +181,7 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
         "explained_variance": actor_critic.explained_variance(moments),
     }
 
+    # Sequences, each with the recurrent state that it was played from.
     cut, core_state = sequences(network, trajectory, config.sequence_length)
     batch = Batch(
         jax.tree.map(lambda x: cut(x[:-1]), steps),
@@ -200,14 +205,17 @@ def loss(network, config: Config, params, batch: Batch):
     )
     v = actor_critic.value_of(values, batch.task_id)
     log_pi_a = pi.log_prob(action)
+    # The clipped surrogate of the ratio pi(a | x) / mu(a | x) (Schulman et al. 2017, eq. 7).
     pg_loss = mask * clipped_surrogate(
         log_pi_a, batch.log_mu_a, batch.advantage, clip_eps=config.clip_eps
     )
+    # The values' squared error, clipped too if asked for.
     if config.clip_value:
         v_loss = clipped_value_loss(v, batch.v_old, batch.target, clip_eps=config.clip_eps)
     else:
         v_loss = baseline_loss(v, batch.target)
     v_loss = mask * v_loss
+    # The sum of the three (Schulman et al. 2017, eq. 9), as a loss.
     entropy = mask * pi.entropy()
     total = jnp.mean(pg_loss + config.value_cost * v_loss - config.entropy_cost * entropy)
     log_ratio = mask * jnp.minimum(log_pi_a - batch.log_mu_a, MAX_LOG_RATIO)  # its exp is finite

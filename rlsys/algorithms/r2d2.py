@@ -127,18 +127,23 @@ def q_values(network, params, burn_in: int, trajectory: Trajectory):
 
 def loss(network, config: Config, params, target_params, sample: Sample):
     """The loss of B sequences -> scalar; priorities [B] and metrics."""
+    # The recurrent state that replay holds, or zeros (section 3).
     if not config.stored_state:
         core_state = sample.trajectory.core_state
         core_state = core_state._replace(lstm=jax.tree.map(jnp.zeros_like, core_state.lstm))
         sample = sample._replace(trajectory=sample.trajectory._replace(core_state=core_state))
+    # Both networks warm up their own state by burn-in, which no gradient enters (section 3).
     q = q_values(network, params, config.burn_in, sample.trajectory)
     q_target = q_values(network, target_params, config.burn_in, sample.trajectory)
     steps = jax.tree.map(lambda x: x[config.burn_in :], sample.trajectory.steps)
     mask = sample.mask[config.burn_in :]
 
+    # Double Q: theta chooses the action, theta^- says what it is worth.
     q_a = q_of(q[:-1], sample.trajectory.action[config.burn_in :])
     q_star = q_of(q_target, greedy(q, network.legal(steps.obs)))
+    # delta = h(sum gamma^k r + gamma^n h^-1(Q)) - Q, of n-step returns (section 2.3).
     td_error = td_errors(config, q_a, q_star[1:], steps)
+    # Priority eta max |delta| + (1 - eta) mean |delta|; errors squared, weighted by importance.
     priorities = sequence_priority(td_error, mask, eta=config.priority_eta)
     value = sequence_loss(td_error, mask, sample.weights)
     metrics = {
