@@ -8,11 +8,17 @@ ARGS ?=
 MACHINE ?= here
 EXTRA ?= dev
 RESUME ?=
+RUN ?=
+RUNS ?=
+FAMILY ?=
 OUT ?= policy.zip
 
 # This prints the lock file of the Python that runs it, and fails where that Python cannot build .venv.
 # A lock file is what `.venv/bin/pip freeze --exclude-editable` prints with that Python.
 LOCK := 'import ensurepip, ssl, sys, venv; print("requirements-%d.%d.lock" % sys.version_info[:2])'
+
+COMMA := ,
+SPACE := $(subst ,, )
 
 # .venv/built holds the Python and the extras that .venv was built with.
 # A make whose command line names others builds .venv again: make test PYTHON=python3.12
@@ -24,7 +30,30 @@ ifneq ($(origin EXTRA),file)
 STALE += $(filter-out $(BUILT),$(EXTRA))
 endif
 
-.PHONY: .venv stale help train sweep plan resume eval export report bench profile test test-slow lint format clean
+TARGETS := .venv help train sweep plan tasks resume eval export report bench profile test test-slow lint format clean
+.PHONY: $(TARGETS) stale
+
+# A word that make would ignore is an error: make train algo=ppo would train R2D2.
+KNOWN := PYTHON BIN ALGO ENV BASE ARGS MACHINE EXTRA RESUME RUN RUNS FAMILY OUT SHELL MAKEFLAGS
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name)))
+$(foreach name,$(filter-out $(KNOWN),$(GIVEN)),$(error there is no word $(name)=, \
+  only $(foreach known,$(wordlist 3,12,$(KNOWN)),$(known)=); fields go into ARGS="--field value"))
+$(foreach goal,$(filter-out $(TARGETS) .venv/built stale,$(MAKECMDGOALS)),$(error there is no target $(goal), \
+  only $(TARGETS)))
+
+# These can be seen before .venv is built, so they are said before.
+HELP := $(findstring --help,$(ARGS))
+$(foreach extra,$(filter-out dev cuda tpu,$(subst $(COMMA),$(SPACE),$(EXTRA))),$(error there is no EXTRA=$(extra), \
+  only dev, cuda and tpu))
+ifneq ($(filter resume eval export,$(MAKECMDGOALS)),)
+$(if $(strip $(RUN)$(HELP)),,$(error which run? make $(firstword $(MAKECMDGOALS)) RUN=runs/<name>, or RUN=latest))
+endif
+ifneq ($(filter train sweep plan profile,$(MAKECMDGOALS)),)
+MODULE := $(subst .,/,$(ALGO))
+ALGOS := $(filter-out __init__ presets %_minibatches,$(patsubst rlsys/algorithms/%.py,%,$(wildcard rlsys/algorithms/*.py)))
+FOUND := $(filter $(ALGO),$(ALGOS))$(wildcard .venv/built $(MODULE).py $(MODULE)/__init__.py)
+$(if $(strip $(FOUND)),,$(error there is no algorithm ALGO=$(ALGO), only $(ALGOS), or a module of your own))
+endif
 
 help:  ## List these targets.
 	@grep -hE '^[.a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -57,7 +86,10 @@ sweep: .venv  ## Train for every combination of values and seeds in one program,
 plan: .venv  ## Predict the speed and memory of `make train` with the same words. [MACHINE=here|h100|8xh100|<file>]
 	@$(BIN)/python -m rlsys.plan $(ALGO) --machine "$(MACHINE)" $(if $(ENV),--env $(ENV)) $(ARGS)
 
-resume: .venv  ## Continue a run from its newest checkpoint. RUN=<dir> [ARGS="--field value ..."]
+tasks: .venv  ## List the families of EnvPool's tasks, or the tasks of one. [FAMILY=atari]
+	@$(BIN)/python -m rlsys tasks $(FAMILY)
+
+resume: .venv  ## Continue a run from its newest checkpoint. RUN=<dir|latest|pattern> [ARGS="--field value ..."]
 	@$(BIN)/python -m rlsys.train resume "$(RUN)" $(ARGS)
 
 eval: .venv  ## Play episodes with a run's newest checkpoint and print their mean return. RUN=<dir> [ARGS="--episodes 100"]
@@ -75,7 +107,8 @@ bench: .venv  ## Measure the speed of every part, which takes half an hour. [BAS
 profile: .venv  ## Train briefly and say where the time goes. ALGO= [ENV=<task>] [ARGS="--field value ..."]
 	@$(BIN)/python -m experiments.profile $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
 
-test: .venv  ## Run the tests, except those that take minutes.
+test: .venv  ## Run the tests, except those that take minutes; two cores need less than ten minutes.
+	@echo "running the tests, which takes less than ten minutes on two cores"
 	@$(BIN)/python -m pytest -n 2 -m 'not slow' tests
 
 test-slow: .venv  ## Run every test, the long ones too.

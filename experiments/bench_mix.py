@@ -71,7 +71,7 @@ def rates(config: Config, words: list[str]) -> dict[str, Any]:
 
 
 def main(config: Config) -> None:
-    tasks = envs.tasks(config.env, envs.Options())
+    tasks = envs.read_tasks(config.env, envs.Options())
     rows: list[dict[str, Any]] = [{"way": "EnvPool alone", "all": float("nan")}]
     rows[0] |= {t.name: alone(t) for t in tasks}
     for _ in range(config.repeats):

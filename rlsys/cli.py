@@ -1,33 +1,110 @@
 """The command line: words become a Config, errors become sentences."""
 
 import dataclasses
+import decimal
 import difflib
+import glob
+import itertools
+import re
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from rlsys.learning import hosts
 from rlsys.types import Stopped, UserError
 
 TYRO = (tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes)
+Word = Annotated[str, tyro.conf.arg(metavar="WORD", help_behavior_hint="")]  # of no field
+REGISTRY = ConstructorRegistry()
+SYNONYMS = {  # fields as other libraries call them
+    "batch": "batch-size",
+    "buffer-size": "replay-capacity",
+    "clip-coef": "clip-eps",
+    "clip-range": "clip-eps",
+    "ent-coef": "entropy-cost",
+    "env-id": "env",
+    "gamma": "discount",
+    "lstm-size": "core-size",
+    "max-grad-norm": "max-gradient-norm",
+    "n-envs": "num-envs",
+    "n-steps": "unroll-length",
+    "num-steps": "unroll-length",
+    "rollout-length": "unroll-length",
+    "steps": "env-steps",
+    "task": "env",
+    "timesteps": "env-steps",
+    "total-timesteps": "env-steps",
+    "update-epochs": "epochs",
+    "vf-coef": "value-cost",
+}
 
 
-def unknown(what: str, name: str, known) -> str:
-    """A sentence that names what comes nearest."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)[:5]
+def _whole_number(words: list[str]) -> int:
+    """Reads a whole number, also one that is written as 1e6, 1_000_000 or 1,000,000."""
+    text = words[0]
+    if re.fullmatch(r"\d{1,3}(,\d{3})+", text):
+        text = text.replace(",", "")
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = decimal.Decimal(text)
+    except decimal.InvalidOperation:
+        number = decimal.Decimal("nan")
+    if not number.is_finite() or number != int(number):
+        raise ValueError(f"it must be a whole number, not {words[0]!r}")
+    return int(number)
+
+
+def _truth(words: list[str]) -> bool:
+    """Reads true or false, however it is capitalised."""
+    try:
+        return {"true": True, "false": False}[words[0].lower()]
+    except KeyError:
+        raise ValueError(f"it must be true or false, not {words[0]!r}") from None
+
+
+@REGISTRY.primitive_rule
+def _rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """Tells tyro how to read a bool and an int."""
+    if info.type is bool:
+        return PrimitiveConstructorSpec(
+            1, "true|false", _truth, lambda x: isinstance(x, bool), lambda x: [str(x).lower()]
+        )
+    if info.type is int:
+        return PrimitiveConstructorSpec(
+            1, "INT", _whole_number, lambda x: type(x) is int, lambda x: [str(x)]
+        )
+    return None
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """Says in a sentence that there is no such name, and which known ones come nearest."""
+    plain, known = name.strip("-").lower(), list(known)
+    near = []
+    for one in known:
+        words = one.strip("-").split("-")
+        initials = "".join(word[:1] for word in words) if len(words) > 1 else ""
+        if plain in (one.strip("-").lower(), initials) or "-".join(words) == SYNONYMS.get(plain):
+            near.append(one)
+    near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)[:5]
     return f"there is no {what} {name!r}; the nearest: {', '.join(near)}"
 
 
-def field_names(config: Any) -> list[str]:
-    """List the fields of a Config and of the dataclasses in it, as on the command line."""
-    names = []
+def fields_of(config: Any) -> dict[str, Any]:
+    """Gives the flag and the value of each field of a Config and of the dataclasses in it."""
+    found: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        names += field_names(value) if dataclasses.is_dataclass(value) else [field.name]
-    return [name.replace("_", "-") for name in names]
+        flag = "--" + field.name.replace("_", "-")
+        found |= fields_of(value) if dataclasses.is_dataclass(value) else {flag: value}
+    return found
 
 
 def take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
@@ -44,14 +121,82 @@ def take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
     return value, rest
 
 
-def parse(default: Any, args: list[str], description: str):
-    """default with the fields that the command line gives."""
-    known = [f"--{name}" for name in [*field_names(default), "help"]]
+def spell_out(args: list[str], config: Any) -> list[str]:
+    """Gives each flag that is true or false a value: --popart becomes --popart true, and
+    --no-popart becomes --popart false."""
+    truths = [flag for flag, value in fields_of(config).items() if isinstance(value, bool)]
+    found: list[str] = []
+    for word, after in itertools.zip_longest(args, args[1:], fillvalue="--"):
+        flag = word.replace("_", "-")
+        if flag.startswith("--no-") and f"--{flag[5:]}" in truths:
+            found += [f"--{flag[5:]}", "false"]
+        elif flag in truths and after.startswith("--"):
+            found += [flag, "true"]
+        else:
+            found.append(word)
+    return found
+
+
+def wants_help(args: list[str]) -> bool:
+    """Tells whether the arguments ask for help."""
+    return "--help" in args or "-h" in args
+
+
+def parse(default: Any, args: list[str], description: str, *, usage: str = "", also: Any = None):
+    """Returns default with the fields that the command line gives.
+
+    Args:
+      description: what the command does, with which its help begins.
+      usage: the command and its words before the fields, "rlsys train ppo".
+      also: a dataclass of flags that were taken already, which the help lists beside the fields.
+
+    Raises:
+      UserError: there is no such field.
+    """
+    known = [*fields_of(default), *(fields_of(also) if also else ()), "--help"]
+    args = spell_out(args, default)
     for word in args:
         name = word.partition("=")[0].replace("_", "-")
-        if word.startswith("--") and name not in known:
-            raise UserError(unknown("field", name, known))
-    return tyro.cli(type(default), default=default, args=args, config=TYRO, description=description)
+        if re.match("--?[a-zA-Z]", word) and name not in (*known, "-h"):
+            raise UserError(f"{unknown('field', name, known)}; --help lists all")
+    fields = [("command", type(also), also)] if also and wants_help(args) else []
+    Words = dataclasses.make_dataclass("Words", [*fields, ("config", type(default), default)])
+    found: Any = tyro.cli(
+        Words,
+        prog=usage or None,
+        args=args,
+        config=TYRO,
+        description=description,
+        registry=REGISTRY,
+    )
+    return found.config
+
+
+def run_folder(word: str, *, sweep: bool | None = None) -> str:
+    """Finds the folder of a run or a sweep that a word means.
+
+    Args:
+      word: a folder; "latest" for the one in runs/ that was begun last; or a pattern such as
+        runs/ppo-*, for the one that was begun last of those that fit.
+      sweep: whether only sweeps count, or only runs; None for both.
+
+    Raises:
+      UserError: no folder fits.
+    """
+    if Path(word).exists() or not (word == "latest" or glob.has_magic(word)):
+        return word
+    found = [
+        folder
+        for folder in map(Path, glob.glob("runs/*" if word == "latest" else word))
+        if (folder / "config.json").is_file() and sweep in (None, (folder / "members").is_dir())
+    ]
+    if not found:
+        kind = {None: "run or sweep", True: "sweep", False: "run"}[sweep]
+        where = "in runs/" if word == "latest" else f"that fits {word!r}"
+        raise UserError(f"there is no {kind} {where}")
+    newest = max(found, key=lambda folder: (folder / "config.json").stat().st_mtime_ns)
+    print(f"{word} is {newest}")
+    return str(newest)
 
 
 def sentence(error: Exception) -> str:

@@ -156,7 +156,7 @@ class RunConfig:
     @property
     def tasks(self) -> list[envs.Task]:
         """The tasks of the run, each with its options."""
-        return envs.tasks(self.env, self.env_options)
+        return envs.read_tasks(self.env, self.env_options)
 
     @property
     def join(self) -> int:
@@ -280,7 +280,7 @@ class Presets(NamedTuple):
         changes = {"env": config.env, "env_options": config.env_options}
         if env is not None and env != config.env:
             changes = {"env": env, "env_options": self._options(config, env)}
-        num_tasks = len(envs.tasks(changes["env"], changes["env_options"]))
+        num_tasks = len(envs.read_tasks(changes["env"], changes["env_options"]))
         if num_tasks > 1:
             changes |= self.for_tasks(config, num_tasks)
         return dataclasses.replace(config, **changes)
@@ -293,13 +293,14 @@ class Presets(NamedTuple):
         for name, config in self.configs.items():
             if config.env == env and config.env_options == plain:
                 return name
-        return self.suits.get(envs.family(envs.tasks(env, plain)[0].env_id), "small")
+        return self.suits.get(envs.family(envs.read_tasks(env, plain)[0].env_id), "small")
 
     def _options(self, config: Any, env: str) -> envs.Options:
         """Options for tasks not the preset's own: the preset's, if it is for their family."""
         options = envs.Options()
-        tasks = envs.tasks(env, options)
-        suit = self.suits.get(envs.family(tasks[0].env_id))
+        tasks = envs.read_tasks(env, options)
+        families = {envs.family(task.env_id) for task in tasks}
+        suit = self.suits.get(families.pop()) if len(families) == 1 else None
         if suit is not None and config.env_options == self.configs[suit].env_options:
             options = config.env_options
         if len(tasks) > 1:  # games do not share which actions they use

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlsys.acting.actors import Actors, make_envs
-from rlsys.envs import Options, tasks
+from rlsys.envs import Options, read_tasks
 from rlsys.learning import learner
 from rlsys.running.log import Log
 from rlsys.types import Timestep, UserError
@@ -324,9 +324,9 @@ def test_join_must_divide_the_actors(make):
 
 def test_make_envs_deals_tasks_in_turn():
     env = "Catch-v0,Catch-v0:reward-scale=0.5"
-    config = SimpleNamespace(tasks=tasks(env, Options()), num_envs=12, actors=4, seed=3)
+    config = SimpleNamespace(tasks=read_tasks(env, Options()), num_envs=12, actors=4, seed=3)
     pools = make_envs(config)
-    assert [e.name for e in pools] == ["Catch-v0", "Catch-v0:reward-scale=0.5"] * 2
+    assert [e.name for e in pools] == ["Catch-v0", "Catch-v0:reward_scale=0.5"] * 2
     assert [e.num_envs for e in pools] == [3] * 4
     for e in pools:
         e.reset()

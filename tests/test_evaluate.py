@@ -9,7 +9,7 @@ import pytest
 from environments import make
 
 from rlsys import cli, train
-from rlsys.envs import Episode, Options, tasks
+from rlsys.envs import Episode, Options, read_tasks
 from rlsys.results import evaluate
 from rlsys.types import Timestep
 
@@ -125,7 +125,7 @@ def test_environments_play_equally_often_and_kinds_meet_the_same(monkeypatch):
     monkeypatch.setattr(evaluate, "eval_policy", make_player)
 
     names = ("Catch-v0", "Catch-v0:permute=1")
-    config = SimpleNamespace(tasks=tasks(",".join(names), Options()), num_envs=64)
+    config = SimpleNamespace(tasks=read_tasks(",".join(names), Options()), num_envs=64)
     kinds = ("greedy", "sampled")
     played = evaluate.play_tasks(SimpleNamespace(eval_modes=kinds), config, None, None, 100)
     assert set(played) == {f"{kind} {name}" for kind in kinds for name in names}

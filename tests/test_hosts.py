@@ -162,7 +162,7 @@ def test_two_processes_of_2_devices_equal_one_of_4(tmp_path):
 
 
 def test_a_share_is_even_or_refused(monkeypatch):
-    config = Config()
+    config = Config(num_envs=256, batch_size=32)
     assert hosts.share(config) is config
     monkeypatch.setattr(hosts, "count", lambda: 2)
     monkeypatch.setattr(hosts, "index", lambda: 1)

@@ -25,7 +25,7 @@ TASK = (0, 0, 0, 1, 0, 0, 2, 2)  # the first of 4 devices has one task, the last
 CONFIG = Config(
     unroll_length=T, refresh_steps=T, num_envs=B, batch_size=B, discount=0.9, clip_rho=0.8,
     clip_pg_rho=1.1, vtrace_lambda=0.9, baseline_cost=0.7, entropy_cost=0.03, popart_step_size=0.01,
-    popart=False, max_gradient_norm=40.0,
+    popart=False, max_gradient_norm=40.0, optimizer_eps=1e-5,
 )  # fmt: skip
 POPART = dataclasses.replace(CONFIG, popart=True)
 STATISTICS = popart.PopArtState(
@@ -512,17 +512,17 @@ def test_games_of_several_kinds_share_all_actions():
     ("changes", "sentence"),
     [
         ({"optimizer": "sgd"}, "optimizer must be rmsprop or adam, not 'sgd'"),
-        ({"batch_size": 24}, "batch_size 24 must divide the 256 environments of an actor"),
+        ({"batch_size": 24}, "batch_size 24 must divide the 64 environments of an actor"),
         (
-            {"actors": 4, "batch_size": 192, "unrolls_ahead": 0},
-            "take 3 actors of 64 environments; in turn that must",
+            {"actors": 4, "batch_size": 48, "unrolls_ahead": 0},
+            "take 3 actors of 16 environments; in turn that must",
         ),
         ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
         ({"clip_rho": 0.0}, r"clip_rho must be positive, not 0\.0"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
-        ({"actors": 3}, "256 environments cannot be shared evenly by 3 actors"),
+        ({"actors": 3}, "64 environments cannot be shared evenly by 3 actors"),
         ({"env": "Catch-v0,Catch-v0:permute=1"}, "actors must be a multiple of the 2 tasks, not 1"),
-        ({"refresh_steps": 30}, "refresh_steps 30 is no multiple of unroll_length 20"),
+        ({"refresh_steps": 25}, "refresh_steps 25 is no multiple of unroll_length 10"),
     ],
 )
 def test_what_cannot_work_is_refused_in_a_sentence(changes, sentence):

@@ -39,10 +39,21 @@ def find(name: str) -> Algorithm:
     return algorithm
 
 
-def config_of(name: str, args: list[str], *, on_cpu: bool | None = None) -> Any:
+def config_of(
+    name: str,
+    args: list[str],
+    *,
+    on_cpu: bool | None = None,
+    command: str = "train",
+    about: str = "Trains an agent, evaluates it, and keeps all in the run's folder.",
+    also: Any = None,
+) -> Any:
     """The Config of an algorithm that the words after its name give.
 
     Args:
+      command: the word after rlsys, for the help.
+      about: what the command does, with which the help begins.
+      also: a dataclass of flags that are no fields and were taken already, for the help.
       on_cpu: whether it is for a machine without accelerator, where some tasks have presets of
         their own; if None this machine decides.
 
@@ -55,4 +66,5 @@ def config_of(name: str, args: list[str], *, on_cpu: bool | None = None) -> Any:
     if on_cpu is None:  # which devices there are is asked only where it matters
         on_cpu = env in presets.on_cpu and jax.default_backend() == "cpu"
     default = presets.choose(preset, env, on_cpu)
-    return cli.parse(default, args, f"Presets: {', '.join(presets.configs)}.")
+    about = f"{about}\n\nPresets: {', '.join(presets.configs)}."
+    return cli.parse(default, args, about, usage=f"rlsys {command} {name}", also=also)

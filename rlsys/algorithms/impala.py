@@ -55,15 +55,19 @@ class Config(ActorCriticConfig):
     """IMPALA on cart-pole; see algorithms/presets.py for others."""
 
     env_steps: int = 2_000_000
+    num_envs: int = 64
+    max_gradient_norm: float = 5.0
+    unroll_length: int = 10
+    refresh_steps: int = 10
     clip_rho: float = 1.0
     """rho-bar of V-trace."""
     clip_pg_rho: float = 1.0
     """The same clip in the policy gradient."""
-    vtrace_lambda: float = 1.0
+    vtrace_lambda: float = 0.95
     """lambda of V-trace: the decay of its traces."""
     baseline_cost: float = 0.5
     """The weight of the value's squared error, halved, in the loss."""
-    batch_size: int = 32
+    batch_size: int = 64
     """The number of unrolls that an update learns from, over all devices."""
     sum_losses: bool = False
     """Add up the losses of all steps, as the paper does, rather than average them."""
@@ -71,7 +75,9 @@ class Config(ActorCriticConfig):
     """rmsprop, the paper's, or adam."""
     rmsprop_decay: float = 0.99
     """The decay of RMSProp's mean of squares."""
-    optimizer_eps: float = 1e-5
+    # Where Adam's eps is small, a policy that is all but perfect takes steps as large as ever, at
+    # random, and breaks sooner or later; where gradients are clipped to small ones, too.
+    optimizer_eps: float = 1e-3
     """The optimiser's epsilon; RMSProp has it inside the root."""
 
     def __post_init__(self):

@@ -83,6 +83,9 @@ def impala(Config: Any) -> Presets:
         env_steps=50_000_000,
         num_envs=64,
         batch_size=32,
+        unroll_length=20,
+        refresh_steps=20,
+        vtrace_lambda=1.0,
         sum_losses=True,
         popart=False,
         max_gradient_norm=40.0,
@@ -100,19 +103,17 @@ def impala(Config: Any) -> Presets:
         eval_episodes=32,
     )
     configs = {
-        "cartpole": Config(
-            num_envs=64,
-            batch_size=64,
-            unroll_length=10,
-            refresh_steps=10,
-            vtrace_lambda=0.95,
-            # Where Adam's eps is small, a policy that is all but perfect takes steps as large as
-            # ever, at random, and breaks sooner or later; where gradients are clipped to small
-            # ones, too.
-            optimizer_eps=1e-3,
-            max_gradient_norm=5.0,
+        "cartpole": Config(),
+        "small": Config(
+            env_steps=5_000_000,
+            num_envs=256,
+            batch_size=32,
+            unroll_length=20,
+            refresh_steps=20,
+            vtrace_lambda=1.0,
+            optimizer_eps=1e-5,
+            max_gradient_norm=1.0,
         ),
-        "small": Config(env_steps=5_000_000),
         "atari": atari,
         "atari-lstm": dataclasses.replace(atari, core_size=256),
         "atari-deep": dataclasses.replace(atari, torso="impala"),

@@ -4,7 +4,7 @@ from rlsys.envs.interface import Envs, Episode
 from rlsys.envs.joint_space import shared_spaces
 from rlsys.envs.make import make
 from rlsys.envs.options import Options, Task
-from rlsys.envs.tasks import check_task, family, tasks
+from rlsys.envs.tasks import check_task, family, read_tasks
 
 __all__ = [
     "Envs",
@@ -14,6 +14,6 @@ __all__ = [
     "check_task",
     "family",
     "make",
+    "read_tasks",
     "shared_spaces",
-    "tasks",
 ]

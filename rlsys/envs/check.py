@@ -18,7 +18,7 @@ from rlsys.envs.interface import Envs
 from rlsys.envs.make import make
 from rlsys.envs.options import Options, Task
 from rlsys.envs.rules import RULES, Broken, Unseen, play
-from rlsys.envs.tasks import tasks
+from rlsys.envs.tasks import read_tasks
 from rlsys.types import UserError
 
 
@@ -85,7 +85,7 @@ def main(config: Config) -> int:
         if config.steps < 1:
             raise UserError(f"steps must be 1 or more, not {config.steps}")
         failed = False
-        for task in map(raw, tasks(config.env, Options())):
+        for task in map(raw, read_tasks(config.env, Options())):
             print(f"{task.name}, {config.num_envs} environments, {config.steps} steps each")
             build = functools.partial(make, task, config.num_envs)
             for rule, kept, found in check(build, config.steps, config.seed):

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import re
 import warnings
 from typing import Any
 
@@ -41,11 +42,41 @@ def family_of(task: str) -> str:
     """
     specs = _envpool().registration.registry.specs
     if task not in specs:
-        ids = {name.lower(): name for name in specs}
-        nearest = [repr(ids[n]) for n in difflib.get_close_matches(task.lower(), ids, cutoff=0.7)]
-        hint = f"did you mean {', '.join(nearest)}?" if nearest else "none has a name like it"
+        nearest = ", ".join(map(repr, _meant(task, list(specs))))
+        hint = f"did you mean {nearest}?" if nearest else "none has a name like it"
         raise UserError(f"unknown task {task!r}; {hint}")
     return specs[task][0].split(".")[1]
+
+
+def ids_of_families() -> dict[str, list[str]]:
+    """Returns EnvPool's ids by family, both in order."""
+    found: dict[str, list[str]] = {}
+    for task in sorted(_envpool().registration.registry.specs):
+        found.setdefault(family_of(task), []).append(task)
+    return dict(sorted(found.items()))
+
+
+def _meant(task: str, ids: list[str]) -> list[str]:
+    """Returns the ids that a name may mean, at most three, the likeliest first.
+
+    Others write ids with a namespace, with another version or none, with dashes or underscores, and
+    Atari's with what EnvPool takes as options: ALE/Pong-v5, PongNoFrameskip-v4, cheetah-run.
+    """
+    stem = _stem(task)
+    same = [name for name in ids if _stem(name) == stem]
+    # A plain id before one with a namespace of EnvPool's own, and the newest version first.
+    same = sorted(sorted(same, reverse=True), key=lambda name: "/" in name)
+    if same:
+        return same[:3]
+    names = {name.lower(): name for name in ids}
+    return [names[name] for name in difflib.get_close_matches(task.lower(), names, cutoff=0.7)]
+
+
+def _stem(task: str) -> str:
+    """Returns the part of an id that says which game or robot it is, in small letters: "pong"."""
+    name = re.sub(r"-v\d+$", "", task.rpartition("/")[2])
+    name = re.sub(r"(-?ram)?(NoFrameskip|Deterministic)?$", "", name)
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 @functools.cache

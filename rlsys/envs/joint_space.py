@@ -23,13 +23,13 @@ def shared_spaces(envs: Sequence[Envs]) -> tuple[spaces.Space, Any]:
     observation_space = first.observation_space
     for other in envs[1:]:
         pair = f"{first.name!r} and {other.name!r}"
-        if first.action_space != other.action_space:
-            a, b = _action(first.action_space), _action(other.action_space)
-            raise UserError(f"one agent cannot play both {pair}: {a} against {b}")
         try:
             observation_space = _union(observation_space, other.observation_space)
         except _Differ as difference:
             raise UserError(f"one agent cannot play both {pair}: {difference}") from None
+        if first.action_space != other.action_space:
+            a, b = _action(first.action_space), _action(other.action_space)
+            raise UserError(f"one agent cannot play both {pair}: {a} against {b}")
     return observation_space, first.action_space
 
 

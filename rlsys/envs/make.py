@@ -23,7 +23,7 @@ def make(
     """Makes the environments of a task.
 
     Args:
-      task: the task with its options, as tasks() gives it.
+      task: the task with its options, as read_tasks() gives it.
       num_envs: the number of environments, B.
       seed: any integer from 0 up; the same seed gives the same Timesteps for the same actions. If
         there are several, each seeds an equal share of the environments, in order, as it would

@@ -86,7 +86,7 @@ def check_family(env_id: str, family: str, options: Options) -> None:
 class Task(NamedTuple):
     """Names one of the tasks of a run, and says how it is played."""
 
-    name: str  # the words it was given by: "Catch-v0:reward_scale=0.01"
+    name: str  # env_id and the options that set it apart: "CartPole-v1:observe=0,2"
     env_id: str  # "Catch-v0", "gymnasium/CartPole-v1"; without options
     options: Options
     continuous: bool = False  # play continuous actions as numbers, in place of action_bins

@@ -16,11 +16,13 @@ from rlsys.envs import envpool_settings
 from rlsys.envs.envpool import EnvPoolEnvs
 from rlsys.envs.gymnasium import GymnasiumEnvs
 from rlsys.envs.jax_envs import JaxEnvs
-from rlsys.envs.options import Options, Task
+from rlsys.envs.options import DEFAULTS, Options, Task
 from rlsys.types import UserError
 
 # By the word before the slash of an env_id; any other id is EnvPool's.
 BACKENDS: dict[str, Any] = {"gymnasium": GymnasiumEnvs, "jax": JaxEnvs}
+# Options that change the learner's rewards and episodes, or the speed, but not what is scored.
+UNTOLD = ("life_loss_ends", "clip_rewards", "reward_scale", "processes")
 CHEAP = (*envpool_settings.CHEAP, "gymnasium", "jax")  # families that one thread steps
 
 
@@ -49,28 +51,79 @@ def check_task(env_id: str) -> None:
     backend_of(env_id).check(env_id)
 
 
-def tasks(env: str, options: Options) -> list[Task]:
+def read_tasks(env: str, options: Options, *, check: bool = True) -> list[Task]:
     """Reads the tasks that a run's `env` names: ids with commas between them.
 
     Each may be followed by words of its own, `:option=value`, in place of fields of `options`:
     "Catch-v0,Catch-v0:permute=1:reward_scale=0.01". A comma before a number belongs to the value.
+    A task's name tells its options, whether they come from its own words or from `options`.
+
+    Args:
+      env: the words of a run's Config.
+      options: the options of the tasks whose own words do not say otherwise.
+      check: whether to check that the tasks can be played here; a report only names them.
 
     Raises:
       UserError: there is no such task or option, the value is wrong, or a task is named twice.
     """
     found: list[Task] = []
     for words in re.split(r",(?!\s*-?\d)", env):
-        name = words.strip()
-        env_id, settings = _split(name)
-        check_task(env_id)
+        given = words.strip()
+        env_id, settings = _split(given)
+        if check:
+            check_task(env_id)
         try:
-            own = dataclasses.replace(options, **dict(map(_setting, settings)))
+            changes = dict(map(_setting, settings))
+            own = dataclasses.replace(options, **changes)
         except UserError as error:
-            raise UserError(f"task {name!r}: {error}") from None
+            raise UserError(f"task {given!r}: {error}") from None
+        name = env_id + "".join(f":{word}" for word in _told(own, list(changes)))
         if name in [t.name for t in found]:
             raise UserError(f"task {name!r} is named twice")
         found.append(Task(name, env_id, own))
     return found
+
+
+def _told(options: Options, given: list[str]) -> list[str]:
+    """Returns the words of the options that a task's name tells: those that make it another task,
+    and those of UNTOLD that its own words give, as they set it apart from other tasks of a run."""
+    found = []
+    for field in dataclasses.fields(Options):
+        value = getattr(options, field.name)
+        if field.name in given if field.name in UNTOLD else value != getattr(DEFAULTS, field.name):
+            found.append(f"{field.name}={_text(value)}")
+    return found
+
+
+def _text(value: Any) -> str:
+    """Writes an option's value as _value reads it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower()
+
+
+def list_tasks(family: str = "") -> list[str]:
+    """Returns lines that list the families of tasks or, with a family, the ids of its tasks.
+
+    Raises:
+      UserError: there is no such family.
+    """
+    families = envpool_settings.ids_of_families()
+    if family in families:
+        return families[family]
+    if family:
+        near = difflib.get_close_matches(family.lower(), families, cutoff=0.5) or list(families)
+        raise UserError(f"there is no family {family!r}; the nearest: {', '.join(near)}")
+    lines = [
+        f"{name:16}{len(ids):5}  {', '.join(ids[:: max(1, len(ids) // 3)][:3])}, ..."
+        for name, ids in families.items()
+    ]
+    return [
+        "family          tasks  among them",
+        *lines,
+        "make tasks FAMILY=atari lists a family; tasks of several players cannot be played.",
+        "gymnasium/<id> is a task of Gymnasium, jax/<module>:<function> one in JAX.",
+    ]
 
 
 def _split(name: str) -> tuple[str, list[str]]:

@@ -1,5 +1,6 @@
 """python -m rlsys.plan ALGORITHM [--machine here|h100|8xh100|FILE] and what rlsys.train takes."""
 
+import dataclasses
 import sys
 
 from rich.console import Console
@@ -12,6 +13,16 @@ from rlsys.plan.prediction import Plan
 from rlsys.running import run
 
 
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """Words that are no fields of the Config."""
+
+    machine: cli.Word = ""
+    """The machine: here, which is measured, or h100, 8xh100 or a file, which are predicted."""
+    preset: cli.Word = ""
+    """The preset that the fields start from; without it the task decides."""
+
+
 def main(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         print(__doc__)
@@ -19,9 +30,16 @@ def main(args: list[str]) -> None:
     name, *args = args
     given, args = cli.take(args, "--machine")
     machine = None if given in (None, "here") else load(given)
-    config = algorithms.config_of(name, args, on_cpu=None if machine is None else False)
+    config = algorithms.config_of(
+        name,
+        args,
+        on_cpu=None if machine is None else False,
+        command="plan",
+        about="Predicts the speed and the memory of a run with the same words.",
+        also=Words(),
+    )
     found = plan(name, config, machine)
-    show(f"{name} on {config.env}", found)
+    show(f"{name} on {', '.join(task.name for task in config.tasks)}", found)
 
 
 def show(title: str, found: Plan) -> None:

@@ -16,6 +16,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from rlsys import cli
+from rlsys.config import from_dict
+from rlsys.envs import Options, read_tasks
 from rlsys.results import evaluate
 from rlsys.running import config_file, metrics_file
 from rlsys.running.log import TASK_RETURN
@@ -32,6 +34,7 @@ class Result(NamedTuple):
     folder: Path
     algorithm: str
     fields: dict[str, Any]  # of its Config, and of the dataclasses in it
+    task: str  # the names of its tasks, which tell their options
     status: str
 
 
@@ -61,8 +64,10 @@ def _result(folder: Path, algorithm: str, config: dict[str, Any]) -> Result:
     for name, value in config.items():
         if isinstance(value, dict):
             fields |= fields.pop(name)
+    options = from_dict(Options, config.get("env_options", {}))
+    task = ",".join(t.name for t in read_tasks(config["env"], options, check=False))
     done = (folder / "evaluation.json").exists()
-    return Result(folder, algorithm, fields, "finished" if done else "not finished")
+    return Result(folder, algorithm, fields, task, "finished" if done else "not finished")
 
 
 def collect(folder: Path) -> tuple[Rows, Rows]:
@@ -258,7 +263,7 @@ def write(folders: list[str], out: Path) -> Path:
         seed = result.fields["seed"]
         own = {"agent": name, "about": about, "seed": seed, "status": result.status}
         for rows, mine in zip((ends, curves), collect(result.folder), strict=True):
-            rows += [{**own, **r, "task": r["task"] or result.fields["env"]} for r in mine]
+            rows += [{**own, **r, "task": r["task"] or result.task} for r in mine]
     out.mkdir(parents=True, exist_ok=True)
     plot(out / "curves.png", ends, curves)
     text = [
@@ -289,7 +294,7 @@ def main(args: list[str]) -> None:
         raise UserError(f"there is no field {unknown[0]!r}, only --out")
     if not folders:
         raise UserError('no run is named: make report RUNS="runs/... runs/..."')
-    path = write(folders, Path(out or OUT))
+    path = write([cli.run_folder(folder) for folder in folders], Path(out or OUT))
     print(path.read_text() + f"\nsaved {path} and curves.png beside it")
 
 

@@ -15,6 +15,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_
     # be lost in what imports and compiles.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import dataclasses
 import shlex
 import sys
 import time
@@ -26,6 +27,19 @@ from rlsys.sweep.sweep import of_json, sweep
 from rlsys.types import UserError
 
 
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """Words that are no fields of the Config; a field may be given several values, and all
+    combinations are trained."""
+
+    preset: cli.Word = ""
+    """The preset that the fields start from; without it the task decides."""
+    seeds: cli.Word = ""
+    """The number of seeds, from 0 up, for each combination."""
+    print_commands: bool = False
+    """Print a command for each member, to run alone, and train nothing."""
+
+
 def main(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         print(f"{__doc__.strip()}\n\nAlgorithms: {', '.join(algorithms.NAMES)}")
@@ -34,8 +48,12 @@ def main(args: list[str]) -> None:
     if command == "resume":
         if not args or not args[0]:
             raise UserError("resume needs the folder of a sweep: make sweep RESUME=runs/...")
-        sweep(*load(args[0], args[1:]), args[0], resume=True)
+        resumed = cli.run_folder(args[0], sweep=True)
+        sweep(*load(resumed, args[1:]), resumed, resume=True)
         return
+    if cli.wants_help(args):
+        about = "Trains for every combination of values and seeds, as one compiled program."
+        algorithms.config_of(command, ["--help"], command="sweep", about=about, also=Words())
     printing = "--print-commands" in args
     args = [word for word in args if word != "--print-commands"]
     folder, args = cli.take(args, "--run-dir")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rlsys import algorithms
+from rlsys import algorithms, cli
 from rlsys.types import UserError
 
 
@@ -30,7 +30,9 @@ def members(algorithm: str, args: list[str]) -> list[Member]:
     Raises:
       UserError: a run's words would be refused, or a flag has no value.
     """
-    lists = _lists(algorithms.find(algorithm).Config)
+    record = algorithms.find(algorithm)
+    lists = _lists(record.Config)
+    args = cli.spell_out(args, next(iter(record.presets.configs.values())))
     fixed: list[str] = []
     axes: dict[str, list[str]] = {}
     for flag, values in _groups(args).items():

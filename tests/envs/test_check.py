@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from jax_fakes import ECHOES as JAX_ACTIONS
 
-from rlsys.envs import Options, check, rules, tasks
+from rlsys.envs import Options, check, read_tasks, rules
 from rlsys.envs import make as make_task
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ NUMBERS = [t for t in TASKS if any(w in t for w in ("Pendulum", "See", "box", "b
     "words, continuous", [*((t, False) for t in TASKS), *((t, True) for t in NUMBERS)]
 )
 def test_every_back_end_keeps_the_rules(words, continuous):
-    (task,) = tasks(words, Options())
+    (task,) = read_tasks(words, Options())
     task = task._replace(continuous=continuous)
     found = check.check(lambda seed: make_task(task, 3, seed), STEPS)
     assert [x.rule for x in found] == list(rules.RULES)
@@ -100,5 +100,5 @@ def test_exit_codes(capsys):
 
 def test_options_that_part_the_learners_rewards_from_the_raw_ones_are_left_out():
     """Else episodes' returns could not be compared with the rewards that are seen."""
-    (task,) = tasks("Pong-v5:life_loss_ends=true:clip_rewards=true:noop_max=3", Options())
+    (task,) = read_tasks("Pong-v5:life_loss_ends=true:clip_rewards=true:noop_max=3", Options())
     assert check.raw(task) == task._replace(options=Options(noop_max=3))

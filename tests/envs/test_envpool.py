@@ -182,7 +182,7 @@ def test_what_envpool_cannot_make(monkeypatch, function):
     monkeypatch.setattr(envpool, function, failing)
     message = "EnvPool cannot make 'CartPole-v1' here: failed to open the database$"
     with pytest.raises(UserError, match=message):
-        envs.make(envs.tasks("CartPole-v1", envs.Options())[0], 1, 0)
+        envs.make(envs.read_tasks("CartPole-v1", envs.Options())[0], 1, 0)
 
 
 def test_check_task():
@@ -266,7 +266,7 @@ def test_no_warning_reaches_the_user():
 
 
 def test_nothing_is_printed():
-    task = "envs.tasks('Hopper-v5', envs.Options())[0]"
+    task = "envs.read_tasks('Hopper-v5', envs.Options())[0]"
     code = f"from rlsys import envs; envs.make({task}, 1, 0).reset()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

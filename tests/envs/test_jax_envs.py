@@ -221,7 +221,7 @@ REFUSED = [
 @pytest.mark.parametrize("words, message", REFUSED)
 def test_refused(words, message):
     with pytest.raises(UserError, match=message) as info:
-        (task,) = envs.tasks(words, Options())
+        (task,) = envs.read_tasks(words, Options())
         envs.make(task, 2, 0)
     assert "\n" not in str(info.value)
 

@@ -1,5 +1,7 @@
 """Several tasks in one run: how they are named, and what they must have in common."""
 
+import inspect
+
 import numpy as np
 import pytest
 from environments import assert_aligned, assert_in_space, make, play
@@ -7,12 +9,37 @@ from gymnasium import spaces
 
 from rlsys import envs
 from rlsys.envs import Options
+from rlsys.envs.tasks import list_tasks
 from rlsys.types import UserError
 
 
 def test_a_plain_id_is_one_task():
-    options = Options(flicker=0.25)
-    assert envs.tasks("Catch-v0", options) == [envs.Task("Catch-v0", "Catch-v0", options)]
+    options = Options(clip_rewards=True)
+    assert envs.read_tasks("Catch-v0", options) == [envs.Task("Catch-v0", "Catch-v0", options)]
+
+
+def test_a_name_tells_the_options_that_make_another_task():
+    def names(env, **options):
+        return [task.name for task in envs.read_tasks(env, Options(**options))]
+
+    assert names("CartPole-v1", observe=(0, 2)) == ["CartPole-v1:observe=0,2"]
+    assert names("CartPole-v1:observe=0, 2") == ["CartPole-v1:observe=0,2"]
+    assert names("CartPole-v1:observe=", observe=(0, 2)) == ["CartPole-v1"]
+    assert names("Pong-v5", sticky_actions=0.25, life_loss_ends=True, reward_scale=2.0) == [
+        "Pong-v5:sticky_actions=0.25"
+    ]
+    assert names("Catch-v0,Catch-v0:reward-scale=1e-2", only_first=True) == [
+        "Catch-v0:only_first=true",
+        "Catch-v0:reward_scale=0.01:only_first=true",
+    ]
+    with pytest.raises(UserError, match="task 'Catch-v0:permute=1' is named twice"):
+        names("Catch-v0,Catch-v0:permute=1", permute=1)
+
+
+def test_a_name_reads_as_the_task_that_it_names():
+    options = Options(observe=(2, 0), max_episode_steps=20, flicker=0.125, only_first=True)
+    (task,) = envs.read_tasks("CartPole-v1:permute=3:reward_scale=0.5", options)
+    assert envs.read_tasks(task.name, Options()) == [task]
 
 
 def test_words_replace_options():
@@ -22,12 +49,12 @@ def test_words_replace_options():
         "CartPole-v1:observe=0,2:reward-scale=1e-2:max_episode_steps=none,"
         "CartPole-v1:observe=0, 1:permute=3:max_episode_steps=20"
     )
-    found = envs.tasks(env, options)
+    found = envs.read_tasks(env, options)
     assert [t.name for t in found] == [
-        "Pong-v5",
-        "Pong-v5:clip-rewards=False:noop_max=1",
-        "CartPole-v1:observe=0,2:reward-scale=1e-2:max_episode_steps=none",
-        "CartPole-v1:observe=0, 1:permute=3:max_episode_steps=20",
+        "Pong-v5:noop_max=7",
+        "Pong-v5:noop_max=1:clip_rewards=false",
+        "CartPole-v1:noop_max=7:reward_scale=0.01:observe=0,2",
+        "CartPole-v1:noop_max=7:max_episode_steps=20:observe=0,1:permute=3",
     ]
     assert [t.env_id for t in found] == ["Pong-v5"] * 2 + ["CartPole-v1"] * 2
     assert [t.options for t in found] == [
@@ -42,6 +69,12 @@ def test_words_replace_options():
     "env, message",
     [
         ("Catch-v0,Catsh-v0", "unknown task 'Catsh-v0'; did you mean 'Catch-v0'"),
+        ("PongNoFrameskip-v4", "did you mean 'Pong-v5'[?]"),
+        ("Pong-ramDeterministic-v4", "did you mean 'Pong-v5'[?]"),
+        ("ALE/MsPacman-v5", "did you mean 'MsPacman-v5'[?]"),
+        ("CartPole", "did you mean 'CartPole-v1', 'CartPole-v0'"),
+        ("LunarLander-v9", "did you mean 'LunarLander-v3'"),
+        ("cheetah_run", "did you mean 'CheetahRun-v1'"),
         ("Catch-v0,", "unknown task ''"),
         ("", "unknown task ''"),
         ("Catch-v0,TicTacToe-v1:permute=1", "'TicTacToe-v1' has 2 players"),
@@ -62,7 +95,7 @@ def test_words_replace_options():
 )
 def test_refused(env, message):
     with pytest.raises(UserError, match=message) as info:
-        envs.tasks(env, Options())
+        envs.read_tasks(env, Options())
     assert "\n" not in str(info.value)
 
 
@@ -134,7 +167,7 @@ def test_minimal_actions():
 
 
 def make_all(*names, **options):
-    return [envs.make(t, 1, 0) for t in envs.tasks(",".join(names), Options(**options))]
+    return [envs.make(t, 1, 0) for t in envs.read_tasks(",".join(names), Options(**options))]
 
 
 def test_shared_spaces_of_one_task():
@@ -165,7 +198,10 @@ def test_shared_spaces_hold_every_task():
 @pytest.mark.parametrize(
     "names, message",
     [
-        (("Pong-v5", "CartPole-v1"), "'Pong-v5' and 'CartPole-v1': 18 actions against 2 actions"),
+        (
+            ("Pong-v5", "CartPole-v1"),
+            r"'Pong-v5' and 'CartPole-v1': observations are uint8 \[84, 84, 1\] against float32",
+        ),
         (
             ("Pong-v5:minimal_actions=true", "Breakout-v5:minimal_actions=true"),
             "'Breakout-v5:minimal_actions=true': 6 actions against 4 actions",
@@ -216,3 +252,16 @@ def test_every_game_of_atari_has_the_18_actions():
         pool.reset()
         played.append(np.stack([pool.step(np.array([action])).obs for _ in range(20)]))
     np.testing.assert_array_equal(*played)
+
+
+def test_the_families_and_their_tasks_are_listed():
+    lines = list_tasks()
+    assert any(line.split()[:2] == ["atari", str(len(list_tasks("atari")))] for line in lines)
+    assert {"Pong-v5", "Breakout-v5"} <= set(list_tasks("atari"))
+    assert all(envs.family(task) == "toy_text" for task in list_tasks("toy_text"))
+    with pytest.raises(UserError, match="there is no family 'Atary'; the nearest: atari"):
+        list_tasks("Atary")
+
+
+def test_the_module_of_tasks_is_not_hidden():
+    assert inspect.ismodule(envs.tasks)
