@@ -25,7 +25,7 @@ class Config(Options):
 def main(config: Config) -> None:
     for task in TASKS:
         words = ["ppo", "--preset", "small", "--env", task, "--env-steps", str(config.env_steps)]
-        agents = {"as they are": words, "normalised": [*words, "--normalize-observations", "True"]}
+        agents = {"raw": words, "normalised": [*words, "--normalize-observations", "True"]}
         study(f"normalise-{task}", agents, config)
 
 
