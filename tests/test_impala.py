@@ -337,17 +337,18 @@ def state_of(config, optimizer, seed=0):
 def descend(num_devices, config, trajectory, num_updates=3):
     """A few learner steps by gradient descent."""
     mesh = learner.make_mesh(jax.devices()[:num_devices])
-    with pytest.MonkeyPatch.context() as patch:
-        rate = 0.05 / (T * B if config.sum_losses else 1)
-        patch.setattr(impala, "optimizer", lambda config, _: optax.sgd(rate))
-        step = learner.data_parallel(
-            functools.partial(impala.update, LINEAR), mesh, TRAJECTORY_SPEC
-        )
-        state = learner.place(mesh, state_of(config, impala.optimizer))
-        placed, metrics = learner.place(mesh, trajectory, TRAJECTORY_SPEC), []
-        for _ in range(num_updates):
-            state, scalars = step(config, state, placed)
-            metrics.append(jax.device_get(scalars))
+    rate = 0.05 / (T * B if config.sum_losses else 1)
+
+    def optimizer(config, _):
+        return optax.sgd(rate)
+
+    update = functools.partial(impala.update, LINEAR, optimizer=optimizer)
+    step = learner.data_parallel(update, mesh, TRAJECTORY_SPEC)
+    state = learner.place(mesh, state_of(config, optimizer))
+    placed, metrics = learner.place(mesh, trajectory, TRAJECTORY_SPEC), []
+    for _ in range(num_updates):
+        state, scalars = step(config, state, placed)
+        metrics.append(jax.device_get(scalars))
     assert state.step == num_updates
     return jax.device_get((state.params, state.popart, metrics))
 

@@ -71,17 +71,19 @@ def prepared(kind, config, num_devices=1, trajectory=None):
 def descend(kind, config, num_devices):
     """A batch from beginning to end by gradient descent: state, batch, metrics."""
     mesh, begin = preparation(kind, num_devices)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ppo, "optimizer", lambda config, _: optax.sgd(0.3))
-        update = functools.partial(ppo.update, network_of(kind))
-        learn = learner.data_parallel(update, mesh, BATCH_SPEC)
-        state = learner.place(mesh, state_of(kind, config, ppo.optimizer))
-        trajectory = learner.place(mesh, trajectory_of(kind), TRAJECTORY_SPEC)
-        state, (batch, metrics) = begin(config, state, trajectory)
-        metrics = [metrics]
-        for _ in range(config.epochs * config.minibatches):
-            state, scalars = learn(config, state, batch)
-            metrics.append(scalars)
+
+    def optimizer(config, _):
+        return optax.sgd(0.3)
+
+    update = functools.partial(ppo.update, network_of(kind), optimizer=optimizer)
+    learn = learner.data_parallel(update, mesh, BATCH_SPEC)
+    state = learner.place(mesh, state_of(kind, config, optimizer))
+    trajectory = learner.place(mesh, trajectory_of(kind), TRAJECTORY_SPEC)
+    state, (batch, metrics) = begin(config, state, trajectory)
+    metrics = [metrics]
+    for _ in range(config.epochs * config.minibatches):
+        state, scalars = learn(config, state, batch)
+        metrics.append(scalars)
     assert state.step == 4
     return jax.device_get((state.params, state.popart, batch, metrics))
 

@@ -335,19 +335,14 @@ def test_q_of_discretised_actions_is_the_mean_of_their_dimensions():
 
 def learn(num_devices, config, optimizer, sample, num_updates=5):
     mesh = learner.make_mesh(jax.devices()[:num_devices])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(r2d2, "optimizer", lambda config, _: optimizer)
-        step = learner.data_parallel(
-            functools.partial(r2d2.update, make_network()), mesh, SAMPLE_SPEC,
-            (learner.SHARDED, learner.REPLICATED),
-        )  # fmt: skip
-        state = learner.place(mesh, r2d2.make_state(make_network(), config))
-        losses = []
-        for _ in range(num_updates):
-            state, (priorities, metrics) = step(
-                config, state, learner.place(mesh, sample, SAMPLE_SPEC)
-            )
-            losses.append(jax.device_get(metrics))
+    update = functools.partial(r2d2.update, make_network(), optimizer=lambda config, _: optimizer)
+    step = learner.data_parallel(update, mesh, SAMPLE_SPEC, (learner.SHARDED, learner.REPLICATED))
+    state = r2d2.make_state(make_network(), config)
+    state = learner.place(mesh, state._replace(opt_state=optimizer.init(state.params)))
+    losses = []
+    for _ in range(num_updates):
+        state, (priorities, metrics) = step(config, state, learner.place(mesh, sample, SAMPLE_SPEC))
+        losses.append(jax.device_get(metrics))
     return jax.device_get((state.params, state.target_params, priorities, losses))
 
 

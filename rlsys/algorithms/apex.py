@@ -154,7 +154,7 @@ def optimizer(config: Config, rate):
     return optax.chain(clip, rmsprop)
 
 
-def update(network, config: Config, state: LearnerState, sample: Sample):
+def update(network, config: Config, state: LearnerState, sample: Sample, *, optimizer=optimizer):
     """One learner step -> LearnerState, (priorities [B], metrics)."""
     weights = sample.weights / learner.pmax(jnp.max(sample.weights))
     sample = sample._replace(weights=weights)

@@ -198,7 +198,9 @@ def optimizer(config: Config, rate):
     return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), descend)
 
 
-def update(network, config: Config, state: LearnerState, trajectory: Trajectory):
+def update(
+    network, config: Config, state: LearnerState, trajectory: Trajectory, *, optimizer=optimizer
+):
     """One learner step -> LearnerState, metrics."""
     grad = learner.value_and_grad(functools.partial(loss, network, config))
     (_, (statistics, metrics)), grads = grad(state.params, state.popart, trajectory)

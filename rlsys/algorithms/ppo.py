@@ -240,7 +240,9 @@ def optimizer(config: Config, rate):
     return optax.chain(clip, optax.adam(rate, eps=config.adam_eps))
 
 
-def update(network, config: Config, state: LearnerState, batch: Batch, done=None):
+def update(
+    network, config: Config, state: LearnerState, batch: Batch, done=None, *, optimizer=optimizer
+):
     """One learner step, on one minibatch -> LearnerState, metrics. done: see minibatch."""
     grad = learner.value_and_grad(functools.partial(loss, network, config))
     (_, (_, metrics)), grads = grad(state.params, minibatch(config, state, batch, done))

@@ -163,7 +163,7 @@ def optimizer(config: Config, rate):
     return optax.chain(clip, optax.adam(rate, eps=config.adam_eps))
 
 
-def update(network, config: Config, state: LearnerState, sample: Sample):
+def update(network, config: Config, state: LearnerState, sample: Sample, *, optimizer=optimizer):
     """One learner step -> LearnerState, (priorities [B], metrics)."""
     weights = sample.weights / learner.pmax(jnp.max(sample.weights))
     sample = sample._replace(weights=weights)
