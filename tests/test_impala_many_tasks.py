@@ -27,9 +27,13 @@ def test_one_agent_plays_the_57_games_of_atari(tmp_path):
     assert len(GAMES) == 57
     assert cli.exit_code(lambda: train.main(words)) == 0
     lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    shares = [lines[-1][f"share/{game}-v5"] for game in GAMES]
+    shares = [lines[-1][f"share/{game}-v5:max_episode_steps=40"] for game in GAMES]
     assert sum(shares) == pytest.approx(1) and sum(s > 0 for s in shares) > 50
-    assert sum(lines[-1][f"popart_scale/{game}-v5"] > 0 for game in GAMES) == 57
+    assert (
+        sum(lines[-1][f"popart_scale/{game}-v5:max_episode_steps=40"] > 0 for game in GAMES) == 57
+    )
     results = json.loads((tmp_path / "run/evaluation.json").read_text())["results"]
     kinds = ("greedy", "sampled")
-    assert set(results) == {f"{kind} {game}-v5" for kind in kinds for game in GAMES}
+    assert set(results) == {
+        f"{kind} {game}-v5:max_episode_steps=40" for kind in kinds for game in GAMES
+    }

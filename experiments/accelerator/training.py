@@ -23,6 +23,7 @@ from experiments.bench.processes import stream
 from rlsys import algorithms
 from rlsys.replay.memory import num_bytes
 from rlsys.running import metrics_file
+from rlsys.types import Stopped
 
 WARM = 2  # lines of the log in which programs are compiled
 
@@ -77,6 +78,8 @@ def train(name: str, words: list[str], seconds: float) -> Iterator[dict[str, Any
         threading.Thread(target=stop_when, args=(Path(folder, "run"), seconds, ended)).start()
         try:
             algorithms.find(name).train(config)
+        except Stopped:
+            pass
         finally:
             ended.set()
         lines = learning(Path(folder, "run"))[WARM:]
