@@ -19,6 +19,7 @@ UpNDown Venture VideoPinball WizardOfWor YarsRevenge Zaxxon
 @pytest.mark.slow
 def test_one_agent_plays_the_57_games_of_atari(tmp_path):
     tasks = ",".join(f"{game}-v5" for game in GAMES)
+    names = [f"{game}-v5:max_episode_steps=40" for game in GAMES]  # with their options
     words = [
         "impala", "--env", tasks, "--hidden-size", "16", "--unroll-length", "5",
         "--refresh-steps", "5", "--env-steps", "6000", "--log-every", "3000",
@@ -27,11 +28,9 @@ def test_one_agent_plays_the_57_games_of_atari(tmp_path):
     assert len(GAMES) == 57
     assert cli.exit_code(lambda: train.main(words)) == 0
     lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    shares = [lines[-1][f"share/{game}-v5:max_episode_steps=40"] for game in GAMES]
+    shares = [lines[-1][f"share/{name}"] for name in names]
     assert sum(shares) == pytest.approx(1) and sum(s > 0 for s in shares) > 50
-    assert (
-        sum(lines[-1][f"popart_scale/{game}-v5:max_episode_steps=40"] > 0 for game in GAMES) == 57
-    )
+    assert sum(lines[-1][f"popart_scale/{name}"] > 0 for name in names) == 57
     results = json.loads((tmp_path / "run/evaluation.json").read_text())["results"]
     kinds = ("greedy", "sampled")
     assert set(results) == {
