@@ -30,8 +30,8 @@ from rlsys.acting.epsilon_greedy import Aux, greedy, q_of
 from rlsys.algorithms import presets
 from rlsys.config import ReplayConfig, check_positive, check_within, register
 from rlsys.learning import hosts, learner
-from rlsys.learning.optimizer import centred_rmsprop, descend, linear_decay, step_metrics
-from rlsys.learning.state import initial_state
+from rlsys.learning.optimizer import centred_rmsprop
+from rlsys.learning.q_update import q_state, q_update
 from rlsys.losses.n_step import n_step_return
 from rlsys.replay.replay import Replay
 from rlsys.results import evaluate
@@ -156,30 +156,13 @@ def optimizer(config: Config, rate):
 
 def update(network, config: Config, state: LearnerState, sample: Sample, *, optimizer=optimizer):
     """One learner step -> LearnerState, (priorities [B], metrics)."""
-    weights = sample.weights / learner.pmax(jnp.max(sample.weights))
-    sample = sample._replace(weights=weights)
-    grad = learner.value_and_grad(functools.partial(loss, network, config))
-    (value, (priorities, metrics)), grads = grad(state.params, state.target_params, sample)
-    rate = linear_decay(config.learning_rate, config.learning_rate_decay, state.progress)
-    params, opt_state, updates = descend(
-        optimizer(config, rate), grads, state.opt_state, state.params
-    )
-    played = jax.tree.map(lambda x: x[:1], sample.trajectory.steps.obs)
-    params = networks.see(params, played, sample.mask[:1], axis_name=learner.BATCH)
-    step = state.step + 1
-    target_params = optax.periodic_update(params, state.target_params, step, config.target_update)
-    metrics |= step_metrics(config, rate, grads, updates, params)
-    # Priorities cross to the host at every update, and tell it when learning has failed.
-    failed = ~jnp.isfinite(value + metrics["gradient_norm"] + metrics["params_norm"])
-    priorities = jnp.where(failed, jnp.nan, priorities)
-    new = state._replace(params=params, opt_state=opt_state, step=step, target_params=target_params)
-    return new, (priorities, metrics)
+    learned = slice(config.length)
+    return q_update(network, config, state, sample, loss=loss, optimizer=optimizer, learned=learned)
 
 
 def make_state(network, config: Config) -> LearnerState:
     """The LearnerState before the first update, with a target network."""
-    new = initial_state(network, config, optimizer(config, config.learning_rate))
-    return new._replace(target_params=jax.tree.map(jnp.copy, new.params))
+    return q_state(network, config, optimizer)
 
 
 def make_replay(config: Config, network) -> Replay:

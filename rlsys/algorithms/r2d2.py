@@ -29,8 +29,7 @@ from rlsys.algorithms import presets
 from rlsys.config import ReplayConfig, check_at_least, check_within, register
 from rlsys.envs import Options
 from rlsys.learning import hosts, learner
-from rlsys.learning.optimizer import descend, linear_decay, step_metrics
-from rlsys.learning.state import initial_state
+from rlsys.learning.q_update import q_state, q_update
 from rlsys.losses.n_step import n_step_return
 from rlsys.losses.q_learning import identity
 from rlsys.losses.r2d2 import sequence_loss, sequence_priority
@@ -165,31 +164,13 @@ def optimizer(config: Config, rate):
 
 def update(network, config: Config, state: LearnerState, sample: Sample, *, optimizer=optimizer):
     """One learner step -> LearnerState, (priorities [B], metrics)."""
-    weights = sample.weights / learner.pmax(jnp.max(sample.weights))
-    sample = sample._replace(weights=weights)
-    grad = learner.value_and_grad(functools.partial(loss, network, config))
-    (value, (priorities, metrics)), grads = grad(state.params, state.target_params, sample)
-    rate = linear_decay(config.learning_rate, config.learning_rate_decay, state.progress)
-    params, opt_state, updates = descend(
-        optimizer(config, rate), grads, state.opt_state, state.params
-    )
-    played = jax.tree.map(lambda x: x[config.burn_in : -1], sample.trajectory.steps.obs)
-    params = networks.see(params, played, sample.mask[config.burn_in :], axis_name=learner.BATCH)
-    step = state.step + 1
-    target_params = optax.periodic_update(params, state.target_params, step, config.target_update)
-    metrics |= step_metrics(config, rate, grads, updates, params)
-    # Priorities cross to the host at every update, and tell it when learning has failed.
-    failed = ~jnp.isfinite(value + metrics["gradient_norm"] + metrics["params_norm"])
-    priorities = jnp.where(failed, jnp.nan, priorities)
-    return state._replace(
-        params=params, opt_state=opt_state, step=step, target_params=target_params
-    ), (priorities, metrics)
+    learned = slice(config.burn_in, config.burn_in + config.length)
+    return q_update(network, config, state, sample, loss=loss, optimizer=optimizer, learned=learned)
 
 
 def make_state(network, config: Config) -> LearnerState:
     """The LearnerState before the first update, with a target network."""
-    new = initial_state(network, config, optimizer(config, config.learning_rate))
-    return new._replace(target_params=jax.tree.map(jnp.copy, new.params))
+    return q_state(network, config, optimizer)
 
 
 def make_replay(config: Config, network) -> Replay:

@@ -1,0 +1,65 @@
+"""Learning from a replay's samples with a target network, around the loss of an algorithm."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlsys import networks
+from rlsys.learning import learner
+from rlsys.learning.optimizer import descend, linear_decay, step_metrics
+from rlsys.learning.state import initial_state
+from rlsys.types import LearnerState, Sample
+
+
+def q_state(network: networks.AgentNetwork, config: Any, optimizer: Callable) -> LearnerState:
+    """Make the LearnerState before the first update, with a target network.
+
+    Args:
+      optimizer: (config, learning rate) -> optax's.
+    """
+    new = initial_state(network, config, optimizer(config, config.learning_rate))
+    return new._replace(target_params=jax.tree.map(jnp.copy, new.params))
+
+
+def q_update(
+    network: networks.AgentNetwork,
+    config: Any,
+    state: LearnerState,
+    sample: Sample,
+    *,
+    loss: Callable,
+    optimizer: Callable,
+    learned: slice,
+) -> tuple[LearnerState, tuple[Any, dict[str, Any]]]:
+    """Make one learner step on a sample, inside shard_map.
+
+    Args:
+      loss: (network, config, params, target_params, sample) -> scalar, (priorities, metrics).
+      optimizer: (config, learning rate) -> optax's.
+      learned: the steps of the sample that are learned from, where its mask allows.
+
+    Returns:
+      LearnerState, (priorities [B], metrics); priorities are nan where learning has failed.
+    """
+    weights = sample.weights / learner.pmax(jnp.max(sample.weights))
+    sample = sample._replace(weights=weights)
+    grad = learner.value_and_grad(functools.partial(loss, network, config))
+    (value, (priorities, metrics)), grads = grad(state.params, state.target_params, sample)
+    rate = linear_decay(config.learning_rate, config.learning_rate_decay, state.progress)
+    params, opt_state, updates = descend(
+        optimizer(config, rate), grads, state.opt_state, state.params
+    )
+    played = jax.tree.map(lambda x: x[learned], sample.trajectory.steps.obs)
+    params = networks.see(params, played, sample.mask[learned], axis_name=learner.BATCH)
+    step = state.step + 1
+    target_params = optax.periodic_update(params, state.target_params, step, config.target_update)
+    metrics |= step_metrics(config, rate, grads, updates, params)
+    # Priorities cross to the host at every update, and tell it when learning has failed.
+    failed = ~jnp.isfinite(value + metrics["gradient_norm"] + metrics["params_norm"])
+    priorities = jnp.where(failed, jnp.nan, priorities)
+    new = state._replace(params=params, opt_state=opt_state, step=step, target_params=target_params)
+    return new, (priorities, metrics)
