@@ -1,6 +1,5 @@
 """Agents: one body or two, and a head on them, for Q-values or for a policy and its value."""
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from rlsys.networks.bodies import Body
-from rlsys.networks.convolution import FORMS
+from rlsys.networks.bodies import Body, compute_dtype, has_images, make_body, part
 from rlsys.networks.distributions import (
     action_shape,
     is_continuous,
@@ -21,17 +19,7 @@ from rlsys.networks.distributions import (
 )
 from rlsys.networks.frames import advance, stack_frames
 from rlsys.networks.heads import DuelingHead, PolicyValueHead
-from rlsys.networks.torsos import (
-    SMALLEST_STRIDED,
-    STRIDED,
-    TORSOS,
-    first_statistics,
-    is_grid,
-    is_image,
-    is_number,
-    named_leaves,
-    shape_of,
-)
+from rlsys.networks.torsos import first_statistics, is_image, is_number, named_leaves, shape_of
 from rlsys.types import CoreState, Timestep, UserError
 
 
@@ -234,88 +222,4 @@ def policy_value_network(
         of_value,
         frame_stack,
         normalize_observations,
-    )
-
-
-def compute_dtype(bfloat16: bool):
-    return jnp.bfloat16 if bfloat16 else jnp.float32
-
-
-def has_images(space: gymnasium.Space) -> bool:
-    return any(map(is_image, named_leaves(space).values()))
-
-
-def part(space: gymnasium.Space, keys: Sequence[str] | None) -> gymnasium.Space:
-    """The part of a Dict space with these keys; the whole space if None.
-
-    Raises:
-      UserError: the space is no Dict, or has no such key.
-    """
-    if keys is None:
-        return space
-    known = [key for key in space if key != "action_mask"] if isinstance(space, spaces.Dict) else []
-    wrong = [key for key in keys if key not in known]
-    if wrong or not keys:
-        name = repr(wrong[0]) if wrong else "none"
-        listed = ", ".join(known) or "no names: it is one array"
-        raise UserError(f"a network is to read {name} of an observation that has {listed}")
-    return spaces.Dict({key: space[key] for key in keys})  # type: ignore[index]
-
-
-def make_body(
-    observation_space: gymnasium.Space,
-    action_space: gymnasium.Space,
-    *,
-    torso: str | None = None,
-    hidden_size: int = 512,
-    core_size: int = 512,
-    conv: str = "auto",
-    reward_bound: float = float("inf"),
-    bfloat16: bool = False,
-    pixel_offset: float = 0.0,
-    pixel_scale: float = 255.0,
-) -> Body:
-    """A body for observations and actions of these spaces.
-
-    Args:
-      observation_space: of one timestep: Box, Discrete, MultiDiscrete, MultiBinary or Dict of them;
-        its "action_mask" is not looked at.
-      action_space: of the actions, which the core sees.
-      torso: "nature", "shallow", "impala", "grid" or "mlp"; None picks by each array's shape.
-      hidden_size: of the torso's dense layer; 0 for none, as R2D2 has it.
-      core_size: of the LSTM, 0 for a memoryless network.
-      conv: form of the convolutions, see convolution.conv2d.
-      reward_bound: the core sees rewards clipped to it, either way.
-      bfloat16: compute torso, core and hidden layers in bfloat16. Parameters, the core's state and
-        the result stay float32 (recurrent.lstm_scan and heads.py say why).
-      pixel_offset, pixel_scale: of images, see torsos.encode.
-
-    Raises:
-      UserError: the torso or the form is unknown, or does not fit the observation.
-    """
-    leaves = [*named_leaves(observation_space).values()]
-    if torso is not None and torso not in TORSOS:
-        nearest = difflib.get_close_matches(torso, TORSOS, cutoff=0.0)
-        raise UserError(f"no torso is called {torso!r}; the nearest are {', '.join(nearest)}")
-    if conv not in FORMS:
-        raise UserError(f"no form of convolution is called {conv!r}; there are {', '.join(FORMS)}")
-    grids = [leaf for leaf in leaves if is_grid(leaf)]
-    if torso not in (None, "mlp") and not grids:
-        raise UserError(f"torso {torso!r} needs an image or a grid, not {observation_space}")
-    smallest = min((min(shape_of(leaf)[:2]) for leaf in grids), default=0)
-    if torso in STRIDED and smallest < SMALLEST_STRIDED:
-        raise UserError(
-            f"torso {torso!r} needs images of {SMALLEST_STRIDED} pixels a side, not {smallest}"
-        )
-    return Body(
-        observation_space,
-        action_space,
-        torso,
-        hidden_size,
-        core_size,
-        conv,
-        reward_bound,
-        compute_dtype(bfloat16),
-        pixel_offset,
-        pixel_scale,
     )
