@@ -2,10 +2,12 @@
 
 import jax
 import numpy as np
+import pytest
 from gymnasium import spaces
 
 from rlsys import envs
 from rlsys.envs.rules import random_action
+from rlsys.types import UserError
 
 
 def make(env_id, num_envs, seed, options=envs.Options(), *, name=None, **more):
@@ -79,3 +81,11 @@ def assert_episodes(timesteps, episodes):
                 total, length = 0.0, 0
     found = sorted((e.episode_return, e.length, e.env) for e in episodes)
     np.testing.assert_allclose(sorted(expected), found, rtol=1e-5)
+
+
+def assert_refused(words, message):
+    """Environments of a task are refused, in one sentence that matches the message."""
+    with pytest.raises(UserError, match=message) as info:
+        (task,) = envs.read_tasks(words, envs.Options())
+        envs.make(task, 2, 0)
+    assert "\n" not in str(info.value)

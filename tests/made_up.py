@@ -99,21 +99,27 @@ def policy_of(act, kind):
     return actor_critic.make_policy(act, network_of(kind))
 
 
+def acted(policy, params, steps, state, key):
+    """A policy's actions and aux [T, B, ...] in Timesteps [T + 1, B, ...] that do not heed them,
+    and the T states before it acted."""
+    states, actions, auxs = [], [], []
+    for t in range(len(steps.first) - 1):
+        timestep = jax.tree.map(lambda x, t=t: x[t], steps)
+        states.append(jax.tree.map(np.asarray, state))
+        action, aux, state, key = policy(params, timestep, state, key)
+        actions.append(np.asarray(action))
+        auxs.append(jax.tree.map(np.asarray, aux))
+    return np.stack(actions), jax.tree.map(lambda *xs: np.stack(xs), *auxs), states
+
+
 def play(act, kind, num_steps, num_envs=4, *, seed=0, warm_up=7, task=None, mean_length=5):
     """What an actor hands over, begun amid episodes: warm_up steps were played before."""
     steps = timesteps(kind, warm_up + num_steps, num_envs, seed, mean_length)
-    params, state = params_of(kind), network_of(kind).initial(num_envs)
-    key, states, actions, auxs = jax.random.key(seed), [], [], []
-    for t in range(warm_up + num_steps):
-        timestep = jax.tree.map(lambda x, t=t: x[t], steps)
-        states.append(jax.tree.map(np.asarray, state))
-        action, aux, state, key = policy_of(act, kind)(params, timestep, state, key)
-        actions.append(np.asarray(action))
-        auxs.append(jax.tree.map(np.asarray, aux))
-    steps = jax.tree.map(lambda x: x[warm_up:], steps)
-    aux = jax.tree.map(lambda *xs: np.stack(xs), *auxs[warm_up:])
+    start, key = network_of(kind).initial(num_envs), jax.random.key(seed)
+    actions, aux, states = acted(policy_of(act, kind), params_of(kind), steps, start, key)
+    steps, actions, aux = jax.tree.map(lambda x: x[warm_up:], (steps, actions, aux))
     task = np.zeros(num_envs, np.int32) if task is None else np.asarray(task, np.int32)
-    return Trajectory(steps, np.stack(actions[warm_up:]), aux, states[warm_up], task)
+    return Trajectory(steps, actions, aux, states[warm_up], task)
 
 
 def pieces(first, length):

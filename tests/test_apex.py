@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from gymnasium import spaces
-from made_up import KINDS, close, pieces, several_devices, timesteps
+from made_up import KINDS, acted, close, pieces, several_devices, timesteps
 
 from rlsys import algorithms, cli, networks, train
 from rlsys.acting import epsilon_greedy
@@ -64,15 +64,9 @@ def play(kind, mean_length=6):
     policy = functools.partial(
         epsilon_greedy.make_policy(network_of(kind)), np.full(B, 0.5, np.float32)
     )
-    state, key = network_of(kind).initial(B), jax.random.key(0)
-    actions, auxs = [], []
-    for t in range(STEPS):
-        timestep = jax.tree.map(lambda x, t=t: x[t], steps)
-        action, aux, state, key = policy(params_of(kind), timestep, state, key)
-        actions.append(np.asarray(action))
-        auxs.append(jax.tree.map(np.asarray, aux))
-    aux = jax.tree.map(lambda *xs: np.stack(xs), *auxs)
-    return Trajectory(steps, np.stack(actions), aux, network_of(kind).initial(B))
+    start = network_of(kind).initial(B)
+    actions, aux, _ = acted(policy, params_of(kind), steps, start, jax.random.key(0))
+    return Trajectory(steps, actions, aux, start)
 
 
 @functools.cache

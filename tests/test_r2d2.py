@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from gymnasium import spaces
-from made_up import Stub, several_devices
+from made_up import Stub, acted, several_devices
 
 from rlsys import networks
 from rlsys.acting import epsilon_greedy
@@ -57,15 +57,9 @@ def play(num_steps, num_envs=4, seed=0, mean_length=7, params_seed=0, agent=True
     policy = functools.partial(
         epsilon_greedy.make_policy(make_network()), np.full(num_envs, 0.5, np.float32)
     )
-    state, key = make_network().initial(num_envs), jax.random.key(seed)
-    actions, auxs = [], []
-    for t in range(num_steps):
-        timestep = jax.tree.map(lambda x, t=t: x[t], steps)
-        action, aux, state, key = policy(make_params(params_seed), timestep, state, key)
-        actions.append(np.asarray(action))
-        auxs.append(jax.tree.map(np.asarray, aux))
-    aux = jax.tree.map(lambda *xs: np.stack(xs), *auxs)
-    return Trajectory(steps, np.stack(actions), aux, make_network().initial(num_envs))
+    start = make_network().initial(num_envs)
+    actions, aux, _ = acted(policy, make_params(params_seed), steps, start, jax.random.key(seed))
+    return Trajectory(steps, actions, aux, start)
 
 
 def filled_replay(config, trajectory):
