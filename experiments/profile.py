@@ -24,14 +24,19 @@ WARM = 3  # lines of the log with updates: by then every program is compiled
 POLL = 0.02  # s
 
 
-def record(folder: Path, seconds: float, ended: threading.Event) -> None:
-    """Traces the run in `folder` for so long when it is warm, then has it stop as by ctrl-C."""
+def wait_until_warm(folder: Path, ended: threading.Event) -> bool:
+    """Waits until the run in `folder` has compiled its programs; False if it ends before."""
     metrics = folder / "metrics.jsonl"
     while not ended.wait(POLL):
         lines = metrics.read_text().splitlines() if metrics.exists() else []
         if sum('"learner_steps": 0,' not in line for line in lines) >= WARM:
-            break
-    else:
+            return True
+    return False
+
+
+def record(folder: Path, seconds: float, ended: threading.Event) -> None:
+    """Traces the run in `folder` for so long when it is warm, then has it stop as by ctrl-C."""
+    if not wait_until_warm(folder, ended):
         return
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # every call of Python's would be most of what is seen

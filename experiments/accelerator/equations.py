@@ -120,9 +120,7 @@ def updates(name: str, cpu: Any, here: Any) -> Iterator[Figure]:
     words = f"{PONG} {SMALL.get(name, REPLAYS)}".split()
     config = algorithms.config_of(name, words, on_cpu=False)
     work, unroll = parts.play(name, config)
-    for _ in range(work.first_adds if work.add else 0):
-        work.add(unroll())  # type: ignore[misc]
-    batch = work.batch(unroll())
+    batch = parts.batch_of(work, unroll)
 
     def update(device: Any, precision: str, bfloat16: bool, form: str) -> Any:
         own = dataclasses.replace(config, bfloat16=bfloat16)

@@ -27,7 +27,8 @@ def learner_steps(quick: bool, seconds: float) -> Iterator[Figure]:
         if precision == "tf32" and not accelerated:
             continue
         with jax.default_matmul_precision(products):
-            product, operations = matrix_product(8192 if accelerated else 2048, bfloat16)
+            dtype = "bfloat16" if bfloat16 else "float32"
+            product, operations = clock.matrix_product(8192 if accelerated else 2048, dtype)
             for case, name, words, length, batch, _ in CASES[: 1 if quick else None]:
                 batch *= 8 if accelerated else 1
                 words += f" --env Pong-v5 --actors 1 --num-envs {batch} --batch-size {batch}"
@@ -48,13 +49,6 @@ def learner_steps(quick: bool, seconds: float) -> Iterator[Figure]:
                 )  # fmt: skip
         rate, peak = operations / times["product"], peak_of(precision)
         yield Figure("learner", "matrix product", precision, "GFLOP/s", rate, peak, "data sheet")
-
-
-def matrix_product(size: int, bfloat16: bool) -> tuple[clock.Call, float]:
-    """Return a call that multiplies two [size, size] matrices, and its GFLOP."""
-    x = jax.random.normal(jax.random.key(0), (size, size), "bfloat16" if bfloat16 else "float32")
-    product = jax.jit(lambda x: x @ x)
-    return lambda: product(x), 2e-9 * size**3
 
 
 def peak_of(precision: str) -> list[float]:

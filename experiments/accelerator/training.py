@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import profile
 from experiments.accelerator.settings import REPLAYS, SMALL, on_accelerator
 from experiments.bench import parts
 from experiments.bench.figures import Figure
@@ -24,8 +25,6 @@ from rlsys import algorithms
 from rlsys.replay.memory import num_bytes
 from rlsys.running import metrics_file
 from rlsys.types import Stopped
-
-WARM = 2  # lines of the log in which programs are compiled
 
 
 def training(quick: bool, seconds: float) -> Iterator[Figure]:
@@ -47,17 +46,9 @@ def training(quick: bool, seconds: float) -> Iterator[Figure]:
         yield Figure("training", f"{name}, copied", "of an update", "MB", copied)
 
 
-def learning(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log in which it has learned."""
-    written = (folder / "metrics.jsonl").exists()
-    return [line for line in metrics_file.read(folder) if line["learner_steps"]] if written else []
-
-
 def stop_when(folder: Path, seconds: float, ended: threading.Event) -> None:
     """Stop the run in `folder` as ctrl-C would, so long after its programs are compiled."""
-    while not ended.wait(0.2) and len(learning(folder)) <= WARM:
-        pass
-    if not ended.wait(seconds):
+    if profile.wait_until_warm(folder, ended) and not ended.wait(seconds):
         os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -82,7 +73,8 @@ def train(name: str, words: list[str], seconds: float) -> Iterator[dict[str, Any
             pass
         finally:
             ended.set()
-        lines = learning(Path(folder, "run"))[WARM:]
+        lines = metrics_file.read(Path(folder, "run"))
+    lines = [line for line in lines if line["learner_steps"]][profile.WARM - 1 :]
 
     def median(key: str) -> float:
         return float(np.median([line[key] for line in lines]))
@@ -90,14 +82,12 @@ def train(name: str, words: list[str], seconds: float) -> Iterator[dict[str, Any
     rate = median("env_steps_per_second")
     spent = parts.seconds_per_step(name, config, "act learn", 3, 0.3)
     busy = rate * sum(float(x.min()) for x in spent.values())
-    work, unroll = parts.play(name, config)
-    for _ in range(work.first_adds if work.add else 0):
-        work.add(unroll())  # type: ignore[misc]
+    batch = parts.batch_of(*parts.play(name, config))
     yield {
         "rate": rate,
         "where": {key[5:]: median(key) for key in lines[-1] if key.startswith("time/")},
         "idle": max(1.0 - busy, 0.0),
-        "copied": float(num_bytes(work.batch(unroll()))),
+        "copied": float(num_bytes(batch)),
     }
 
 

@@ -50,8 +50,8 @@ def copy(num_bytes: float) -> Call:
     return lambda: np.copyto(target, source)
 
 
-def matrix_product(size: int) -> tuple[Call, float]:
-    """Return a call that multiplies two float32 [size, size] matrices, and its GFLOP."""
-    x = jax.random.normal(jax.random.key(0), (size, size))
+def matrix_product(size: int, dtype: str = "float32") -> tuple[Call, float]:
+    """Return a call that multiplies two [size, size] matrices, and its GFLOP."""
+    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
     product = jax.jit(lambda x: x @ x)
     return lambda: product(x), 2e-9 * size**3

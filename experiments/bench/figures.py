@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments import study
+from rlsys.running import files
 
 COLUMNS = (
     "section name setting median min max unit ceiling ceiling_is fraction bar where samples "
@@ -66,9 +67,8 @@ def write(path: Path, about: dict[str, Any], figures: list[Figure]) -> None:
     """Write figures as csv to `path` and, with what `about` says, as JSON beside it."""
     rows = [figure.row() for figure in figures]
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")  # an interruption leaves the figures before this one
-    new.write_text(json.dumps(about | {"figures": rows}, indent=1) + "\n")
-    new.replace(path.with_suffix(".json"))
+    content = json.dumps(about | {"figures": rows}, indent=1) + "\n"
+    files.write_text(path.with_suffix(".json"), content)
     lists = "where", "samples", "ceiling_samples"
     study.write(path, [row | {name: json.dumps(row[name]) for name in lists} for row in rows])
 

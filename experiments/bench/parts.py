@@ -93,11 +93,16 @@ class Learning(NamedTuple):
     gflop: Callable[[], float]  # of its matrix products and convolutions
 
 
+def batch_of(work: Workload, unroll: Callable[[], Trajectory]) -> Any:
+    """Return what one call of work.learn takes, of unrolls as the call plays them."""
+    for _ in range(work.first_adds if work.add else 0):
+        work.add(unroll())  # type: ignore[misc]
+    return work.batch(unroll())
+
+
 def learn(work: Workload, config: Any, played: Trajectory) -> Learning:
     """Return how the algorithm learns from what was played."""
-    for _ in range(work.first_adds if work.add else 0):
-        work.add(played)  # type: ignore[misc]
-    batch = work.batch(played)
+    batch = batch_of(work, lambda: played)
     steps = config.unroll_length * config.num_envs
     programs = work.learned_steps / batch.mask.sum() if work.add else work.programs
     mesh = learner.make_mesh()

@@ -71,6 +71,7 @@ class ExportedPolicy:
             self._to_obs.append(seen.convert)
         if options["permute"]:
             self._to_obs.append(permuted(name, seen.space, options["permute"]).convert)
+        self._expected = networks.sample_obs(self._network.observation_space)  # [1, ...]
         self._batch = 0
 
     def reset(self, batch: int = 1, *, seed: int = 0) -> None:
@@ -138,13 +139,13 @@ class ExportedPolicy:
 
     def _see(self, obs: Any) -> Any:
         """The observation as the network takes it."""
-        expected = networks.sample_obs(self._network.observation_space)
         try:
             obs = _arrays(obs)
             for convert in self._to_obs:
                 obs = convert(obs)
-            shapes = jax.tree.map(lambda x, like: x.shape == (self._batch, *like.shape[1:]),
-                                  obs, expected)  # fmt: skip
+            shapes = jax.tree.map(
+                lambda x, like: x.shape == (self._batch, *like.shape[1:]), obs, self._expected
+            )
         except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"an observation is none of {self.observation_space}") from error
         if not all(jax.tree.leaves(shapes)):

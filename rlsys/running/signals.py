@@ -9,6 +9,13 @@ from typing import Any
 ONCE = (signal.SIGINT, signal.SIGTERM)  # the second one ends the process as usual
 
 
+def end_at_once() -> None:
+    """Has Ctrl-C end the process at once, until a run takes care of it. An exception, Python's way,
+    may be lost in what imports and compiles."""
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Signals:
     """Takes SIGINT, SIGTERM and SIGHUP, while it is entered in the main thread.
 

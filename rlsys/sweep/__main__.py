@@ -8,12 +8,10 @@ Exit codes: 0 when all is done; 1 after a failure; 2 if what was asked for canno
 SIGTERM or SIGHUP stopped the sweep, which has saved a checkpoint and can be resumed.
 """
 
-import signal
+from rlsys.running.signals import end_at_once
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-    # Until a run takes care of it, Ctrl-C ends the process at once. An exception, Python's way, may
-    # be lost in what imports and compiles.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__":
+    end_at_once()  # before the other imports, which take seconds
 
 import dataclasses
 import shlex
