@@ -6,7 +6,7 @@ A Config is a frozen dataclass whose float fields a sweep may vary.
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 
@@ -127,7 +127,12 @@ class RunConfig:
     """The number of episodes played at the end, of each task and in each of the two ways: greedily,
     and with random actions as in training."""
 
+    plays_games: ClassVar[bool] = False  # learns from rows that wait for another player's move
+
     def __post_init__(self):
+        games = [task.name for task in self.tasks if envs.is_game(task.env_id)]
+        if games and not self.plays_games:
+            raise UserError(f"{games[0]!r} is a game of two players, which only ppo can play")
         check_at_least(
             self,
             1,
@@ -293,7 +298,9 @@ class Presets(NamedTuple):
         for name, config in self.configs.items():
             if config.env == env and config.env_options == plain:
                 return name
-        return self.suits.get(envs.family(envs.read_tasks(env, plain)[0].env_id), "small")
+        env_id = envs.read_tasks(env, plain)[0].env_id
+        kind = "game" if envs.is_game(env_id) else envs.family(env_id)
+        return self.suits.get(kind, "small")
 
     def _options(self, config: Any, env: str) -> envs.Options:
         """Options for tasks not the preset's own: the preset's, if it is for their family."""

@@ -11,7 +11,8 @@ from rlsys import networks
 from rlsys.learning import learner
 from rlsys.learning.state import initial_state
 from rlsys.losses import popart
-from rlsys.types import LearnerState, Policy, UserError
+from rlsys.losses.turns import turns
+from rlsys.types import LearnerState, Policy, Trajectory, UserError, learned_steps
 
 EVAL_MODES = ("greedy", "sampled")  # play the likeliest action, or draw it as in training
 # Training improves the policy that actions are drawn from, and learns its values. The greedy one is
@@ -34,6 +35,23 @@ def policy_and_values(network, params, steps, action, core_state):
     """
     (pi, values), state = network.apply(params, steps, action, core_state)
     return pi.only(network.legal(steps.obs)), values, state
+
+
+def learned_turns(network, trajectory: Trajectory, lambda_):
+    """Which steps are learned from, and the lambda of their returns, by the rules in types.py.
+
+    Returns:
+      mask [T, B] bool, and lambda_t [T, B] at x_1 .. x_T.
+    """
+    steps, to_move = trajectory.steps, trajectory.learns
+    mask, lambda_t = learned_steps(trajectory), lambda_ * (1.0 - steps.truncated[1:])  # rule 2
+    if isinstance(to_move, tuple):
+        return mask, lambda_t
+    # A row that waits has one legal action; whose move x_T is, `learns` does not say.
+    legal = network.legal(jax.tree.map(lambda x: x[-1:], steps.obs))
+    to_move = jnp.concatenate([to_move, jnp.sum(legal, axis=-1) > 1])
+    own = turns(to_move, steps.discount[1:], steps.truncated[1:], lambda_=lambda_t)
+    return mask & own.complete, own.lambda_t
 
 
 def sample(network, params, timestep, core_state, key, *, greedy: bool = False):

@@ -47,11 +47,13 @@ def unroll(envs: Envs, policy: Policy, params, state: ActorState, length: int, t
     """
     timestep, core_state, key = state
     start, steps, actions, auxs = core_state, [timestep], [], []
+    learns = []  # where another player moves, nothing is the policy's
     for _ in range(length):
         # What an actor sees is copied to the device implicitly: device_put takes 15 times as long.
         with timer("inference"), jax.transfer_guard_host_to_device("allow"):
             action, aux, core_state, key = policy(params, timestep, core_state, key)
             action = np.asarray(action)  # waits for the device
+        learns.append(envs.to_move)
         with timer("environment"):
             timestep = envs.step(action)
         steps.append(timestep)
@@ -67,5 +69,6 @@ def unroll(envs: Envs, policy: Policy, params, state: ActorState, length: int, t
         stack(*actions),
         jax.tree.map(stack, *auxs),
         jax.tree.map(np.asarray, start),
+        learns=stack(*learns) if len(learns[0]) else (),
     )
     return trajectory, ActorState(timestep, core_state, key)

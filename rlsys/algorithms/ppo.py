@@ -21,7 +21,7 @@ Departures, and why:
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,9 @@ from rlsys.types import TRAJECTORY_SPEC, LearnerState, Trajectory, UserError, le
 @dataclasses.dataclass(frozen=True)
 class Config(ActorCriticConfig):
     """PPO on cart-pole; see algorithms/presets.py for others."""
+
+    plays_games: ClassVar[bool] = True
+
 
     horizon_seconds: float = 0.0
     """H in gamma = 1 - step_seconds / H; if 0, gamma is `discount`."""
@@ -151,16 +154,16 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     # Values by the learner's current parameters, in units of return.
     old = actor_critic.statistics_of(config, state.popart)
     v = popart.unnormalize(old, actor_critic.value_of(values, task), task)  # [T + 1, B]
+    mask, lambda_t = actor_critic.learned_turns(network, trajectory, config.gae_lambda)
     # Generalised advantages (Schulman et al. 2016, eq. 16), and the values' targets.
     advantage = gae(
         v[:-1],
         v[1:],
         steps.reward[1:],
         discount(config) * steps.discount[1:],
-        lambda_=config.gae_lambda * (1.0 - steps.truncated[1:]),  # rule 2 in types.py
+        lambda_=lambda_t,
     )
     target = v[:-1] + advantage
-    mask = learned_steps(trajectory)  # rules 1 and 3 in types.py
     # PopArt: the targets update each task's statistics; values in units of return stay.
     exact = actor_critic.update_statistics(config, state.popart, target, task, mask)
     statistics = actor_critic.statistics_of(config, exact)

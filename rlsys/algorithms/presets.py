@@ -63,6 +63,18 @@ def ppo(Config: Any) -> Presets:
         "pixels": dataclasses.replace(
             atari, torso="impala", env_options=Options(clip_rewards=True)
         ),
+        "game": Config(  # of two players
+            env="TicTacToe-v1",
+            env_steps=2_000_000,
+            num_envs=256,
+            learning_rate=1e-3,
+            minibatches=8,
+            entropy_cost=0.05,
+            discount=0.998,
+            popart=False,  # returns are of order 1
+            hidden_size=128,
+            log_every=50_000,
+        ),
     }
 
     def for_tasks(config: Any, num_tasks: int) -> dict[str, Any]:
@@ -70,7 +82,7 @@ def ppo(Config: Any) -> Presets:
         share = power_of_two(config.num_envs // num_tasks)
         return {"actors": num_tasks, "num_envs": share * num_tasks}
 
-    suits = {"atari": "atari", **dict.fromkeys(IMAGES, "pixels")}
+    suits = {"atari": "atari", "game": "game", **dict.fromkeys(IMAGES, "pixels")}
     return Presets(configs, suits, {"Pong-v5": "pong-cpu"}, for_tasks)
 
 

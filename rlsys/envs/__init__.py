@@ -4,7 +4,7 @@ from rlsys.envs.interface import Envs, Episode
 from rlsys.envs.joint_space import shared_spaces
 from rlsys.envs.make import make
 from rlsys.envs.options import Options, Task
-from rlsys.envs.tasks import check_task, family, read_tasks
+from rlsys.envs.tasks import check_task, family, is_game, read_tasks
 
 __all__ = [
     "Envs",
@@ -13,6 +13,7 @@ __all__ = [
     "Task",
     "check_task",
     "family",
+    "is_game",
     "make",
     "read_tasks",
     "shared_spaces",

@@ -51,6 +51,8 @@ class Backend:
     raw_observation_space: spaces.Space
     raw_action_space: spaces.Space
 
+    to_move: Any = ()
+
     def __init__(self, task: Task, num_envs: int, seed: int | Sequence[int], *, render: bool):
         """Makes the environments; make.make explains the arguments.
 

@@ -1,4 +1,4 @@
-"""EnvPool's single-player tasks."""
+"""EnvPool's tasks."""
 
 import functools
 import subprocess
@@ -58,9 +58,13 @@ class EnvPoolEnvs(Backend):
 
     def _make(self, seeds: list[int]) -> None:
         self._pool: Any = None  # the old one goes before the new one comes
-        self._pool = envpool_settings.make_pool(
+        self._pool = self._new_pool(seeds)
+
+    def _new_pool(self, seeds: list[int]) -> Any:
+        """Makes an EnvPool with an environment for each seed."""
+        return envpool_settings.make_pool(
             self._task.env_id,
-            self.num_envs,
+            len(seeds),
             seeds,
             self._task.options,
             self._num_threads,

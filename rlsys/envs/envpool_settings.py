@@ -9,6 +9,7 @@ from typing import Any
 from rlsys.envs.options import NO_LIMIT, Options, check_family
 from rlsys.types import UserError
 
+GAMES = ("pgx",)  # families with games of two players who move in turn
 CHEAP = ("classic_control", "toy_text")  # families whose step costs less than a thread's hand-over
 
 # R2D2's Atari. The agent's own actions start the game (Mnih et al. 2015), so no forced FIRE. Stacks
@@ -85,10 +86,20 @@ def check(task: str) -> None:
     once, as EnvPool takes 10 to 160 ms for it.
 
     Raises:
-      UserError: there is no such task, it has several players, or it cannot be made here.
+      UserError: there is no such task, it has players that rlsys cannot play, or it cannot be made
+        here.
     """
     family_of(task)
     _spec(task, {})
+
+
+@functools.cache
+def num_players(task: str) -> int:
+    """Returns how many players an EnvPool id has; 1 if there is no such task."""
+    specs = _envpool().registration.registry.specs
+    if task not in specs or family_of(task) not in GAMES:
+        return 1
+    return _envpool().make_spec(task).config.max_num_players
 
 
 def make_pool(
@@ -102,7 +113,7 @@ def make_pool(
     """Makes an EnvPool of num_envs synchronous environments.
 
     Args:
-      task: EnvPool id of a single-player task.
+      task: EnvPool id of a task that check() lets pass.
       seeds: [num_envs], each below 2^31.
       options: the options of the task; those that wrappers carry out are ignored.
       num_threads: the number of threads that step the environments. 0 stands for one a core, or
@@ -156,14 +167,17 @@ def _settings(task: str, options: Options) -> dict[str, Any]:
 
 
 def _spec(task: str, settings: dict[str, Any]) -> Any:
-    """Returns EnvPool's specification of a single-player task, without making an environment."""
+    """Returns EnvPool's specification of a task that rlsys plays, without making an environment."""
     try:
         spec = _envpool().make_spec(task, **settings)
     except Exception as error:
         raise _cannot_make(task, error) from error
     players = spec.config.max_num_players
-    if players > 1:
-        raise UserError(f"{task!r} has {players} players; only single-player tasks can be played")
+    if players > 1 and not (players == 2 and family_of(task) in GAMES):
+        raise UserError(
+            f"{task!r} has {players} players; only tasks of one player, and PGX's games of two, can "
+            f"be played"
+        )
     return spec
 
 

@@ -7,12 +7,12 @@ The three rules that each must keep (rlsys/types.py):
 2. A step that ends its episode by a time limit alone is `truncated` and keeps `discount` 1. On a
    step that comes to its own end too, `discount` is 0 and `truncated` False (EnvPool's tasks say
    `truncated` there).
-3. Steps that another policy than the learner's played are marked in `Trajectory.learns`. None of
-   today's environments has any: each row is one environment, played by the learner's policy alone.
+3. A game of two players is two rows, one after the other. A row whose player waits has exactly one
+   legal action, which is not played, and `to_move` is False there.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from gymnasium import spaces
@@ -51,6 +51,11 @@ class Envs(Protocol):
     action_space: spaces.Space
     raw_observation_space: spaces.Space
     raw_action_space: spaces.Space
+
+    @property
+    def to_move(self) -> Any:
+        """[B] bool, which rows choose the next action; () where every row always does."""
+        ...
 
     def reset(self) -> Timestep:
         """Starts new episodes in all environments and drops those that were running."""

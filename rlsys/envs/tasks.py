@@ -14,6 +14,7 @@ from typing import Any
 
 from rlsys.envs import envpool_settings
 from rlsys.envs.envpool import EnvPoolEnvs
+from rlsys.envs.games import GameEnvs
 from rlsys.envs.gymnasium import GymnasiumEnvs
 from rlsys.envs.jax_envs import JaxEnvs
 from rlsys.envs.options import DEFAULTS, Options, Task
@@ -29,7 +30,15 @@ CHEAP = (*envpool_settings.CHEAP, "gymnasium", "jax")  # families that one threa
 def backend_of(env_id: str) -> type[EnvPoolEnvs | GymnasiumEnvs | JaxEnvs]:
     """Returns the back-end that plays a task."""
     word, slash, _ = env_id.partition("/")
-    return BACKENDS.get(word if slash else "", EnvPoolEnvs)
+    if slash and word in BACKENDS:
+        return BACKENDS[word]
+    return GameEnvs if is_game(env_id) else EnvPoolEnvs
+
+
+def is_game(env_id: str) -> bool:
+    """Returns whether two players play the task, in turn; each has a row of its own."""
+    word, slash, _ = env_id.partition("/")
+    return not (slash and word in BACKENDS) and envpool_settings.num_players(env_id) == 2
 
 
 def family(env_id: str) -> str:
@@ -46,7 +55,8 @@ def check_task(env_id: str) -> None:
     """Checks that a task can be played, without making an environment.
 
     Raises:
-      UserError: there is no such task, it has several players, or it cannot be made here.
+      UserError: there is no such task, it is for more than one player and no game of two that move
+        in turn, or it cannot be made here.
     """
     backend_of(env_id).check(env_id)
 
@@ -121,7 +131,8 @@ def list_tasks(family: str = "") -> list[str]:
     return [
         "family          tasks  among them",
         *lines,
-        "make tasks FAMILY=atari lists a family; tasks of several players cannot be played.",
+        "make tasks FAMILY=atari lists a family; of the tasks of several players only PGX's games of two "
+        "can be played.",
         "gymnasium/<id> is a task of Gymnasium, jax/<module>:<function> one in JAX.",
     ]
 
@@ -129,7 +140,7 @@ def list_tasks(family: str = "") -> list[str]:
 def _split(name: str) -> tuple[str, list[str]]:
     """ "gymnasium/module:Id-v0:permute=1" -> ("gymnasium/module:Id-v0", ["permute=1"])."""
     env_id, *settings = name.split(":")
-    if backend_of(env_id) is not EnvPoolEnvs and settings and "=" not in settings[0]:
+    if env_id.partition("/")[0] in BACKENDS and settings and "=" not in settings[0]:
         env_id = f"{env_id}:{settings.pop(0)}"
     return env_id, settings
 

@@ -1,6 +1,7 @@
 """The base of all wrappers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,10 @@ class Wrapper:
         self.observation_space, self.action_space = envs.observation_space, envs.action_space
         self.raw_observation_space = envs.raw_observation_space
         self.raw_action_space = envs.raw_action_space
+
+    @property
+    def to_move(self) -> Any:
+        return self.envs.to_move
 
     def change(self, timestep: Timestep) -> Timestep:
         """Returns the learner's Timestep for one of the environments within."""
