@@ -164,6 +164,11 @@ class RunConfig:
         return envs.read_tasks(self.env, self.env_options)
 
     @property
+    def has_past_selves(self) -> bool:
+        """Whether past selves play against the learner."""
+        return False
+
+    @property
     def join(self) -> int:
         """The number of actors whose unrolls are handed to the learner together."""
         return self.actors

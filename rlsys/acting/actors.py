@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlsys import streams
+from rlsys.acting.opponents import Opponents, Pool, Result, Seats
 from rlsys.acting.unroll import ActorState, Timer, Unroll, unroll
 from rlsys.envs import Envs, Episode, make
 from rlsys.learning import hosts, learner
@@ -61,6 +62,7 @@ class Actors:
         timer: Timer,
         join: int | None = None,
         members: Sequence[Any] = (),
+        opponents: Opponents | None = None,
     ):
         """An actor for each of envs.
 
@@ -74,6 +76,8 @@ class Actors:
             number of actors); if None one of each actor.
           members: Configs of a sweep's members, as make_envs took them; the keys that policies take
             are then [members].
+          opponents: the past selves to play against, by config.self_play; None where there are
+            none.
         """
         self._join_size = len(envs) if join is None else join
         possible = list(range(1, len(envs) + 1))
@@ -94,6 +98,11 @@ class Actors:
         self._task_ids = [np.full(e.num_envs, names.index(e.name), np.int32) for e in envs]
         self._policies, self._config, self._timer = policies, config, timer
         self._members = members or [config]
+        self._opponents = opponents
+        self._seats = [
+            Seats(policy, e.num_envs, config.self_play) if opponents else None
+            for policy, e in zip(policies, envs, strict=True)
+        ]
         self._devices = learner.actor_devices(config.actor_devices)
         self._newest: _Snapshot | None = None
         self._snapshots: list[_Snapshot | None] = [None] * len(envs)  # one for each actor
@@ -137,6 +146,8 @@ class Actors:
         for i, seed in enumerate(seeds(self._members, checkpoint)):
             timestep = self.envs[i].restart(seed, self.states[i].timestep)
             self.states[i] = self.states[i]._replace(timestep=timestep)
+            if seats := self._seats[i]:
+                seats.clear()
         self._newest, self._snapshots = None, [None] * len(self.envs)
 
     def pop_episodes(self) -> list[Episode]:
@@ -167,21 +178,28 @@ class Actors:
             snapshot = self._snapshots[i] = self._newest
             self._ages[i] = 0
         self._ages[i] += self._config.unroll_length
-        self._unrolls.append((i, self._threads[i].submit(self._play, i, snapshot)))
+        pool = self._opponents.pool if self._opponents else ()
+        self._unrolls.append((i, self._threads[i].submit(self._play, i, snapshot, pool)))
 
-    def _play(self, i: int, snapshot: "_Snapshot") -> "_Played":
+    def _play(self, i: int, snapshot: "_Snapshot", pool: Pool) -> "_Played":
         """Plays one unroll of actor i, in its thread."""
+        if seats := self._seats[i]:
+            seats.meet(pool, self.states[i].key)
         trajectory, self.states[i] = unroll(
             self.envs[i],
-            self._policies[i],
+            seats or self._policies[i],
             snapshot.params[i % len(snapshot.params)],  # inference runs where these are
             self.states[i],
             self._config.unroll_length,
             self._timer,
         )
         trajectory = trajectory._replace(task_id=self._task_ids[i])
-        episodes = self.envs[i].pop_episodes()
-        return _Played(trajectory, episodes, snapshot.learner_step, time.perf_counter())
+        episodes, results = self.envs[i].pop_episodes(), list[Result]()
+        if seats:
+            trajectory = trajectory._replace(learns=trajectory.learns & seats.learns)
+            episodes = [x for x in episodes if seats.against_past[x.env]]
+            results = seats.pop_results()
+        return _Played(trajectory, episodes, snapshot.learner_step, time.perf_counter(), results)
 
     def _take(self) -> Unroll:
         """Waits for the unrolls that are next, and joins them."""
@@ -199,6 +217,8 @@ class Actors:
             running = [x[1] for x in self._unrolls if x not in played]
             concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
         self._unrolls = [x for x in self._unrolls if x not in chosen]
+        if self._opponents:
+            self._opponents.add([result for x in chosen for result in played[x].results])
         self._episodes += [episode for x in chosen for episode in played[x].episodes]
         return _join([played[x] for x in chosen])
 
@@ -217,6 +237,7 @@ class _Played(NamedTuple):
     episodes: list[Episode]  # that ended in it
     learner_step: int
     finished: float  # perf_counter
+    results: list[Result]  # of games against past selves
 
 
 def _join(unrolls: list[_Played]) -> Unroll:

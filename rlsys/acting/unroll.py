@@ -1,13 +1,13 @@
 """An unroll: an actor plays some steps with fixed parameters."""
 
 import contextlib
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from rlsys.envs import Envs
-from rlsys.types import CoreState, Policy, Timestep, Trajectory
+from rlsys.types import CoreState, Timestep, Trajectory
 
 
 class Timer(Protocol):
@@ -35,7 +35,15 @@ class Unroll(NamedTuple):
         return self.trajectory.action.shape[0] * self.trajectory.action.shape[1]
 
 
-def unroll(envs: Envs, policy: Policy, params, state: ActorState, length: int, timer: Timer):
+class Act(Protocol):
+    """Acts for B rows, as Policy does."""
+
+    def __call__(
+        self, params: Any, timestep: Timestep, core_state: CoreState, key: jax.Array
+    ) -> tuple[Any, Any, CoreState, jax.Array]: ...
+
+
+def unroll(envs: Envs, policy: Act, params, state: ActorState, length: int, timer: Timer):
     """Plays `length` steps with fixed parameters.
 
     Args:

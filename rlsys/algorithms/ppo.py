@@ -29,9 +29,11 @@ import optax
 
 from rlsys import networks
 from rlsys.acting import actor_critic
+from rlsys.acting.opponents import SelfPlay
 from rlsys.algorithms import presets
 from rlsys.algorithms.ppo_minibatches import Batch, minibatch, sequences
 from rlsys.config import ActorCriticConfig, check_at_least, check_positive, check_within, register
+from rlsys.envs import is_game
 from rlsys.learning import learner
 from rlsys.learning.optimizer import (
     adam_with_clipped_gradients,
@@ -55,7 +57,6 @@ class Config(ActorCriticConfig):
     """PPO on cart-pole; see algorithms/presets.py for others."""
 
     plays_games: ClassVar[bool] = True
-
 
     horizon_seconds: float = 0.0
     """H in gamma = 1 - step_seconds / H; if 0, gamma is `discount`."""
@@ -84,6 +85,8 @@ class Config(ActorCriticConfig):
     """Clip each gradient entry to this times sqrt(v), v being Adam's second moment."""
     unroll_length: int = 32
     refresh_steps: int = 32
+    self_play: SelfPlay = SelfPlay()
+    """Whom the learner plays in games of two players."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -111,6 +114,12 @@ class Config(ActorCriticConfig):
                 f"horizon_seconds {self.horizon_seconds} must not be shorter than step_seconds "
                 f"{self.step_seconds}"
             )
+
+    @property
+    def has_past_selves(self) -> bool:
+        """Whether past selves play against the learner."""
+        games = any(is_game(task.env_id) for task in self.tasks)
+        return games and self.self_play.past_share > 0
 
     @property
     def num_sequences(self) -> int:

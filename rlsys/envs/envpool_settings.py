@@ -175,8 +175,8 @@ def _spec(task: str, settings: dict[str, Any]) -> Any:
     players = spec.config.max_num_players
     if players > 1 and not (players == 2 and family_of(task) in GAMES):
         raise UserError(
-            f"{task!r} has {players} players; only tasks of one player, and PGX's games of two, can "
-            f"be played"
+            f"{task!r} has {players} players; only tasks of one player can be played, and PGX's "
+            f"games of two"
         )
     return spec
 

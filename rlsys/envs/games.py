@@ -59,7 +59,7 @@ class GameEnvs(EnvPoolEnvs):
         return self._seen(obs, info, np.zeros(self.num_games, bool))
 
     def _step(self, action: np.ndarray) -> Played:
-        # Of two rows EnvPool plays the first one's action, whoever is to move, and Go takes one row.
+        # Given two rows EnvPool plays the first one's action, whoever moves; Go takes one row only.
         move = np.asarray(self._actions.convert(action[self._mover]))
         name = self._pool.spec._action_keys[-1]
         games = self._games

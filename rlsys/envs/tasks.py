@@ -131,8 +131,8 @@ def list_tasks(family: str = "") -> list[str]:
     return [
         "family          tasks  among them",
         *lines,
-        "make tasks FAMILY=atari lists a family; of the tasks of several players only PGX's games of two "
-        "can be played.",
+        "make tasks FAMILY=atari lists a family; of several players only PGX's games of two can be "
+        "played.",
         "gymnasium/<id> is a task of Gymnasium, jax/<module>:<function> one in JAX.",
     ]
 

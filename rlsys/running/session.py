@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from rlsys.acting.actors import Actors, make_envs
+from rlsys.acting.opponents import Opponents
 from rlsys.acting.unroll import Unroll
 from rlsys.envs import Episode, shared_spaces
 from rlsys.learning import hosts, learner
@@ -61,6 +62,7 @@ class Session:
         state_spec: Any = learner.REPLICATED,
         num_members: int = 1,
         name_episodes: Callable[[list[Episode]], list[Episode]] = list,
+        opponents: Opponents | None = None,
     ):
         """Holds what open_session, or a sweep, has made.
 
@@ -70,12 +72,13 @@ class Session:
           state_spec: PartitionSpec of settings and state.
           samplers: by their names in a checkpoint.
           num_members: members of a sweep, whose environments stand side by side.
+          opponents: the past selves that the actors play against, if there are any.
           name_episodes: takes episodes that have ended, and gives them as the log is to count them.
         """
         self.run, self.config, self.local_config = run, config, local_config
         self.network, self.actors, self.mesh = network, actors, mesh
         self.settings, self.state = settings, state
-        self._samplers, self._state_spec = samplers, state_spec
+        self._samplers, self._state_spec, self._opponents = samplers, state_spec, opponents
         self._num_members, self._name_episodes = num_members, name_episodes
         self._last: Unroll  # the last unroll that was learned from
         self.metrics: list[dict[str, Any]] = []  # of updates, on the devices
@@ -155,6 +158,8 @@ class Session:
         )
         self.metrics.append(metrics | {"params_lag": lag, "staleness": lag / shape[-1]})
         self.run.learner_steps += shape[-1]
+        if self._opponents:
+            self._opponents.learned(self.state.params, self.env_steps)
 
     def update(self, program: Callable, sample: Any) -> Any:
         """Makes an update on samples: program(settings, state, sample) -> state, (priorities,
@@ -178,6 +183,8 @@ class Session:
         for sampler in self.samplers:
             lag = self.learner_steps - self._last.learner_step
             more |= sampler.metrics(self.env_steps) | {"params_lag": lag}
+        if self._opponents:
+            more |= self._opponents.metrics()
         self.run.write(self.metrics, more)
         self.metrics.clear()
 
@@ -188,6 +195,8 @@ class Session:
         trees: dict[str, Any] = {"learner": self.state, "actors": self.actors.states}
         for name, sampler in self._samplers.items():
             trees[name], meta[name] = sampler.state()
+        if self._opponents:
+            trees["opponents"], meta["opponents"] = self._opponents.state()
         self.run.save(trees, meta)
         if not self.ended:
             self.actors.restart(self.run.number)
@@ -201,6 +210,11 @@ class Session:
             self.actors.states = trees["actors"]
             for name, sampler in self._samplers.items():
                 sampler.restore(self.run.saved_tree(name), meta[name], self.env_steps)
+            if self._opponents:
+                about = meta["opponents"]
+                every = {str(i): self.state.params for i in range(len(about["past_selves"]))}
+                saved = self.run.checkpoints.restore({"opponents": every}, self.run.number)[1]
+                self._opponents.restore(saved["opponents"], about)
         self.actors.restart(self.run.number)
         return meta
 
@@ -224,21 +238,26 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
     learning, replays = algorithm.learning, dict[str, Replay]()
     if isinstance(learning, FromSamples):
         replays = {"replay": learning.make_replay(own, network)}
+    has_opponents = config.plays_games and config.has_past_selves
+    trees = ["learner", "actors", *replays, *(["opponents"] if has_opponents else [])]
     with contextlib.ExitStack() as stack:
-        run = stack.enter_context(
-            Run(algorithm.name, config, ["learner", "actors", *replays], resume=resume)
-        )
+        run = stack.enter_context(Run(algorithm.name, config, trees, resume=resume))
         policies = algorithm.make_policies(network, config)
-        actors = Actors(pools, policies, network.initial, own, run.log.time, own.join)
-        stack.callback(actors.close)
         settings = learner.place(mesh, config)  # else its numbers would cross at every step
         state = learner.place(mesh, algorithm.make_state(network, config))
+        opponents = Opponents(config.self_play, state.params) if has_opponents else None
+        actors = Actors(
+            pools, policies, network.initial, own, run.log.time, own.join, opponents=opponents
+        )
+        stack.callback(actors.close)
         samplers = dict[str, Sampler]()
         if isinstance(learning, FromSamples):
             run.log.say(replays["replay"].memory)
             initial = jax.jit(functools.partial(learning.initial_priorities, config))
             samplers = {n: Sampler(x, config, initial, run.log.time) for n, x in replays.items()}
-        session = Session(run, config, own, network, actors, mesh, settings, state, samplers)
+        session = Session(
+            run, config, own, network, actors, mesh, settings, state, samplers, opponents=opponents
+        )
         if resume:
             session.restore()
         yield session
