@@ -130,7 +130,7 @@ class RunConfig:
     plays_games: ClassVar[bool] = False  # learns from rows that wait for another player's move
 
     def __post_init__(self):
-        games = [task.name for task in self.tasks if envs.is_game(task.env_id)]
+        games = [task.name for task in self.tasks if envs.two_players(task)]
         if games and not self.plays_games:
             raise UserError(f"{games[0]!r} is a game of two players, which only ppo can play")
         check_at_least(

@@ -5,7 +5,8 @@ https://arxiv.org/abs/1912.06680, section 3.3 and appendix N: most games are aga
 self; in the others a past self plays one side, drawn by its quality, which falls with each game
 that it loses (losses/opponent_quality.py). Those rows are not learned from.
 
-Departures: the quality falls by the probability with which the past self was drawn. A few past selves are in play at a time, each in the same number of games, so that one
+Departures: a quality falls by the probability with which the past self was drawn, not by the
+present one. A few past selves are in play at a time, each in the same number of games, so that one
 vmapped call acts for all. A game keeps its opponent to its end.
 """
 

@@ -33,7 +33,7 @@ from rlsys.acting.opponents import SelfPlay
 from rlsys.algorithms import presets
 from rlsys.algorithms.ppo_minibatches import Batch, minibatch, sequences
 from rlsys.config import ActorCriticConfig, check_at_least, check_positive, check_within, register
-from rlsys.envs import is_game
+from rlsys.envs import two_players
 from rlsys.learning import learner
 from rlsys.learning.optimizer import (
     adam_with_clipped_gradients,
@@ -118,7 +118,7 @@ class Config(ActorCriticConfig):
     @property
     def has_past_selves(self) -> bool:
         """Whether past selves play against the learner."""
-        games = any(is_game(task.env_id) for task in self.tasks)
+        games = any(two_players(task) for task in self.tasks)
         return games and self.self_play.past_share > 0
 
     @property

@@ -4,7 +4,7 @@ from rlsys.envs.interface import Envs, Episode
 from rlsys.envs.joint_space import shared_spaces
 from rlsys.envs.make import make
 from rlsys.envs.options import Options, Task
-from rlsys.envs.tasks import check_task, family, is_game, read_tasks
+from rlsys.envs.tasks import check_task, family, is_game, read_tasks, two_players
 
 __all__ = [
     "Envs",
@@ -17,4 +17,5 @@ __all__ = [
     "make",
     "read_tasks",
     "shared_spaces",
+    "two_players",
 ]

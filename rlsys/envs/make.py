@@ -8,7 +8,7 @@ from rlsys.envs import wrappers
 from rlsys.envs.envpool import EnvPoolEnvs
 from rlsys.envs.interface import Envs
 from rlsys.envs.options import DEFAULTS, Task
-from rlsys.envs.tasks import backend_of
+from rlsys.envs.tasks import backend_of, is_game
 from rlsys.types import UserError
 
 
@@ -37,7 +37,12 @@ def make(
       UserError: there is no such task, it cannot be made here, or it cannot honour the options.
     """
     options, backend = task.options, backend_of(task.env_id)
-    envs: Envs = backend(task, num_envs, seed, num_threads=num_threads, render=render)
+    if options.opponent and not is_game(task.env_id):
+        raise UserError(f"opponent is for games of two players, and {task.name!r} is none")
+    rows = 2 * num_envs if options.opponent else num_envs
+    envs: Envs = backend(task, rows, seed, num_threads=num_threads, render=render)
+    if options.opponent:
+        envs = wrappers.Versus(envs, options.opponent, task.env_id, seed)
     if options.life_loss_ends:
         assert isinstance(envs, EnvPoolEnvs)  # other back-ends have refused it
         envs = wrappers.LifeLossEnds(envs)

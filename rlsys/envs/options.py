@@ -13,6 +13,7 @@ OF_ONE_FAMILY = {  # options that only one family of tasks can honour
     "life_loss_ends": ("atari", "Atari"),
     "minimal_actions": ("atari", "Atari"),
     "processes": ("gymnasium", "Gymnasium"),
+    "opponent": ("pgx", "PGX"),
 }
 
 
@@ -49,6 +50,10 @@ class Options:
     """Blank each observation to zeros with this probability (Hausknecht and Stone 2015: 0.5)."""
     only_first: bool = False
     """Blank every observation but an episode's first: a test of memory alone."""
+    opponent: str = ""
+    """Games of two players: a player that does not learn plays one side: "random", "blocker", which
+    wins or keeps the other from winning if one move can (TicTacToe, ConnectFour), or "perfect"
+    (TicTacToe). Without one the agent plays both sides."""
     processes: bool = False
     """Gymnasium: play each environment in a process of its own; worth it where a step takes longer
     than 0.2 ms, as each hand-over costs about that."""

@@ -35,8 +35,13 @@ def backend_of(env_id: str) -> type[EnvPoolEnvs | GymnasiumEnvs | JaxEnvs]:
     return GameEnvs if is_game(env_id) else EnvPoolEnvs
 
 
+def two_players(task: Task) -> bool:
+    """Returns whether the agent plays both sides of a game, so that each player has a row."""
+    return is_game(task.env_id) and not task.options.opponent
+
+
 def is_game(env_id: str) -> bool:
-    """Returns whether two players play the task, in turn; each has a row of its own."""
+    """Returns whether a task is a game of two players who move in turn."""
     word, slash, _ = env_id.partition("/")
     return not (slash and word in BACKENDS) and envpool_settings.num_players(env_id) == 2
 
@@ -165,6 +170,8 @@ def _value(name: str, kind: Any, text: str) -> Any:
             return tuple(int(i) for i in text.split(",")) if text else ()
         if kind == int | None and text.lower() == "none":
             return None
+        if kind is str:
+            return text
         return float(text) if kind is float else int(text)
     except (KeyError, ValueError):
         words = {bool: "true or false", tuple[int, ...]: "numbers such as 0,2", float: "a number"}

@@ -6,6 +6,7 @@ from rlsys.envs.wrappers.life_loss import LifeLossEnds
 from rlsys.envs.wrappers.observe import Observe
 from rlsys.envs.wrappers.permute import Permute
 from rlsys.envs.wrappers.rewards import ClipRewards, ScaleRewards
+from rlsys.envs.wrappers.versus import Versus
 
 __all__ = [
     "ActionBins",
@@ -16,4 +17,5 @@ __all__ = [
     "OnlyFirst",
     "Permute",
     "ScaleRewards",
+    "Versus",
 ]

@@ -1,0 +1,92 @@
+"""Games of two in which a player that does not learn plays one side: tasks for one agent."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rlsys.envs.interface import Envs, Episode
+from rlsys.envs.players import draw, make_player
+from rlsys.envs.spaces import MASK
+from rlsys.envs.wrappers.wrapper import Wrapper
+from rlsys.types import Timestep
+
+
+class Versus(Wrapper):
+    """Plays B games of 2 B rows, as player 0 in every other game and as player 1 in the rest.
+
+    The agent's row steps while the opponent moves, too: then its only legal action is 0, and it
+    is not played.
+    """
+
+    def __init__(self, envs: Envs, opponent: str, game: str, seed: int | Sequence[int]):
+        """Wraps games.
+
+        Args:
+          envs: the games, two rows each.
+          opponent: the player's name; see players.make_player.
+          game: EnvPool's id.
+          seed: seeds the opponent's random numbers; each of several seeds has its own games.
+
+        Raises:
+          UserError: there is no such opponent of this game.
+        """
+        super().__init__(envs)
+        self.num_envs = envs.num_envs // 2
+        game_rows = np.arange(envs.num_envs).reshape(-1, 2)
+        seat = np.arange(self.num_envs) % 2
+        self._mine = game_rows[np.arange(self.num_envs), seat]  # [B] rows of envs
+        self._theirs = game_rows[np.arange(self.num_envs), 1 - seat]
+        self._player = make_player(opponent, game)
+        self._begin(seed)
+
+    def _begin(self, seed: int | Sequence[int]) -> None:
+        seeds = [seed] if isinstance(seed, int) else seed
+        self._seen: dict[str, np.ndarray] = {}  # by the opponent; nothing before a reset
+        self._rngs = [np.random.default_rng(np.random.SeedSequence(s).spawn(2)[1]) for s in seeds]
+
+    @property
+    def to_move(self) -> Any:
+        return ()  # for one agent a step in which the opponent moves is a step like others
+
+    def change(self, timestep: Timestep) -> Timestep:
+        self._seen = {key: x[self._theirs] for key, x in timestep.obs.items()}
+        obs = {key: x[self._mine] for key, x in timestep.obs.items()}
+        return timestep._replace(
+            obs=obs,
+            first=timestep.first[self._mine],
+            reward=timestep.reward[self._mine],
+            discount=timestep.discount[self._mine],
+            truncated=timestep.truncated[self._mine],
+        )
+
+    def step(self, action: np.ndarray) -> Timestep:
+        action = np.asarray(action)
+        both = np.zeros(self.envs.num_envs, action.dtype)
+        both[self._mine] = action
+        if self._seen:
+            weights = self._player(self._seen["obs"], self._seen[MASK])
+            parts = np.array_split(weights, len(self._rngs))
+            moves = [draw(part, rng) for part, rng in zip(parts, self._rngs, strict=True)]
+            both[self._theirs] = np.concatenate(moves)
+        return self.change(self.envs.step(both))
+
+    def restart(self, seed: int | Sequence[int], timestep: Timestep) -> Timestep:
+        self._begin(seed)
+        both = timestep._replace(
+            first=timestep.first.repeat(2),
+            discount=timestep.discount.repeat(2),
+            truncated=timestep.truncated.repeat(2),
+        )
+        return timestep._replace(truncated=self.envs.restart(seed, both).truncated[::2])
+
+    def pop_episodes(self) -> list[Episode]:
+        return self._of_agent(self.envs.pop_episodes())
+
+    def running_episodes(self) -> list[Episode]:
+        return self._of_agent(self.envs.running_episodes())
+
+    def _of_agent(self, episodes: list[Episode]) -> list[Episode]:
+        """Returns the agent's own among episodes of both players."""
+        own = {int(row): game for game, row in enumerate(self._mine)}
+        return [x._replace(env=own[x.env]) for x in episodes if x.env in own]
