@@ -164,6 +164,11 @@ class RunConfig:
         return envs.read_tasks(self.env, self.env_options)
 
     @property
+    def eval_tasks(self) -> list[envs.Task]:
+        """The tasks that evaluation plays: of a game of two, one against each player of envs."""
+        return [x for task in self.tasks for x in envs.against_players(task)]
+
+    @property
     def has_past_selves(self) -> bool:
         """Whether past selves play against the learner."""
         return False

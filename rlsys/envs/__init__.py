@@ -4,13 +4,14 @@ from rlsys.envs.interface import Envs, Episode
 from rlsys.envs.joint_space import shared_spaces
 from rlsys.envs.make import make
 from rlsys.envs.options import Options, Task
-from rlsys.envs.tasks import check_task, family, is_game, read_tasks, two_players
+from rlsys.envs.tasks import against_players, check_task, family, is_game, read_tasks, two_players
 
 __all__ = [
     "Envs",
     "Episode",
     "Options",
     "Task",
+    "against_players",
     "check_task",
     "family",
     "is_game",

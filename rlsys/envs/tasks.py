@@ -18,6 +18,7 @@ from rlsys.envs.games import GameEnvs
 from rlsys.envs.gymnasium import GymnasiumEnvs
 from rlsys.envs.jax_envs import JaxEnvs
 from rlsys.envs.options import DEFAULTS, Options, Task
+from rlsys.envs.players import players_of
 from rlsys.types import UserError
 
 # By the word before the slash of an env_id; any other id is EnvPool's.
@@ -38,6 +39,19 @@ def backend_of(env_id: str) -> type[EnvPoolEnvs | GymnasiumEnvs | JaxEnvs]:
 def two_players(task: Task) -> bool:
     """Returns whether the agent plays both sides of a game, so that each player has a row."""
     return is_game(task.env_id) and not task.options.opponent
+
+
+def against_players(task: Task) -> list[Task]:
+    """Returns the tasks in which an agent that plays both sides of a game meets each player of
+    players.py; of any other task itself alone."""
+    if not two_players(task):
+        return [task]
+    names = players_of(task.env_id)
+    options = [dataclasses.replace(task.options, opponent=name) for name in names]
+    return [
+        Task(f"{task.name}:opponent={name}", task.env_id, option, task.continuous)
+        for name, option in zip(names, options, strict=True)
+    ]
 
 
 def is_game(env_id: str) -> bool:

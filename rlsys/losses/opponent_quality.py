@@ -43,5 +43,5 @@ def quality_after_win(
     Returns:
       [N] qualities.
     """
-    p_i = opponent_probabilities(quality)[i] if p_i is None else p_i
-    return quality.at[i].add(-eta / (len(quality) * p_i))
+    chance = opponent_probabilities(quality)[i] if p_i is None else p_i
+    return quality.at[i].add(-eta / (len(quality) * chance))

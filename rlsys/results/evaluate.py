@@ -84,7 +84,7 @@ def play_tasks(
 ) -> dict[str, list[Episode]]:
     """Plays num_episodes of each of the algorithm's modes in each task: episodes by "mode" or, of
     several tasks, by "mode task". All modes meet the same environments."""
-    found = config.tasks
+    found = config.eval_tasks
     rounds = -(-num_episodes // config.num_envs)
     num_envs = -(-num_episodes // rounds)  # all play equally often, but for a rest
     results = {}

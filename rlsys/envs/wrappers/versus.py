@@ -7,7 +7,7 @@ import numpy as np
 
 from rlsys.envs.interface import Envs, Episode
 from rlsys.envs.players import draw, make_player
-from rlsys.envs.spaces import MASK
+from rlsys.envs.spaces import MASK, check_action
 from rlsys.envs.wrappers.wrapper import Wrapper
 from rlsys.types import Timestep
 
@@ -61,7 +61,7 @@ class Versus(Wrapper):
         )
 
     def step(self, action: np.ndarray) -> Timestep:
-        action = np.asarray(action)
+        action = check_action(self.name, self.action_space, self.num_envs, action)
         both = np.zeros(self.envs.num_envs, action.dtype)
         both[self._mine] = action
         if self._seen:
