@@ -133,6 +133,11 @@ class RunConfig:
         games = [task.name for task in self.tasks if envs.two_players(task)]
         if games and not self.plays_games:
             raise UserError(f"{games[0]!r} is a game of two players, which only ppo can play")
+        if games and self.num_envs // self.actors % 2:
+            raise UserError(
+                f"{games[0]!r} has two players, each with a row of its own, so each actor needs an "
+                f"even number of num_envs, not {self.num_envs} / {self.actors}"
+            )
         check_at_least(
             self,
             1,

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from rlsys.learning import hosts, learner
+from rlsys.replay import memory
 from rlsys.types import Policy, Timestep, UserError
 
 PLAYERS = 2
@@ -29,25 +30,41 @@ class SelfPlay:
 
     past_share: float = 0.2
     """The share of games in which a past self plays one side; 0 for none."""
-    every: int = 10
+    past_every: int = 10
     """A copy of the policy joins the past selves after this many unrolls learned from."""
-    max_past_selves: int = 50
+    past_most: int = 50
     """The number of past selves that are kept. When there is one more, the one of the lowest
     quality leaves, the oldest of them if several have it."""
-    at_once: int = 4
+    past_at_once: int = 4
     """The number of past selves that an actor plays against at a time."""
-    eta: float = 0.01
+    past_eta: float = 0.01
     """The step by which a past self's quality falls when it loses a game, before it is divided by
     its probability and the number of past selves; 0 draws all alike."""
 
     def __post_init__(self):
         if not 0.0 <= self.past_share <= 1.0:
             raise UserError(f"past_share must lie in [0, 1], not {self.past_share}")
-        for name in ("every", "max_past_selves", "at_once"):
+        for name in ("past_every", "past_most", "past_at_once"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be 1 or more, not {getattr(self, name)}")
-        if not 0.0 <= self.eta < float("inf"):
-            raise UserError(f"eta must be 0 or more, not {self.eta}")
+        if not 0.0 <= self.past_eta < float("inf"):
+            raise UserError(f"past_eta must be 0 or more, not {self.past_eta}")
+
+    def groups(self, num_rows: int) -> tuple[int, int]:
+        """The past selves that an actor of so many rows plays at once, and the games of each.
+
+        Raises:
+          UserError: the past selves' share comes to less than one game.
+        """
+        games = num_rows // PLAYERS
+        past = round(self.past_share * games)
+        if not past:
+            raise UserError(
+                f"past_share {self.past_share} of an actor's {games} games comes to none: it must "
+                f"be 0 or larger, or num_envs larger"
+            )
+        groups = min(self.past_at_once, past)
+        return groups, past // groups
 
 
 class PastSelf(NamedTuple):
@@ -121,8 +138,18 @@ class Opponents:
 
         Args:
           params: the learner's.
+
+        Raises:
+          UserError: so many past selves do not fit the memory.
         """
         self._config = config
+        needed = config.past_most * sum(x.nbytes for x in jax.tree.leaves(params))
+        free = memory.free_bytes()
+        if needed > free:
+            raise UserError(
+                f"{config.past_most} past selves need {needed / 1e6:,.0f} MB, and "
+                f"{free / 1e6:,.0f} MB are free: past_most must be smaller"
+            )
         self._results: list[Result] = []
         self._iterations = self._joined = 0
         self._games = self._points = 0.0  # since the last line of the log
@@ -141,17 +168,17 @@ class Opponents:
           env_steps: played so far.
         """
         for result in (x for own in hosts.gather(self._results) for x in own):
-            self.pool = after_game(self.pool, result, self._config.eta)
+            self.pool = after_game(self.pool, result, self._config.past_eta)
             self._games += 1
             self._points += 0.5 + 0.5 * np.sign(result.reward)
         self._results = []
         self._iterations += 1
-        if self._iterations % self._config.every == 0:
+        if self._iterations % self._config.past_every == 0:
             self._join(params, env_steps)
 
     def _join(self, params: Any, env_steps: int) -> None:
         copied = jax.tree.map(np.asarray, learner.snapshot(params))
-        most = self._config.max_past_selves
+        most = self._config.past_most
         self.pool = join(self.pool, copied, env_steps, self._joined, most)
         self._joined += 1
 
@@ -202,14 +229,7 @@ class Seats:
           UserError: the past selves' share comes to less than one game.
         """
         games = num_rows // PLAYERS
-        past = round(config.past_share * games)
-        if not past:
-            raise UserError(
-                f"past_share {config.past_share} of an actor's {games} games comes to none: it "
-                f"must be 0 or larger, or num_envs larger"
-            )
-        self._groups = min(config.at_once, past)
-        size = past // self._groups  # games of a group
+        self._groups, size = config.groups(num_rows)
         game = np.arange(games - self._groups * size, games)
         self._past = PLAYERS * game + 1 - game % PLAYERS
         self._own = PLAYERS * game + game % PLAYERS

@@ -90,6 +90,10 @@ class Config(ActorCriticConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.self_play != SelfPlay() and not any(map(two_players, self.tasks)):
+            raise UserError(f"past_share and its like are for games of two, not {self.env!r}")
+        if self.has_past_selves:
+            self.self_play.groups(self.num_envs // self.actors)
         check_at_least(self, 1, "epochs minibatches sequence_length")
         check_positive(self, "clip_eps step_seconds")
         check_within(self, 0.0, 1.0, "gae_lambda")
@@ -118,8 +122,7 @@ class Config(ActorCriticConfig):
     @property
     def has_past_selves(self) -> bool:
         """Whether past selves play against the learner."""
-        games = any(two_players(task) for task in self.tasks)
-        return games and self.self_play.past_share > 0
+        return any(map(two_players, self.tasks)) and self.self_play.past_share > 0
 
     @property
     def num_sequences(self) -> int:

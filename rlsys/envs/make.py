@@ -8,7 +8,7 @@ from rlsys.envs import wrappers
 from rlsys.envs.envpool import EnvPoolEnvs
 from rlsys.envs.interface import Envs
 from rlsys.envs.options import DEFAULTS, Task
-from rlsys.envs.tasks import backend_of, is_game
+from rlsys.envs.tasks import backend_of, check_opponent
 from rlsys.types import UserError
 
 
@@ -37,8 +37,8 @@ def make(
       UserError: there is no such task, it cannot be made here, or it cannot honour the options.
     """
     options, backend = task.options, backend_of(task.env_id)
-    if options.opponent and not is_game(task.env_id):
-        raise UserError(f"opponent is for games of two players, and {task.name!r} is none")
+    if options.opponent:
+        check_opponent(task.env_id, options)
     rows = 2 * num_envs if options.opponent else num_envs
     envs: Envs = backend(task, rows, seed, num_threads=num_threads, render=render)
     if options.opponent:

@@ -17,8 +17,8 @@ from rlsys.envs.envpool import EnvPoolEnvs
 from rlsys.envs.games import GameEnvs
 from rlsys.envs.gymnasium import GymnasiumEnvs
 from rlsys.envs.jax_envs import JaxEnvs
-from rlsys.envs.options import DEFAULTS, Options, Task
-from rlsys.envs.players import players_of
+from rlsys.envs.options import DEFAULTS, Options, Task, check_family
+from rlsys.envs.players import make_player, players_of
 from rlsys.types import UserError
 
 # By the word before the slash of an env_id; any other id is EnvPool's.
@@ -52,6 +52,14 @@ def against_players(task: Task) -> list[Task]:
         Task(f"{task.name}:opponent={name}", task.env_id, option, task.continuous)
         for name, option in zip(names, options, strict=True)
     ]
+
+
+def check_opponent(env_id: str, options: Options) -> None:
+    """Raises UserError unless the options' opponent plays the task."""
+    check_family(env_id, family(env_id), options)
+    if not is_game(env_id):
+        raise UserError(f"opponent is for games of two players, and {env_id!r} is none")
+    make_player(options.opponent, env_id)
 
 
 def is_game(env_id: str) -> bool:
@@ -104,6 +112,8 @@ def read_tasks(env: str, options: Options, *, check: bool = True) -> list[Task]:
         try:
             changes = dict(map(_setting, settings))
             own = dataclasses.replace(options, **changes)
+            if check and own.opponent:
+                check_opponent(env_id, own)
         except UserError as error:
             raise UserError(f"task {given!r}: {error}") from None
         name = env_id + "".join(f":{word}" for word in _told(own, list(changes)))

@@ -147,7 +147,7 @@ def test_options_out_of_range(options, message):
 REFUSED = [
     ("Breakot-v5", {}, "unknown task 'Breakot-v5'; did you mean 'Breakout-v5'"),
     ("breakout", {}, "did you mean 'Breakout-v5'"),
-    ("TicTacToe-v1", {}, "'TicTacToe-v1' has 2 players"),
+    ("IntersectionMultiAgent-v1", {}, "'IntersectionMultiAgent-v1' has 2 players"),
     ("IntersectionMultiAgent-v0", {}, "has 2 players"),
     ("LqrLqr21-v1", {}, "range over -1e[+]10 to 1e[+]10"),
     ("CartPole-v1", dict(sticky_actions=0.25), "sticky_actions is for Atari, and 'CartPole-v1'"),
@@ -187,7 +187,7 @@ def test_what_envpool_cannot_make(monkeypatch, function):
 
 def test_check_task():
     envs.check_task("Pong-v5")
-    for task in ("Breakot-v5", "TicTacToe-v1"):
+    for task in ("Breakot-v5", "SparrowMahjong-v1"):
         with pytest.raises(UserError, match=task):
             envs.check_task(task)
 

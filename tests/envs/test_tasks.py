@@ -77,7 +77,7 @@ def test_words_replace_options():
         ("cheetah_run", "did you mean 'CheetahRun-v1'"),
         ("Catch-v0,", "unknown task ''"),
         ("", "unknown task ''"),
-        ("Catch-v0,TicTacToe-v1:permute=1", "'TicTacToe-v1' has 2 players"),
+        ("Catch-v0,SparrowMahjong-v1:permute=1", "'SparrowMahjong-v1' has 3 players"),
         ("Catch-v0,Catch-v0", "task 'Catch-v0' is named twice"),
         ("Catch-v0:permut=1", "task 'Catch-v0:permut=1': there is no option 'permut'; .*: permute"),
         ("Catch-v0:x", "there is no option 'x'"),
