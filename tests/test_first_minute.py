@@ -98,8 +98,7 @@ def test_a_run_in_a_terminal(tmp_path):
         r"│ ━+ 100%  20,000 / 20,000 env steps │\n"
         r"│ [\d,]+ steps/s, [\d.]+ updates/s, episode return [\d.]+, loss \S+ +│\n"
         r"│ 0:\d\d elapsed +│\n"
-        r"│ learner thread: waiting \d+%, learner \d+%, log \d+%, checkpoint \d+%, +│\n"
-        r"│   other \d+% +│\n"
+        r"│ learner thread: waiting \d+%, learner \d+%, [^│]*│\n(│   [^│]*│\n)?"
         r"│ actor thread: environment \d+%, inference \d+%, idle \d+% +│\n",
         "\n".join(found[2:]),
     ), found
