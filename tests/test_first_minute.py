@@ -93,7 +93,7 @@ def test_a_run_in_a_terminal(tmp_path):
         r"network: [\d,]+ parameters, computed in float32\n"
         r"preset: cartpole, but env_steps 20,000, num_envs 32, unrolls_ahead 0,\n"
         r"unroll_length 16, refresh_steps 16, 2 more\n"
-        r"device: 1 x cpu, 32 environments in 1 actor thread\n"
+        r"device: \d x cpu, 32 environments in 1 actor thread\n"
         r"╭─{78}╮\n"
         r"│ ━+ 100%  20,000 / 20,000 env steps │\n"
         r"│ [\d,]+ steps/s, [\d.]+ updates/s, episode return [\d.]+, loss \S+ +│\n"
