@@ -98,7 +98,9 @@ class Display:
         self._phase, self._phase_began = name, time.perf_counter()
         late = threading.Timer(PHASE_SECONDS, self.say, [f"{name} ..."])
         late.daemon = True
-        if self._shown and self._live is None:
+        if self._live is not None:
+            self._live.refresh()
+        elif self._shown:
             late.start()
         try:
             yield
