@@ -17,7 +17,7 @@ import optax
 
 from rlsys import networks
 from rlsys.acting import actor_critic
-from rlsys.config import Presets, RunConfig, check_at_least, register
+from rlsys.config import RunConfig, check_at_least, register
 from rlsys.learning import learner
 from rlsys.learning.optimizer import descend, linear_decay, step_metrics
 from rlsys.learning.state import initial_state

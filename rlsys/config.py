@@ -1,12 +1,10 @@
-"""RunConfig: the fields that every algorithm shares, and how Configs are checked, chosen and read.
+"""RunConfig: the fields that every algorithm shares, and how Configs are checked and read.
 
 A Config is a frozen dataclass whose float fields a sweep may vary.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -124,8 +122,11 @@ class RunConfig:
     log_every: int = 20_000
     """Environment steps from one line of the log to the next."""
     eval_episodes: int = 64
-    """The number of episodes played at the end, of each task and in each of the two ways: greedily,
-    and with random actions as in training."""
+    """The number of episodes that an evaluation plays, of each task and in each of the two ways:
+    greedily, and with random actions as in training. The last one comes at the end."""
+    eval_every: int = 0
+    """Environment steps from one evaluation during training to the next; the best parameters are
+    kept beside the newest. With 0 there is none."""
 
     def __post_init__(self):
         check_at_least(
@@ -134,7 +135,9 @@ class RunConfig:
             "env_steps num_envs frame_stack pixel_scale actors unroll_length refresh_steps "
             "checkpoint_every keep_checkpoints log_every eval_episodes",
         )
-        check_at_least(self, 0, "seed hidden_size core_size head_size unrolls_ahead actor_devices")
+        check_at_least(
+            self, 0, "seed hidden_size core_size head_size unrolls_ahead actor_devices eval_every"
+        )
         check_positive(self, "learning_rate max_gradient_norm")
         check_within(self, 0.0, 1.0, "discount learning_rate_decay")
         num_tasks = len(self.tasks)
@@ -249,63 +252,6 @@ class ActorCriticConfig(RunConfig):
     def tasks(self) -> list[envs.Task]:
         """The tasks of the run; a Gaussian policy plays continuous actions as they are."""
         return [t._replace(continuous=self.policy == "gaussian") for t in super().tasks]
-
-
-class Presets(NamedTuple):
-    """An algorithm's Configs by name, and which task gets which."""
-
-    configs: dict[str, Any]  # the first is the default, "small" is for what nothing else suits
-    suits: dict[str, str]  # family of tasks -> name
-    on_cpu: Mapping[str, str] = MappingProxyType({})  # task -> name, without an accelerator
-    # (config, number of tasks) -> values of fields that several tasks need
-    for_tasks: Callable[[Any, int], dict[str, Any]] = lambda config, num_tasks: {}
-
-    def choose(self, name: str | None, env: str | None, on_cpu: bool) -> Any:
-        """The preset of that name or, without one, what suits the tasks; set to the tasks if given.
-
-        Args:
-          name: a preset's, or None.
-          env: the tasks, as a Config has them, or None for the preset's own.
-          on_cpu: whether it is for a machine without accelerator.
-
-        Raises:
-          UserError: there is no such preset, or no such task.
-        """
-        if name is None and env is not None:
-            name = self._suiting(env, on_cpu)
-        name = next(iter(self.configs)) if name is None else name
-        if name not in self.configs:
-            raise UserError(f"there is no preset {name!r}, only {', '.join(self.configs)}")
-        config = self.configs[name]
-        changes = {"env": config.env, "env_options": config.env_options}
-        if env is not None and env != config.env:
-            changes = {"env": env, "env_options": self._options(config, env)}
-        num_tasks = len(envs.read_tasks(changes["env"], changes["env_options"]))
-        if num_tasks > 1:
-            changes |= self.for_tasks(config, num_tasks)
-        return dataclasses.replace(config, **changes)
-
-    def _suiting(self, env: str, on_cpu: bool) -> str:
-        """The name of the preset that suits tasks."""
-        if on_cpu and env in self.on_cpu:
-            return self.on_cpu[env]
-        plain = envs.Options()
-        for name, config in self.configs.items():
-            if config.env == env and config.env_options == plain:
-                return name
-        return self.suits.get(envs.family(envs.read_tasks(env, plain)[0].env_id), "small")
-
-    def _options(self, config: Any, env: str) -> envs.Options:
-        """Options for tasks not the preset's own: the preset's, if it is for their family."""
-        options = envs.Options()
-        tasks = envs.read_tasks(env, options)
-        families = {envs.family(task.env_id) for task in tasks}
-        suit = self.suits.get(families.pop()) if len(families) == 1 else None
-        if suit is not None and config.env_options == self.configs[suit].env_options:
-            options = config.env_options
-        if len(tasks) > 1:  # games do not share which actions they use
-            options = dataclasses.replace(options, minimal_actions=False)
-        return options
 
 
 def from_dict(cls, values: dict[str, Any]):

@@ -6,7 +6,7 @@ Each function takes an algorithm's Config and gives its Presets.
 import dataclasses
 from typing import Any
 
-from rlsys.config import Presets
+from rlsys.running.presets import Presets
 from rlsys.envs import Options
 
 IMAGES = ("procgen", "vizdoom")  # families of tasks with images of their own kind

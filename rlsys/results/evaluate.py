@@ -1,101 +1,24 @@
-"""Episodes with fixed parameters: returns, the score among them, and a picture of an episode."""
+"""Evaluation: what episodes with fixed parameters returned, the score among it."""
 
 import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from rlsys import streams
-from rlsys.envs import Envs, Episode, Task, make, shared_spaces
+from rlsys.envs import Episode, make, shared_spaces
 from rlsys.learning import hosts
+from rlsys.results import gif
+from rlsys.results.episodes import MAX_STEPS, SEED, play_tasks
 from rlsys.running import files
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.session import Session
-from rlsys.types import Policy, Stopped, UserError
+from rlsys.types import Stopped
 
-SEED = 1_000_000_007  # of environments to evaluate in, the same for all runs
-MAX_STEPS = 27_000  # of an episode: Atari's 108,000 frames
 RESAMPLES = 2_000  # of the bootstrap
-GIF_FRAMES = 500
-
-
-class EvalPolicy(NamedTuple):
-    """A policy and the environments that it plays in."""
-
-    envs: Envs
-    policy: Policy
-    core_state: Any  # [B, ...] to begin with
-    seed: int
-
-
-def eval_policy(
-    algorithm: Algorithm,
-    config: Any,
-    network: Any,
-    task: Task,
-    num_envs: int,
-    seed: int,
-    mode: str,
-    *,
-    render: bool = False,
-) -> EvalPolicy:
-    """An algorithm's policy in environments of a task; mode: the way it plays."""
-    envs = make(task, num_envs, seed, render=render)
-    policy = algorithm.make_eval_policy(network, config, num_envs, mode)
-    return EvalPolicy(envs, policy, network.initial(num_envs), seed)
-
-
-def play(player: EvalPolicy, params: Any, num_episodes: int) -> list[Episode]:
-    """Plays num_episodes episodes, in rounds of one in each environment: were the next begun as
-    soon as one has ended, short ones would be overcounted.
-
-    An episode that has not ended after MAX_STEPS steps is cut and comes as it is, with its return
-    so far and `ended` False.
-    """
-    envs, policy, core_state, seed = player
-    key, episodes = streams.key(seed, "evaluation"), list[Episode]()
-    while len(episodes) < num_episodes:
-        playing = set(range(min(envs.num_envs, num_episodes - len(episodes))))
-        timestep, core_state = envs.reset(), player.core_state
-        for _ in range(MAX_STEPS):
-            action, _, core_state, key = policy(params, timestep, core_state, key)
-            timestep = envs.step(np.asarray(action))
-            ended = [episode for episode in envs.pop_episodes() if episode.env in playing]
-            playing -= {episode.env for episode in ended}
-            episodes += ended
-            if not playing:
-                break
-        episodes += [episode for episode in envs.running_episodes() if episode.env in playing]
-    return episodes
-
-
-def play_tasks(
-    algorithm: Algorithm,
-    config: Any,
-    network: Any,
-    params: Any,
-    num_episodes: int,
-    seed: int = SEED,
-) -> dict[str, list[Episode]]:
-    """Plays num_episodes of each of the algorithm's modes in each task: episodes by "mode" or, of
-    several tasks, by "mode task". All modes meet the same environments."""
-    found = config.tasks
-    rounds = -(-num_episodes // config.num_envs)
-    num_envs = -(-num_episodes // rounds)  # all play equally often, but for a rest
-    results = {}
-    for i, task in enumerate(found):
-        (own,) = streams.sequence(seed, "evaluation", i).generate_state(1).tolist()
-        for mode in algorithm.eval_modes:
-            player = eval_policy(algorithm, config, network, task, num_envs, own, mode)
-            name = mode if len(found) == 1 else f"{mode} {task.name}"
-            results[name] = play(player, params, num_episodes)
-            player.envs.close()
-    return results
 
 
 def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
@@ -147,26 +70,6 @@ def describe(name: str, result: dict[str, float]) -> str:
     if ended := cut(result):
         words += f"; {ended}, the others count with their return after {MAX_STEPS:,} steps"
     return words
-
-
-def record(path: Path, player: EvalPolicy, params: Any) -> None:
-    """Writes the first episode of environment 0, or its first GIF_FRAMES steps, as a gif.
-
-    Raises:
-      UserError: the task has no picture, or the disk is full.
-    """
-    envs, policy, core_state, seed = player
-    timestep, key = envs.reset(), streams.key(seed, "evaluation")
-    images: list[Image.Image] = []
-    while len(images) < GIF_FRAMES and not (images and timestep.first[0]):
-        images.append(Image.fromarray(envs.render()))
-        action, _, core_state, key = policy(params, timestep, core_state, key)
-        timestep = envs.step(np.asarray(action))
-    try:
-        with files.replacing(path) as new:
-            images[0].save(new, "GIF", save_all=True, append_images=images[1:], duration=50, loop=0)
-    except OSError as error:
-        raise UserError(f"{path} could not be written: {error.strerror or error}") from None
 
 
 def summaries(score: str, episodes: dict[str, list[Episode]]) -> dict[str, Any]:
@@ -257,15 +160,4 @@ def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None
     if path := report(Path(config.run_dir), algorithm.score_mode, episodes):
         print(f"saved {path}")
     if options.gif:
-        for i, task in enumerate(found):
-            path = Path(config.run_dir) / (f"episode-{i}.gif" if i else "episode.gif")
-            mode = algorithm.score_mode
-            player = eval_policy(
-                algorithm, config, network, task, 1, options.seed, mode, render=True
-            )
-            try:
-                record(path, player, params)
-                print(f"saved {path}")
-            except UserError as error:  # an environment of one's own often has no picture
-                print(f"no gif: {error}")
-            player.envs.close()
+        gif.record_tasks(Path(config.run_dir), algorithm, config, network, params, options.seed)

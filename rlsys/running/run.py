@@ -160,6 +160,11 @@ class Run:
             self._lock.release()
 
     @property
+    def signalled(self) -> bool:
+        """Whether a signal has asked this process to stop, of which others may not know yet."""
+        return self._signals.number > 0
+
+    @property
     def stopped(self) -> bool:
         """Whether a signal ended the run before its last step."""
         return self._signal > 0 and self.env_steps < self._config.env_steps
@@ -284,13 +289,12 @@ class Run:
         last = self.changes[-1] if self.changes else {"env_steps": 0, "learner_steps": 0}
         return last["env_steps"], last["learner_steps"]
 
-    def write(self, metrics: list[dict[str, Any]], more: dict[str, float]) -> None:
-        """A line of the log.
+    def means(self, metrics: list[dict[str, Any]]) -> dict[str, float]:
+        """Means of metrics, by name.
 
         Args:
           metrics: of the updates since the last line, scalars or arrays [N] of N updates, which
             cross to the host here, all at once.
-          more: other scalars.
 
         Raises:
           FloatingPointError: a metric is no finite number.
@@ -303,12 +307,15 @@ class Run:
         if wrong := first_not_finite(flat):
             name, step = wrong[0], self.learner_steps - wrong[1]
             raise FloatingPointError(f"{name} is no finite number at learner step {step}")
-        means = {name: np.mean(values) for name, values in flat.items()}
+        return {name: float(np.mean(values)) for name, values in flat.items()}
+
+    def write(self, scalars: dict[str, float]) -> None:
+        """Writes a line of the log; collective, so all processes must call it."""
         if hosts.count() > 1:
             others = hosts.gather([] if hosts.is_primary() else self.log.pop_episodes())
             self.log.episodes(itertools.chain(*others) if hosts.is_primary() else [])
         counters = self.env_steps, self.learner_steps
-        self.log.write(*counters, {**means, **more}, all_episodes=self.saving)
+        self.log.write(*counters, scalars, all_episodes=self.saving)
 
     def print_health(self) -> None:
         """Prints how healthy the run was, in one line."""
