@@ -1,7 +1,6 @@
 """Episodes with fixed parameters: returns, the score among them, and a picture of an episode."""
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from PIL import Image
 from rlsys import streams
 from rlsys.envs import Envs, Episode, Task, make, shared_spaces
 from rlsys.learning import hosts
+from rlsys.results import evaluations
 from rlsys.running import files
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import Checkpoints
@@ -169,31 +169,49 @@ def record(path: Path, player: EvalPolicy, params: Any) -> None:
         raise UserError(f"{path} could not be written: {error.strerror or error}") from None
 
 
-def summaries(score: str, episodes: dict[str, list[Episode]]) -> dict[str, Any]:
-    """Returns what evaluation.json holds: the mode of play that is the algorithm's score, and a
-    summary of each mode, the score's first."""
+def evaluation(
+    score: str,
+    episodes: dict[str, list[Episode]],
+    *,
+    env_steps: int,
+    learner_steps: int,
+    seed: int = SEED,
+) -> dict[str, Any]:
+    """Sums up episodes as evaluation.json keeps them: see evaluations.read.
+
+    Args:
+      score: the mode of play that is the algorithm's score, which stands first.
+      episodes: as of play_tasks.
+      env_steps, learner_steps: counters of the checkpoint whose parameters played.
+      seed: of the environments.
+    """
     names = sorted(episodes, key=lambda name: name.partition(" ")[0] != score)
-    return {"score": score, "results": {name: summary(episodes[name]) for name in names}}
+    return {
+        "score": score,
+        "env_steps": env_steps,
+        "learner_steps": learner_steps,
+        "episodes": len(episodes[names[0]]),
+        "seed": seed,
+        "results": {name: summary(episodes[name]) for name in names},
+    }
 
 
-def write(folder: Path, found: dict[str, Any]) -> Path | None:
-    """Writes evaluation.json and returns its path; says why if it cannot, and returns None."""
-    path = folder / "evaluation.json"
+def save(folder: Path, found: dict[str, Any]) -> Path | None:
+    """Adds an evaluation to evaluation.json and returns its path; says why if it cannot, and
+    returns None."""
     try:
-        files.write_text(path, json.dumps(found, indent=2) + "\n")
-    except OSError as error:
-        print(f"{path} could not be written: {error.strerror}.", flush=True)
+        return evaluations.add(folder, found)
+    except UserError as error:
+        print(f"{error}.", flush=True)
         return None
-    return path
 
 
-def report(folder: Path, score: str, episodes: dict[str, list[Episode]]) -> Path | None:
-    """Prints a line for each mode of play, and writes evaluation.json."""
-    found = summaries(score, episodes)
+def report(folder: Path, found: dict[str, Any]) -> Path | None:
+    """Prints a line for each mode of play of an evaluation, and saves it."""
     for name, result in found["results"].items():
-        is_score = name.partition(" ")[0] == score
+        is_score = name.partition(" ")[0] == found["score"]
         print(f"{'score' if is_score else 'also'}: {describe(name, result)}", flush=True)
-    return write(folder, found)
+    return save(folder, found)
 
 
 def conclude(algorithm: Algorithm, session: Session) -> Path:
@@ -211,7 +229,8 @@ def conclude(algorithm: Algorithm, session: Session) -> Path:
     if not primary:
         return run.folder
     episodes = play_tasks(algorithm, config, session.network, session.params, config.eval_episodes)
-    report(run.folder, algorithm.score_mode, episodes)
+    counters = {"env_steps": run.env_steps, "learner_steps": run.learner_steps}
+    report(run.folder, evaluation(algorithm.score_mode, episodes, **counters))
     run.print_health()
     print(
         f"{run.folder}: config.json, metrics.jsonl, evaluation.json, checkpoints/, and events "
@@ -234,8 +253,17 @@ class EvalConfig:
     """Record an episode, played in the way that is the algorithm's score."""
 
 
-def newest(algorithm: Algorithm, config: Any) -> tuple[Any, Any]:
-    """The network of a run and the parameters in its newest checkpoint.
+class Saved(NamedTuple):
+    """The agent in a run's newest checkpoint."""
+
+    network: Any
+    params: Any
+    env_steps: int
+    learner_steps: int
+
+
+def newest(algorithm: Algorithm, config: Any) -> Saved:
+    """Reads the agent in a run's newest checkpoint.
 
     Raises:
       CheckpointError: there is none.
@@ -246,16 +274,20 @@ def newest(algorithm: Algorithm, config: Any) -> tuple[Any, Any]:
         envs.close()
     state = algorithm.make_state(network, config)
     checkpoints = Checkpoints(Path(config.run_dir) / "checkpoints")
-    return network, checkpoints.restore({"learner": state})[1]["learner"].params
+    _, trees, meta = checkpoints.restore({"learner": state})
+    counters = meta["counters"]
+    return Saved(network, trees["learner"].params, counters["env_steps"], counters["learner_steps"])
 
 
 def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None:
     """Plays each mode, prints and saves the returns, and records a picture."""
-    found = config.tasks
-    network, params = newest(algorithm, config)
+    found, agent = config.tasks, newest(algorithm, config)
+    network, params = agent.network, agent.params
     episodes = play_tasks(algorithm, config, network, params, options.episodes, options.seed)
-    if path := report(Path(config.run_dir), algorithm.score_mode, episodes):
-        print(f"saved {path}")
+    counters = {"env_steps": agent.env_steps, "learner_steps": agent.learner_steps}
+    result = evaluation(algorithm.score_mode, episodes, **counters, seed=options.seed)
+    if path := report(Path(config.run_dir), result):
+        print(f"saved in {path}, beside the evaluations that it held")
     if options.gif:
         for i, task in enumerate(found):
             path = Path(config.run_dir) / (f"episode-{i}.gif" if i else "episode.gif")

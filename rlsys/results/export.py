@@ -40,7 +40,8 @@ def export(algorithm: Algorithm, config: Any, options: ExportConfig) -> Path:
     """
     if not 0 <= options.task < len(config.tasks):
         raise UserError(f"task must lie in 0 to {len(config.tasks) - 1}, not {options.task}")
-    network, params = newest(algorithm, config)
+    agent = newest(algorithm, config)
+    network, params = agent.network, agent.params
     about = describe(algorithm, config, network, options.task)
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     arrays = io.BytesIO()
