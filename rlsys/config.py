@@ -124,6 +124,8 @@ class RunConfig:
     eval_episodes: int = 64
     """The number of episodes that an evaluation plays, of each task and in each of the two ways:
     greedily, and with random actions as in training. The last one comes at the end."""
+    gif: bool = True
+    """Record an episode of the final policy at the end, where the task can be drawn."""
     eval_every: int = 0
     """Environment steps from one evaluation during training to the next; the best parameters are
     kept beside the newest. With 0 there is none."""

@@ -1,7 +1,10 @@
 """Evaluation: every episode counts, cut ones too and said to be, and intervals keep to the data."""
 
+import functools
+import itertools
 import json
 import math
+import multiprocessing
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +13,7 @@ from environments import make
 
 from rlsys import cli, train
 from rlsys.envs import Episode, Options, read_tasks
-from rlsys.results import evaluate
+from rlsys.results import evaluate, evaluations
 from rlsys.types import Timestep
 
 
@@ -162,8 +165,9 @@ def test_the_score_is_named_and_stands_first(tmp_path, capfd):
         f"{kind} {task}": [Episode(mean, 3, 0, task)]
         for kind, mean in (("greedy", 1.0), ("sampled", 2.0)) for task in ("a", "b")
     }  # fmt: skip
-    found = json.loads(evaluate.report(tmp_path, "sampled", episodes).read_text())
-    assert found["score"] == "sampled"
+    own = evaluate.evaluation("sampled", episodes, env_steps=10, learner_steps=2)
+    found = json.loads(evaluate.report(tmp_path, own).read_text())
+    assert found["score"] == "sampled" and (found["env_steps"], found["learner_steps"]) == (10, 2)
     assert list(found["results"]) == ["sampled a", "sampled b", "greedy a", "greedy b"]
     assert found["results"]["sampled a"]["mean"] == 2.0
     lines = capfd.readouterr().out.splitlines()
@@ -171,6 +175,24 @@ def test_the_score_is_named_and_stands_first(tmp_path, capfd):
         "score: sampled return in a 2", "score: sampled return in b 2",
         "also: greedy return in a 1", "also: greedy return in b 1",
     ]  # fmt: skip
+
+
+def test_evaluations_stand_side_by_side(tmp_path):
+    """Also those that several processes add at once, and one that is repeated stands once."""
+    assert evaluations.read(tmp_path) == []
+    played = {"greedy": [Episode(1.0, 3, 0, "")]}
+    made = [
+        evaluate.evaluation("greedy", played, env_steps=steps, learner_steps=1, seed=seed)
+        | {"episodes": episodes}
+        for steps, episodes, seed in itertools.product((100, 200), (3, 8), (0, 1))
+    ]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(functools.partial(evaluations.add, tmp_path), made + made, chunksize=1)
+    first, *others = evaluations.read(tmp_path)
+    assert (first["env_steps"], first["episodes"]) == (200, 8)  # the newest, with most episodes
+    assert len(others) == 7 and all(one in [first, *others] for one in made)
+    evaluations.add(tmp_path, first | {"seed": 7})
+    assert evaluations.read(tmp_path)[0] == first  # of equals the first stays
 
 
 @pytest.mark.parametrize(

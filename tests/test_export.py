@@ -69,7 +69,7 @@ def raw_action(task, action):
 def test_actions_equal_evaluations_to_the_bit(trained, mode):
     algorithm, config, path = trained
     mode, (task,) = algorithm.eval_modes[mode], config.tasks
-    network, params = evaluate.newest(algorithm, config)
+    network, params, *_ = evaluate.saved(algorithm, config)
     player = evaluate.eval_policy(algorithm, config, network, task, 3, 7, mode)
     plain = dataclasses.replace(task.options, observe=(), permute=0, reward_scale=1.0,
                                 clip_rewards=False, action_bins=11)  # fmt: skip

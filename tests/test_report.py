@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from rlsys import cli
-from rlsys.results import report
+from rlsys.results import evaluations, report
 
 
 def write_run(folder, config, returns, played=None, algorithm="impala", ended=8):
@@ -27,8 +27,9 @@ def write_run(folder, config, returns, played=None, algorithm="impala", ended=8)
             | {"episodes": 8, "ended": ended}
             for name, mean in played.items()
         }
+        counters = {"env_steps": lines[-1]["env_steps"], "learner_steps": 0}
         found = {"score": next(iter(played)).partition(" ")[0], "results": results}
-        (folder / "evaluation.json").write_text(json.dumps(found))
+        evaluations.add(folder, {**found, **counters, "episodes": 8, "seed": 0})
 
 
 def write_config(folder, content):
@@ -124,7 +125,27 @@ def test_an_evaluation_of_an_earlier_version_is_refused(tmp_path, capfd):
     write_run(tmp_path / "a", config(0), {"episode_return": [1.0]})
     (tmp_path / "a/evaluation.json").write_text('{"greedy": {"mean": 1.0, "interval_95": 0.5}}')
     assert make(tmp_path / "a", "--out", tmp_path / "out") == 2
-    assert f"make eval RUN={tmp_path}/a writes it anew" in capfd.readouterr().err
+    assert f"then make eval RUN={tmp_path}/a writes it" in capfd.readouterr().err
+    (tmp_path / "a/evaluation.json").write_text("")
+    assert make(tmp_path / "a", "--out", tmp_path / "out") == 2
+    assert "a/evaluation.json is damaged" in capfd.readouterr().err
+
+
+def test_the_newest_parameters_with_most_episodes_count(tmp_path, capfd):
+    """One of 3 episodes, or of an earlier checkpoint, changes nothing in the table."""
+    write_run(tmp_path / "a", config(0), {"episode_return": [1.0, 2.0]}, {"sampled": 5.0})
+    assert make(tmp_path / "a", "--out", tmp_path / "before") == 0
+    (first,) = evaluations.read(tmp_path / "a")
+    results = {"sampled": first["results"]["sampled"] | {"mean": 9.0}}
+    evaluations.add(tmp_path / "a", first | {"episodes": 3, "seed": 1, "results": results})
+    early = first | {"episodes": 100, "env_steps": 100, "results": results}
+    evaluations.add(tmp_path / "a", early)
+    assert make(tmp_path / "a", "--out", tmp_path / "after") == 0
+    assert cells(tmp_path / "before/report.md") == cells(tmp_path / "after/report.md")
+    evaluations.add(tmp_path / "a", first | {"episodes": 9, "results": results})
+    assert make(tmp_path / "a", "--out", tmp_path / "after") == 0
+    (row,) = cells(tmp_path / "after/report.md")
+    assert row["sampled return"].startswith("9 (")
 
 
 def test_a_band_runs_from_the_least_seed_to_the_largest():

@@ -20,6 +20,7 @@ from rlsys.acting.actors import make_envs, seeds
 from rlsys.envs import Episode
 from rlsys.learning import learner
 from rlsys.replay import memory
+from rlsys.results import evaluations
 from rlsys.running import config_file
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.health import Health
@@ -353,10 +354,10 @@ def test_what_a_sweep_leaves(swept, capfd):
             assert 8 <= result["mean"] <= 500
         scores = [result["mean"] for kind, result in played.items() if "sampled" in kind]
         assert row["score"] == "sampled" and float(row["score_return"]) == np.mean(scores)
-    words = ["eval", folder / "members/0", "--episodes", 4]
+    words = ["eval", folder / "members/0", "--episodes", 3]
     assert cli.exit_code(lambda: train.main(list(map(str, words)))) == 0
-    kinds = json.loads((folder / "members/0/evaluation.json").read_text())["results"]
-    assert len(kinds) == 4 and all(kind["episodes"] == 4 for kind in kinds.values())
+    kinds = evaluations.read(folder / "members/0")[-1]["results"]
+    assert len(kinds) == 4 and all(kind["episodes"] == 3 for kind in kinds.values())
 
 
 def test_a_sweep_is_no_run_and_a_run_no_sweep(swept, tmp_path, monkeypatch, capfd):

@@ -55,7 +55,8 @@ def _timestep(model: Path) -> float:
 def _of_gymnasium(env_id: str) -> float | None:
     """Return what Gymnasium says of its environment of the same id, if it has one here."""
     try:
-        made = gymnasium.envs.registration.load_env_creator(gymnasium.spec(env_id).entry_point)
+        made: Any = gymnasium.spec(env_id).entry_point
+        made = gymnasium.envs.registration.load_env_creator(made)
         return render_fps(made.metadata)
     except Exception:  # there is none, or a library that it needs is missing
         return None

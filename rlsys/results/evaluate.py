@@ -1,24 +1,23 @@
 """Evaluation: what episodes with fixed parameters returned, the score among it."""
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlsys.envs import Episode, make, shared_spaces
 from rlsys.learning import hosts
-from rlsys.results import gif
+from rlsys.results import evaluations, gif
 from rlsys.results.episodes import MAX_STEPS, SEED, play_tasks
-from rlsys.running import files
 from rlsys.running.algorithm import Algorithm
-from rlsys.running.checkpoint import Checkpoints
+from rlsys.running.checkpoint import CheckpointError, Checkpoints
 from rlsys.running.session import Session
-from rlsys.types import Stopped
+from rlsys.types import Stopped, UserError
 
 RESAMPLES = 2_000  # of the bootstrap
+NEWEST, BEST = "newest", "best"  # parameters in a checkpoint
 
 
 def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
@@ -72,31 +71,49 @@ def describe(name: str, result: dict[str, float]) -> str:
     return words
 
 
-def summaries(score: str, episodes: dict[str, list[Episode]]) -> dict[str, Any]:
-    """Returns what evaluation.json holds: the mode of play that is the algorithm's score, and a
-    summary of each mode, the score's first."""
+def evaluation(
+    score: str,
+    episodes: dict[str, list[Episode]],
+    *,
+    env_steps: int,
+    learner_steps: int,
+    seed: int = SEED,
+) -> dict[str, Any]:
+    """Sums up episodes as evaluation.json keeps them: see evaluations.read.
+
+    Args:
+      score: the mode of play that is the algorithm's score, which stands first.
+      episodes: as of play_tasks.
+      env_steps, learner_steps: counters of the checkpoint whose parameters played.
+      seed: of the environments.
+    """
     names = sorted(episodes, key=lambda name: name.partition(" ")[0] != score)
-    return {"score": score, "results": {name: summary(episodes[name]) for name in names}}
+    return {
+        "score": score,
+        "env_steps": env_steps,
+        "learner_steps": learner_steps,
+        "episodes": len(episodes[names[0]]),
+        "seed": seed,
+        "results": {name: summary(episodes[name]) for name in names},
+    }
 
 
-def write(folder: Path, found: dict[str, Any]) -> Path | None:
-    """Writes evaluation.json and returns its path; says why if it cannot, and returns None."""
-    path = folder / "evaluation.json"
+def save(folder: Path, found: dict[str, Any]) -> Path | None:
+    """Adds an evaluation to evaluation.json and returns its path; says why if it cannot, and
+    returns None."""
     try:
-        files.write_text(path, json.dumps(found, indent=2) + "\n")
-    except OSError as error:
-        print(f"{path} could not be written: {error.strerror}.", flush=True)
+        return evaluations.add(folder, found)
+    except UserError as error:
+        print(f"{error}.", flush=True)
         return None
-    return path
 
 
-def report(folder: Path, score: str, episodes: dict[str, list[Episode]]) -> Path | None:
-    """Prints a line for each mode of play, and writes evaluation.json."""
-    found = summaries(score, episodes)
+def report(folder: Path, found: dict[str, Any]) -> Path | None:
+    """Prints a line for each mode of play of an evaluation, and saves it."""
     for name, result in found["results"].items():
-        is_score = name.partition(" ")[0] == score
+        is_score = name.partition(" ")[0] == found["score"]
         print(f"{'score' if is_score else 'also'}: {describe(name, result)}", flush=True)
-    return write(folder, found)
+    return save(folder, found)
 
 
 def conclude(algorithm: Algorithm, session: Session) -> Path:
@@ -114,20 +131,29 @@ def conclude(algorithm: Algorithm, session: Session) -> Path:
     if not primary:
         return run.folder
     episodes = play_tasks(algorithm, config, session.network, session.params, config.eval_episodes)
-    report(run.folder, algorithm.score_mode, episodes)
+    counters = {"env_steps": run.env_steps, "learner_steps": run.learner_steps}
+    report(run.folder, evaluation(algorithm.score_mode, episodes, **counters))
     run.print_health()
+    if session.evaluations and (best := session.evaluations.summary(run.folder)):
+        print(best)
+    gifs = []
+    if config.gif:
+        gifs = gif.record_tasks(run.folder, algorithm, config, session.network, session.params)
+    files = ["config.json", "metrics.jsonl", "evaluation.json", *(path.name for path in gifs)]
     print(
-        f"{run.folder}: config.json, metrics.jsonl, evaluation.json, checkpoints/, and events "
-        f"for TensorBoard\n"
-        f"make eval RUN={run.folder}    more episodes, and a gif of one"
+        f"{run.folder}: {', '.join(files)}, checkpoints/, and events for TensorBoard\n"
+        f"make eval RUN={run.folder}    more episodes"
     )
     return run.folder
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """Plays episodes with a run's newest checkpoint."""
+    """Plays episodes with the parameters in a run's newest checkpoint."""
 
+    params: str = NEWEST
+    """Whose episodes: the newest parameters, or the best of a run that was trained with
+    --eval-every."""
     episodes: int = 100
     """The number of episodes in each of the two ways: greedily, and with random actions as in
     training."""
@@ -137,27 +163,60 @@ class EvalConfig:
     """Record an episode, played in the way that is the algorithm's score."""
 
 
-def newest(algorithm: Algorithm, config: Any) -> tuple[Any, Any]:
-    """The network of a run and the parameters in its newest checkpoint.
+class Saved(NamedTuple):
+    """An agent in a run's newest checkpoint."""
+
+    network: Any
+    params: Any
+    env_steps: int
+    learner_steps: int
+
+
+def saved(algorithm: Algorithm, config: Any, params: str = NEWEST) -> Saved:
+    """Reads an agent in a run's newest checkpoint.
+
+    Args:
+      params: "newest" for the parameters that the run goes on from, or "best" for those that did
+        best in the evaluations during training.
 
     Raises:
-      CheckpointError: there is none.
+      UserError: params is neither, or there was no evaluation during training.
+      CheckpointError: there is no checkpoint.
     """
+    if params not in (NEWEST, BEST):
+        raise UserError(f"params must be {NEWEST} or {BEST}, not {params!r}")
     pools = [make(task, 1, SEED) for task in config.tasks]
     network = algorithm.make_network(config, *shared_spaces(pools))
     for envs in pools:
         envs.close()
     state = algorithm.make_state(network, config)
     checkpoints = Checkpoints(Path(config.run_dir) / "checkpoints")
-    return network, checkpoints.restore({"learner": state})[1]["learner"].params
+    if params == BEST:
+        number = checkpoints.newest([BEST])
+        counters = checkpoints.meta(number).get("evaluations", {}).get("best")
+        if not counters:
+            raise CheckpointError(
+                f"{checkpoints.directory / str(number)} has no best parameters, which a run keeps "
+                f"that is trained with --eval-every"
+            )
+        found = checkpoints.restore({BEST: state.params}, number)[1][BEST]
+    else:
+        _, trees, meta = checkpoints.restore({"learner": state})
+        counters, found = meta["counters"], trees["learner"].params
+    return Saved(network, found, counters["env_steps"], counters["learner_steps"])
 
 
 def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None:
-    """Plays each mode, prints and saves the returns, and records a picture."""
-    found = config.tasks
-    network, params = newest(algorithm, config)
+    """Plays each mode, prints and saves the returns, and records a gif."""
+    agent, folder = saved(algorithm, config, options.params), Path(config.run_dir)
+    network, params = agent.network, agent.params
+    if options.params == BEST:
+        print(f"the best parameters, of {agent.env_steps:,} environment steps")
     episodes = play_tasks(algorithm, config, network, params, options.episodes, options.seed)
-    if path := report(Path(config.run_dir), algorithm.score_mode, episodes):
-        print(f"saved {path}")
+    counters = {"env_steps": agent.env_steps, "learner_steps": agent.learner_steps}
+    result = evaluation(algorithm.score_mode, episodes, **counters, seed=options.seed)
+    if path := report(folder, result):
+        print(f"saved in {path}, beside the evaluations that it held")
     if options.gif:
-        gif.record_tasks(Path(config.run_dir), algorithm, config, network, params, options.seed)
+        name = "best" if options.params == BEST else "episode"
+        gif.record_tasks(folder, algorithm, config, network, params, options.seed, name)

@@ -11,7 +11,7 @@ from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 
 from rlsys import streams
 from rlsys.envs import Episode
-from rlsys.results.episodes import MAX_STEPS, EvalPolicy, eval_policy
+from rlsys.results.episodes import MAX_STEPS, SEED, EvalPolicy, eval_policy
 from rlsys.running import files
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
@@ -34,17 +34,27 @@ class Frame(NamedTuple):
 
 
 def record_tasks(
-    folder: Path, algorithm: Algorithm, config: Any, network: Any, params: Any, seed: int
+    folder: Path,
+    algorithm: Algorithm,
+    config: Any,
+    network: Any,
+    params: Any,
+    seed: int = SEED,
+    name: str = "episode",
 ) -> list[Path]:
     """Records an episode of each task, played in the way that is the algorithm's score, beside a
     run's other files, and prints where it is. If it cannot be drawn, one sentence says why.
 
+    Args:
+      seed: the environment follows from it.
+      name: the gifs are called <name>.gif and, of more tasks, <name>-1.gif and so on.
+
     Returns:
-      The gifs: episode.gif and, of more tasks, episode-1.gif and so on.
+      The gifs.
     """
     found = []
     for i, task in enumerate(config.tasks):
-        path = folder / (f"episode-{i}.gif" if i else "episode.gif")
+        path = folder / (f"{name}-{i}.gif" if i else f"{name}.gif")
         try:
             player = eval_policy(
                 algorithm, config, network, task, 1, seed, algorithm.score_mode, render=True
@@ -176,10 +186,10 @@ def _append(
 
 def _palette(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns at most COLORS colors [K, 3] for pixels [N, 3], and which each has, [N]."""
-    whole = pixels.astype(np.uint32) @ np.uint32([1 << 16, 1 << 8, 1])
-    colors, index = np.unique(whole, return_inverse=True)
-    if len(colors) <= COLORS:
-        return (colors[:, None] >> np.uint32([16, 8, 0])).astype(np.uint8), index
+    numbers = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    found, index = np.unique(numbers, return_inverse=True)
+    if len(found) <= COLORS:
+        return (found[:, None] >> np.array([[16, 8, 0]])).astype(np.uint8), index
     image = Image.fromarray(pixels[None]).quantize(COLORS, dither=Image.Dither.NONE)
-    chosen = np.uint8(image.getpalette() or []).reshape(-1, 3)[:COLORS]
-    return chosen, np.asarray(image)[0]
+    colors = np.array(image.getpalette(), np.uint8).reshape(-1, 3)[:COLORS]
+    return colors, np.asarray(image)[0]

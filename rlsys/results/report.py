@@ -6,7 +6,6 @@ Runs that differ in nothing but the seed are one agent, of whom the mean is show
 """
 
 import csv
-import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 from rlsys import cli
 from rlsys.config import from_dict
 from rlsys.envs import Options, read_tasks
-from rlsys.results import evaluate
+from rlsys.results import evaluate, evaluations
 from rlsys.running import config_file, metrics_file
 from rlsys.running.log import TASK_RETURN
 from rlsys.types import UserError
@@ -76,17 +75,16 @@ def collect(folder: Path) -> tuple[Rows, Rows]:
 
     Returns:
       rows of task, env_steps, seconds, score (the kind of play that is the score, None if the run
-      was not evaluated) and results (evaluate.summary by kind of play);
+      was not evaluated) and results (evaluate.summary by kind of play), of the evaluation that
+      counts, see evaluations;
       rows of task, env_steps, seconds, episode_return.
 
     Raises:
-      UserError: the evaluation was written before scores were named.
+      UserError: the file of its evaluations cannot be read.
     """
     lines = metrics_file.read(folder)
-    path = folder / "evaluation.json"
-    found = json.loads(path.read_text()) if path.exists() else {"score": None, "results": {}}
-    if "results" not in found:
-        raise UserError(f"{path} is of an earlier version; make eval RUN={folder} writes it anew")
+    kept = evaluations.read(folder)
+    found = kept[0] if kept else {"score": None, "results": {}}
     played: dict[str, dict[str, Any]] = {}
     for name, result in found["results"].items():
         kind, _, task = name.partition(" ")

@@ -113,8 +113,8 @@ class Evaluations:
         if self.best is None:
             return None
         return (
-            f"best: {self._algorithm.score_mode} return {self.best.score:,.5g} in the evaluation at "
-            f"{self.best.env_steps:,} environment steps\n"
+            f"best: {self._algorithm.score_mode} return {self.best.score:,.5g} at environment step "
+            f"{self.best.env_steps:,}, of the evaluations during training\n"
             f'make eval RUN={folder} ARGS="--params best"    plays these parameters'
         )
 

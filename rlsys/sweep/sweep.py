@@ -144,8 +144,8 @@ def _conclude(algorithm, network, configs, states, run: Run, status: Status) -> 
         played = evaluate.play_tasks(
             algorithm, config, network, state.params, config.eval_episodes
         )  # fmt: skip
-        found = evaluate.summaries(algorithm.score_mode, played)
-        evaluate.write(path, found)
+        found = evaluate.evaluation(algorithm.score_mode, played, **steps)
+        evaluate.save(path, found)
         results = found["results"]
         scores = [r["mean"] for name, r in results.items() if name.startswith(algorithm.score_mode)]
         row |= {"score": algorithm.score_mode, "score_return": float(np.mean(scores))}
