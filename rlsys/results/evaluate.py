@@ -9,8 +9,8 @@ import numpy as np
 
 from rlsys.envs import Episode, make, shared_spaces
 from rlsys.learning import hosts
-from rlsys.results import evaluations, gif
-from rlsys.results.episodes import MAX_STEPS, SEED, play_tasks
+from rlsys.results import evaluations, gif, playing
+from rlsys.results.playing import SEED, play_tasks
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import CheckpointError, Checkpoints
 from rlsys.running.session import Session
@@ -67,7 +67,7 @@ def describe(name: str, result: dict[str, float]) -> str:
         f"{result['episodes']} episodes of {result['length']:.0f} steps"
     )
     if ended := cut(result):
-        words += f"; {ended}, the others count with their return after {MAX_STEPS:,} steps"
+        words += f"; {ended}, the others count with their return after {playing.MAX_STEPS:,} steps"
     return words
 
 

@@ -15,8 +15,8 @@ from rlsys.envs import make
 from rlsys.envs.space_json import to_json
 from rlsys.networks import AgentNetwork
 from rlsys.networks.heads import DuelingHead
-from rlsys.results.episodes import SEED
 from rlsys.results.evaluate import NEWEST, saved
+from rlsys.results.playing import SEED
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
 

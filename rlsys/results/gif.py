@@ -11,7 +11,8 @@ from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 
 from rlsys import streams
 from rlsys.envs import Episode
-from rlsys.results.episodes import MAX_STEPS, SEED, EvalPolicy, eval_policy
+from rlsys.results import playing
+from rlsys.results.playing import SEED, EvalPolicy, eval_policy
 from rlsys.running import files
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
@@ -101,7 +102,7 @@ def frames(player: EvalPolicy, params: Any, stride: int) -> Iterator[Frame]:
     envs, policy, core_state, seed = player
     timestep, key = envs.reset(), streams.key(seed, "evaluation")
     yield Frame(envs.render(), envs.running_episodes()[0])
-    for step in range(1, MAX_STEPS + 1):
+    for step in range(1, playing.MAX_STEPS + 1):
         action, _, core_state, key = policy(params, timestep, core_state, key)
         timestep = envs.step(np.asarray(action))
         ended = [episode for episode in envs.pop_episodes() if episode.env == 0]

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from rlsys.learning import hosts, learner
-from rlsys.results.episodes import play_tasks
+from rlsys.results.playing import play_tasks
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import Stopped
 

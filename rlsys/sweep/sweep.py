@@ -19,7 +19,7 @@ from rlsys.learning import learner
 from rlsys.learning.sampler import Sampler
 from rlsys.replay import memory
 from rlsys.replay.replay import Replay
-from rlsys.results import evaluate
+from rlsys.results import evaluate, gif, playing
 from rlsys.running import config_file, files
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.checkpoint import Checkpoints
@@ -141,7 +141,7 @@ def _conclude(algorithm, network, configs, states, run: Run, status: Status) -> 
         config_file.write(path, content | ({"changes": run.changes} if run.changes else {}))
         counters = {"counters": {"checkpoint": 1, **steps}}
         Checkpoints(path / "checkpoints").save(1, {"learner": state}, counters)
-        played = evaluate.play_tasks(
+        played = playing.play_tasks(
             algorithm, config, network, state.params, config.eval_episodes
         )  # fmt: skip
         found = evaluate.evaluation(algorithm.score_mode, played, **steps)
@@ -169,6 +169,11 @@ def _conclude(algorithm, network, configs, states, run: Run, status: Status) -> 
             writer.writerows(rows)
     except OSError as error:
         print(f"{run.folder}/members.csv could not be written: {error.strerror}.")
+    lives = [row for row in rows if "score_return" in row]
+    if configs[0].gif and lives:
+        best = max(lives, key=lambda row: row["score_return"])["member"]
+        path, params = run.folder / "members" / str(best), vmapped.one(states, best).params
+        gif.record_tasks(path, algorithm, configs[best], network, params)
     print(
         f"{run.folder}: config.json, metrics.jsonl, checkpoints/, members.csv, and each member's "
         f"run in members/\nmake eval RUN={run.folder}/members/0    more episodes of a member"
