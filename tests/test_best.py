@@ -116,9 +116,7 @@ def make(returns, monkeypatch, *, tasks=("",), score="sampled", every=100, total
 def test_the_best_is_of_the_highest_score(monkeypatch):
     """Not of a later one that equals it, nor of one that is no number."""
     own = make([[1.0], [math.nan], [3.0], [3.0], [2.0]], monkeypatch)
-    found = [
-        own.play({"w": jax.numpy.float32(i)}, 100 * i, i, lambda: False) for i in range(1, 6)
-    ]
+    found = [own.play({"w": jax.numpy.float32(i)}, 100 * i, i, lambda: False) for i in range(1, 6)]
     assert [x["eval/best"] for x in found] == [1.0, 1.0, 3.0, 3.0, 3.0]
     assert own.best.params == {"w": 3.0} and own.best[1:] == (3.0, 300, 3)
     assert "(best: 3 at 300)" in own.sentence(found[-1])

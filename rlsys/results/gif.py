@@ -101,13 +101,15 @@ def frames(player: EvalPolicy, params: Any, stride: int) -> Iterator[Frame]:
     stride, and its last."""
     envs, policy, core_state, seed = player
     timestep, key = envs.reset(), streams.key(seed, "evaluation")
-    yield Frame(envs.render(), envs.running_episodes()[0])
-    for step in range(1, playing.MAX_STEPS + 1):
+    episode = envs.running_episodes()[0]
+    yield Frame(envs.render(), episode)
+    for _ in range(playing.MAX_STEPS):
         action, _, core_state, key = policy(params, timestep, core_state, key)
         timestep = envs.step(np.asarray(action))
         ended = [episode for episode in envs.pop_episodes() if episode.env == 0]
-        episode = (ended or envs.running_episodes())[0]
-        if ended or step % stride == 0:
+        before, episode = episode.length, (ended or envs.running_episodes())[0]
+        # A step that the learner sees spent on a reset, after a lost life, is none of the game's.
+        if ended or (before < episode.length and episode.length % stride == 0):
             yield Frame(envs.render(), episode)
         if ended:
             return
