@@ -24,6 +24,17 @@ def register(cls):
     return jax.tree_util.register_dataclass(cls, data_fields=leaves, meta_fields=rest)
 
 
+def not_learned(default: Any) -> Any:
+    """A field that changes nothing of what is learned, so that a report shows it on request only;
+    default: its value."""
+    return dataclasses.field(default=default, metadata={"learned": False})
+
+
+def not_of_learning(cls) -> list[str]:
+    """Names of a Config's fields that change nothing of what is learned."""
+    return [f.name for f in dataclasses.fields(cls) if not f.metadata.get("learned", True)]
+
+
 def check_at_least(config, least: int, names: str) -> None:
     """Raises UserError if one of the fields is less."""
     for name in names.split():
@@ -67,7 +78,7 @@ class RunConfig:
     """The number of environments, which the tasks share evenly."""
     seed: int = 0
     """Environments, parameters, exploration and all else that is random follow from it."""
-    run_dir: str = ""
+    run_dir: str = not_learned("")
     """The run's folder; if empty it is runs/<algorithm>-<task>-<time>-s<seed>."""
 
     discount: float = 0.99
@@ -112,21 +123,21 @@ class RunConfig:
     """The number of steps that an actor plays at a time."""
     refresh_steps: int = 20
     """Actors copy the parameters after this many steps of each environment."""
-    actor_devices: int = 0
+    actor_devices: int = not_learned(0)
     """The number of devices set aside for acting; with 0 the actors share the learner's first."""
 
     checkpoint_every: int = 1_000_000
     """Environment steps from one checkpoint to the next; environments start afresh there."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = not_learned(2)
     """The number of newest checkpoints that are kept."""
-    log_every: int = 20_000
+    log_every: int = not_learned(20_000)
     """Environment steps from one line of the log to the next."""
-    eval_episodes: int = 64
+    eval_episodes: int = not_learned(64)
     """The number of episodes that an evaluation plays, of each task and in each of the two ways:
     greedily, and with random actions as in training. The last one comes at the end."""
-    gif: bool = True
+    gif: bool = not_learned(True)
     """Record an episode of the final policy at the end, where the task can be drawn."""
-    eval_every: int = 0
+    eval_every: int = not_learned(0)
     """Environment steps from one evaluation during training to the next; the best parameters are
     kept beside the newest. With 0 there is none."""
 

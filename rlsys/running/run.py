@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from rlsys.learning import hosts
-from rlsys.running import changes, config_file
+from rlsys.running import changes, config_file, provenance
 from rlsys.running.checkpoint import CheckpointError, Checkpoints
 from rlsys.running.checkpoint.arrays import SavedTree
 from rlsys.running.checkpoint.manifest import Damaged
@@ -95,8 +95,6 @@ class Run:
             self._before, after = (config_file.configs_of(x)[0] for x in (saved, self._content))
             self._changed = changes.between(self._before, after)
             changes.check(self.folder, self._changed, counters["env_steps"], config.env_steps)
-        else:
-            self._begin()
         self.number = counters.get("checkpoint", 0)  # of the newest checkpoint
         self.env_steps = counters.get("env_steps", 0)
         self.learner_steps = counters.get("learner_steps", 0)
@@ -104,9 +102,16 @@ class Run:
         self.changes = changes.record(
             saved.get("changes", []), self._changed, self.env_steps, self.learner_steps
         )
+        self.ended = self.env_steps >= config.env_steps
+        # Records in config.json of who trained from which step.
+        self.trained_by = saved.get("trained_by", [])
+        if not self.ended:
+            counted = self.env_steps, self.learner_steps
+            self.trained_by = provenance.record(self.trained_by, *counted)
+        if not resume:
+            self._begin()
         self._logged = self._saved = self.env_steps
         self.saving = False  # whether a checkpoint comes with the next line of the log
-        self.ended = self.env_steps >= config.env_steps
         self.log: Log = Silent()
         # Members of a sweep have each their own.
         self._health = None if "members" in self._content else Health(config)
@@ -176,7 +181,7 @@ class Run:
             way_out = self._goes_on if self.checkpoints.numbers() else removed
             raise UserError(f"{self.folder} holds a run already, {way_out}")
         if hosts.is_primary():
-            config_file.write(self.folder, self._content)
+            self._write_config()
         hosts.barrier()
         seen = hosts.gather((self.folder / "config.json").exists())
         if not all(seen):
@@ -278,10 +283,15 @@ class Run:
         if self._changed:
             said = changes.sentence(self._changed, self._before, self._config, self.env_steps)
             self.log.say(f"{said} (in config.json)")
-            if hosts.is_primary():
-                config_file.write(self.folder, self._content | {"changes": self.changes})
         elif self.ended:
             self.log.say(f"all {self.env_steps:,} environment steps are played: nothing is left")
+        if hosts.is_primary() and (self._changed or not self.ended):
+            self._write_config()
+
+    def _write_config(self) -> None:
+        changed = {"changes": self.changes} if self.changes else {}
+        content = self._content | changed | {"trained_by": self.trained_by}
+        config_file.write(self.folder, content)
 
     @property
     def since_change(self) -> tuple[int, int]:

@@ -138,7 +138,8 @@ def _conclude(algorithm, network, configs, states, run: Run, status: Status) -> 
         state = vmapped.one(states, i)
         own = dataclasses.replace(config, run_dir=str(path))
         content = {"algorithm": algorithm.name, "config": dataclasses.asdict(own)}
-        config_file.write(path, content | ({"changes": run.changes} if run.changes else {}))
+        content |= {"changes": run.changes} if run.changes else {}
+        config_file.write(path, content | {"trained_by": run.trained_by})
         counters = {"counters": {"checkpoint": 1, **steps}}
         Checkpoints(path / "checkpoints").save(1, {"learner": state}, counters)
         played = playing.play_tasks(
