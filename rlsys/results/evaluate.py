@@ -11,8 +11,10 @@ from rlsys.envs import Episode, make, shared_spaces
 from rlsys.learning import hosts
 from rlsys.results import evaluations, gif, playing
 from rlsys.results.playing import SEED, play_tasks
+from rlsys.running import output
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import CheckpointError, Checkpoints
+from rlsys.running.display import Display
 from rlsys.running.session import Session
 from rlsys.types import Stopped, UserError
 
@@ -112,7 +114,7 @@ def report(folder: Path, found: dict[str, Any]) -> Path | None:
     """Prints a line for each mode of play of an evaluation, and saves it."""
     for name, result in found["results"].items():
         is_score = name.partition(" ")[0] == found["score"]
-        print(f"{'score' if is_score else 'also'}: {describe(name, result)}", flush=True)
+        output.say(f"{'score' if is_score else 'also'}: {describe(name, result)}")
     return save(folder, found)
 
 
@@ -130,19 +132,22 @@ def conclude(algorithm: Algorithm, session: Session) -> Path:
         raise Stopped
     if not primary:
         return run.folder
-    episodes = play_tasks(algorithm, config, session.network, session.params, config.eval_episodes)
+    agent = session.network, session.params
+    with Display() as display, display.phase("playing the episodes of the evaluation"):
+        episodes = play_tasks(algorithm, config, *agent, config.eval_episodes)
     counters = {"env_steps": run.env_steps, "learner_steps": run.learner_steps}
     report(run.folder, evaluation(algorithm.score_mode, episodes, **counters))
     run.print_health()
     if session.evaluations and (best := session.evaluations.summary(run.folder)):
-        print(best)
+        output.say(best)
     gifs = []
     if config.gif:
-        gifs = gif.record_tasks(run.folder, algorithm, config, session.network, session.params)
+        with Display() as display, display.phase("recording an episode"):
+            gifs = gif.record_tasks(run.folder, algorithm, config, *agent, say=display.say)
     files = ["config.json", "metrics.jsonl", "evaluation.json", *(path.name for path in gifs)]
-    print(
+    output.say(
         f"{run.folder}: {', '.join(files)}, checkpoints/, and events for TensorBoard\n"
-        f"make eval RUN={run.folder}    more episodes"
+        f"more episodes:\nmake eval RUN={run.folder}"
     )
     return run.folder
 

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -13,7 +13,7 @@ from rlsys import streams
 from rlsys.envs import Episode
 from rlsys.results import playing
 from rlsys.results.playing import SEED, EvalPolicy, eval_policy
-from rlsys.running import files
+from rlsys.running import files, output
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
 
@@ -42,9 +42,10 @@ def record_tasks(
     params: Any,
     seed: int = SEED,
     name: str = "episode",
+    say: Callable[[str], None] = output.say,
 ) -> list[Path]:
     """Records an episode of each task, played in the way that is the algorithm's score, beside a
-    run's other files, and prints where it is. If it cannot be drawn, one sentence says why.
+    run's other files, and says where it is. If it cannot be drawn, one sentence says why.
 
     Args:
       seed: the environment follows from it.
@@ -66,9 +67,9 @@ def record_tasks(
                 player.envs.close()
         except Exception as error:  # whatever a renderer raises
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            print(f"no gif: {reason}.", flush=True)
+            say(f"no gif: {reason}.")
             continue
-        print(f"saved {path}{note}", flush=True)
+        say(f"saved {path}{note}")
         found.append(path)
     return found
 

@@ -28,6 +28,8 @@ from rlsys.replay.replay import Replay
 from rlsys.running import health
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.best import Evaluations
+from rlsys.running.display import Display
+from rlsys.running.first_lines import first_lines
 from rlsys.running.run import Run
 from rlsys.types import LearnerState
 
@@ -85,6 +87,7 @@ class Session:
         self.metrics: list[dict[str, Any]] = []  # of updates, on the devices
         self.line_due = self._save_due = self._evaluation_due = False
         self.evaluations = evaluations
+        self._begun: set[str] = set()  # names of what was done once already
 
     @property
     def ended(self) -> bool:
@@ -119,7 +122,9 @@ class Session:
     def unrolls(self) -> Iterator[Unroll]:
         """Gives the next unroll and, before a checkpoint, all that actors have begun; each is
         counted as played, and is to be learned from before the next."""
-        yield self._next(self.actors.get(self.state.params, self.learner_steps))
+        with self._first("compiling act and playing the first unroll"):
+            unroll = self.actors.get(self.state.params, self.learner_steps)
+        yield self._next(unroll)
         self.line_due, self._save_due = self.run.due()
         if self._save_due:
             for unroll in self.actors.drain(self.state.params, self.learner_steps):
@@ -127,6 +132,16 @@ class Session:
         if self.evaluations and not self.run.stopped:
             self._evaluation_due = self.evaluations.due(self.env_steps)
             self.line_due = self.line_due or self._evaluation_due
+        if self.line_due:  # what is measured now waits for the updates
+            with self.run.log.time("learner"):
+                jax.block_until_ready((self.state, self.metrics))
+
+    def _first(self, phase: str) -> contextlib.AbstractContextManager:
+        """The display names what takes long when it is first done, as a program is compiled."""
+        if phase in self._begun:
+            return contextlib.nullcontext()
+        self._begun.add(phase)
+        return self.run.log.phase(phase)
 
     def _next(self, unroll: Unroll) -> Unroll:
         progress = np.full(
@@ -135,6 +150,7 @@ class Session:
         progress = learner.place(self.mesh, progress, self._state_spec)
         self.state = self.state._replace(progress=progress)
         self.run.env_steps += unroll.env_steps * hosts.count() // self._num_members
+        self.run.log.display.env_steps = self.run.env_steps
         self.run.log.episodes(self._name_episodes(self.actors.pop_episodes()))
         self._last = unroll
         return unroll
@@ -152,7 +168,7 @@ class Session:
     def learn(self, program: Callable, batch: Any, unroll: Unroll) -> None:
         """Makes all updates on an unroll: program(settings, state, batch) -> state, metrics
         [..., N] of N updates."""
-        with self.run.log.time("learner"):
+        with self._first("compiling the update"), self.run.log.time("learner"):
             jax.block_until_ready(self.metrics[-1:])  # one unroll's updates wait at most
             self.state, metrics = program(self.settings, self.state, batch)
             if not self.config.unrolls_ahead:
@@ -167,7 +183,7 @@ class Session:
     def update(self, program: Callable, sample: Any) -> Any:
         """Makes an update on samples: program(settings, state, sample) -> state, (priorities,
         metrics). Gives the priorities, on the devices."""
-        with self.run.log.time("learner"):
+        with self._first("compiling the update"), self.run.log.time("learner"):
             self.state, (priorities, metrics) = program(self.settings, self.state, sample)
         self.metrics.append(metrics)
         self.run.learner_steps += 1
@@ -180,22 +196,23 @@ class Session:
         Raises:
           FloatingPointError: a metric is not finite.
         """
-        with self.run.log.time("learner"):
-            jax.block_until_ready(self.metrics)
+        with self._first("compiling what the log measures"), self.run.log.time("log"):
             more = more | health.dead_units(self.network, self.state.params, self._last.trajectory)
-        for sampler in self.samplers:
-            lag = self.learner_steps - self._last.learner_step
-            more |= sampler.metrics(self.env_steps) | {"params_lag": lag}
-        means = self.run.means(self.metrics)
+            for sampler in self.samplers:
+                lag = self.learner_steps - self._last.learner_step
+                more |= sampler.metrics(self.env_steps) | {"params_lag": lag}
+            means = self.run.means(self.metrics)
         self.metrics.clear()
-        self.run.write(means | more | self._evaluate())
+        more = more | self._evaluate()
+        with self.run.log.time("log"):
+            self.run.write(means | more)
 
     def _evaluate(self) -> dict[str, float]:
         """Gives numbers for the log, if an evaluation is due."""
         if not (self.evaluations and self._evaluation_due):
             return {}
         counters = self.env_steps, self.learner_steps
-        with self.run.log.time("evaluation"):
+        with self.run.log.phase("evaluating"), self.run.log.time("evaluation"):
             found = self.evaluations.play(
                 self.state.params, *counters, stop=lambda: self.run.signalled
             )
@@ -209,19 +226,20 @@ class Session:
         if not self._save_due:
             return
         trees: dict[str, Any] = {"learner": self.state, "actors": self.actors.states}
-        for name, sampler in self._samplers.items():
-            trees[name], meta[name] = sampler.state()
-        if self.evaluations:
-            best, about = self.evaluations.state()
-            trees, meta = trees | best, meta | about
-        self.run.save(trees, meta)
+        with self.run.log.phase("saving a checkpoint"), self.run.log.time("checkpoint"):
+            for name, sampler in self._samplers.items():
+                trees[name], meta[name] = sampler.state()
+            if self.evaluations:
+                best, about = self.evaluations.state()
+                trees, meta = trees | best, meta | about
+            self.run.save(trees, meta)
         if not self.ended:
             self.actors.restart(self.run.number)
 
     def restore(self) -> dict[str, Any]:
         """Goes on from the newest checkpoint; gives what meta holds."""
         templates = {"learner": self.state, "actors": self.actors.states}
-        with self.run.going_on():
+        with self.run.going_on(), self.run.log.phase("reading the checkpoint"):
             trees, meta = self.run.restore(templates)
             self.state = learner.place(self.mesh, trees["learner"], self._state_spec)
             self.actors.states = trees["actors"]
@@ -252,20 +270,27 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
     mesh = learner.make_mesh(reserved=config.actor_devices)
     algorithm.check_mesh(mesh, config)
     own = hosts.share(config)
-    pools = make_envs(own)
-    network = algorithm.make_network(config, *shared_spaces(pools))
-    learning, replays = algorithm.learning, dict[str, Replay]()
-    if isinstance(learning, FromSamples):
-        replays = {"replay": learning.make_replay(own, network)}
     with contextlib.ExitStack() as stack:
+        display = stack.enter_context(Display(shown=hosts.is_primary()))
+        with display.phase("making environments"):
+            pools = make_envs(own)
+        network = algorithm.make_network(config, *shared_spaces(pools))
+        learning, replays = algorithm.learning, dict[str, Replay]()
+        if isinstance(learning, FromSamples):
+            replays = {"replay": learning.make_replay(own, network)}
+        names = ["learner", "actors", *replays]
         run = stack.enter_context(
-            Run(algorithm.name, config, ["learner", "actors", *replays], resume=resume)
+            Run(algorithm.name, config, names, resume=resume, display=display)
         )
         policies = algorithm.make_policies(network, config)
-        actors = Actors(pools, policies, network.initial, own, run.log.time, own.join)
+        with run.log.phase("starting environments"):
+            actors = Actors(pools, policies, network.initial, own, run.log.time, own.join)
         stack.callback(actors.close)
         settings = learner.place(mesh, config)  # else its numbers would cross at every step
-        state = learner.place(mesh, algorithm.make_state(network, config))
+        with run.log.phase("making the network"):
+            state = learner.place(mesh, algorithm.make_state(network, config))
+        for line in first_lines(algorithm.presets, config, network, mesh, state.params):
+            run.log.say(line)
         samplers = dict[str, Sampler]()
         if isinstance(learning, FromSamples):
             run.log.say(replays["replay"].memory)
