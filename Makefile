@@ -30,7 +30,7 @@ ifneq ($(origin EXTRA),file)
 STALE += $(filter-out $(BUILT),$(EXTRA))
 endif
 
-TARGETS := .venv help train sweep plan tasks resume eval export report bench profile test test-slow lint format clean
+TARGETS := .venv help train sweep plan tasks metrics resume eval export report bench profile test test-slow lint format clean
 .PHONY: $(TARGETS) stale
 
 # A word that make would ignore is an error: make train algo=ppo would train R2D2.
@@ -88,6 +88,9 @@ plan: .venv  ## Predict the speed and memory of `make train` with the same words
 
 tasks: .venv  ## List the families of EnvPool's tasks, or the tasks of one. [FAMILY=atari]
 	@$(BIN)/python -m rlsys tasks $(FAMILY)
+
+metrics: .venv  ## Explain every metric of a run's log.
+	@$(BIN)/python -m rlsys metrics
 
 resume: .venv  ## Continue a run from its newest checkpoint. RUN=<dir|latest|pattern> [ARGS="--field value ..."]
 	@$(BIN)/python -m rlsys.train resume "$(RUN)" $(ARGS)

@@ -12,7 +12,7 @@ from rlsys import streams
 from rlsys.envs import Envs, Episode, Task, make, shared_spaces
 from rlsys.learning import hosts
 from rlsys.results import evaluations
-from rlsys.running import files
+from rlsys.running import events, files
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.session import Session
@@ -197,13 +197,27 @@ def evaluation(
 
 
 def save(folder: Path, found: dict[str, Any]) -> Path | None:
-    """Adds an evaluation to evaluation.json and returns its path; says why if it cannot, and
-    returns None."""
+    """Adds an evaluation to evaluation.json and to TensorBoard's events, and returns the first's
+    path; says why if it cannot, and returns None."""
     try:
-        return evaluations.add(folder, found)
+        path = evaluations.add(folder, found)
+        add_events(folder, events.evaluation(found["results"]), found["env_steps"])
     except UserError as error:
         print(f"{error}.", flush=True)
         return None
+    return path
+
+
+def add_events(folder: Path, summary: Any, env_steps: int) -> None:
+    """Adds to a run's events.
+
+    Raises:
+      UserError: the disk is full.
+    """
+    try:
+        events.add(folder, summary, env_steps)
+    except OSError as error:
+        raise UserError(f"{folder}: events could not be written: {error.strerror}") from None
 
 
 def report(folder: Path, found: dict[str, Any]) -> Path | None:
@@ -297,6 +311,7 @@ def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None
             )
             try:
                 record(path, player, params)
+                add_events(path.parent, events.picture(path.stem, path), agent.env_steps)
                 print(f"saved {path}")
             except UserError as error:  # an environment of one's own often has no picture
                 print(f"no gif: {error}")

@@ -99,8 +99,8 @@ def open_sweep(
         healths = [Health(c) for c in configs]
         options = {"group": config.num_envs, "display": False}
         logs = [
-            stack.enter_context(Log(path, config.env_steps, resumed, health=health, **options))
-            for path, health in zip(folders, healths, strict=True)
+            stack.enter_context(Log(path, c.env_steps, resumed, health=health, config=c, **options))
+            for path, health, c in zip(folders, healths, configs, strict=True)
         ]
         status = Status(members, logs, healths)
         run.log.display.below, run.log.display.num_members = status.table, num
