@@ -1,7 +1,7 @@
 """Evaluation: what episodes with fixed parameters returned, the score among it."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from rlsys.envs import Episode, make, shared_spaces
 from rlsys.learning import hosts
 from rlsys.results import evaluations, gif, playing
 from rlsys.results.playing import SEED, play_tasks
-from rlsys.running import output
+from rlsys.running import events, output
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import CheckpointError, Checkpoints
 from rlsys.running.display import Display
@@ -101,13 +101,27 @@ def evaluation(
 
 
 def save(folder: Path, found: dict[str, Any]) -> Path | None:
-    """Adds an evaluation to evaluation.json and returns its path; says why if it cannot, and
-    returns None."""
+    """Adds an evaluation to evaluation.json and to TensorBoard's events, and returns the first's
+    path; says why if it cannot, and returns None."""
     try:
-        return evaluations.add(folder, found)
+        path = evaluations.add(folder, found)
+        add_events(folder, events.evaluation(found["results"]), found["env_steps"])
     except UserError as error:
         print(f"{error}.", flush=True)
         return None
+    return path
+
+
+def add_events(folder: Path, summary: Any, env_steps: int) -> None:
+    """Adds to a run's events.
+
+    Raises:
+      UserError: the disk is full.
+    """
+    try:
+        events.add(folder, summary, env_steps)
+    except OSError as error:
+        raise UserError(f"{folder}: events could not be written: {error.strerror}") from None
 
 
 def report(folder: Path, found: dict[str, Any]) -> Path | None:
@@ -116,6 +130,34 @@ def report(folder: Path, found: dict[str, Any]) -> Path | None:
         is_score = name.partition(" ")[0] == found["score"]
         output.say(f"{'score' if is_score else 'also'}: {describe(name, result)}")
     return save(folder, found)
+
+
+class Saved(NamedTuple):
+    """An agent, and how far it was trained."""
+
+    network: Any
+    params: Any
+    env_steps: int
+    learner_steps: int
+
+
+def record(
+    folder: Path,
+    algorithm: Algorithm,
+    config: Any,
+    agent: Saved,
+    seed: int = SEED,
+    name: str = "episode",
+    say: Callable[[str], None] = output.say,
+) -> list[Path]:
+    """Records gifs as gif.record_tasks does, and adds them to TensorBoard's events."""
+    gifs = gif.record_tasks(folder, algorithm, config, agent.network, agent.params, seed, name, say)
+    for path in gifs:
+        try:
+            add_events(folder, events.picture(path.stem, path), agent.env_steps)
+        except UserError as error:
+            say(f"{error}.")
+    return gifs
 
 
 def conclude(algorithm: Algorithm, session: Session) -> Path:
@@ -132,9 +174,9 @@ def conclude(algorithm: Algorithm, session: Session) -> Path:
         raise Stopped
     if not primary:
         return run.folder
-    agent = session.network, session.params
+    agent = Saved(session.network, session.params, run.env_steps, run.learner_steps)
     with Display() as display, display.phase("playing the episodes of the evaluation"):
-        episodes = play_tasks(algorithm, config, *agent, config.eval_episodes)
+        episodes = play_tasks(algorithm, config, *agent[:2], config.eval_episodes)
     counters = {"env_steps": run.env_steps, "learner_steps": run.learner_steps}
     report(run.folder, evaluation(algorithm.score_mode, episodes, **counters))
     run.print_health()
@@ -143,7 +185,7 @@ def conclude(algorithm: Algorithm, session: Session) -> Path:
     gifs = []
     if config.gif:
         with Display() as display, display.phase("recording an episode"):
-            gifs = gif.record_tasks(run.folder, algorithm, config, *agent, say=display.say)
+            gifs = record(run.folder, algorithm, config, agent, say=display.say)
     files = ["config.json", "metrics.jsonl", "evaluation.json", *(path.name for path in gifs)]
     output.say(
         f"{run.folder}: {', '.join(files)}, checkpoints/, and events for TensorBoard\n"
@@ -166,15 +208,6 @@ class EvalConfig:
     """The environments follow from it."""
     gif: bool = True
     """Record an episode, played in the way that is the algorithm's score."""
-
-
-class Saved(NamedTuple):
-    """An agent in a run's newest checkpoint."""
-
-    network: Any
-    params: Any
-    env_steps: int
-    learner_steps: int
 
 
 def saved(algorithm: Algorithm, config: Any, params: str = NEWEST) -> Saved:
@@ -224,4 +257,4 @@ def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None
         print(f"saved in {path}, beside the evaluations that it held")
     if options.gif:
         name = "best" if options.params == BEST else "episode"
-        gif.record_tasks(folder, algorithm, config, network, params, options.seed, name)
+        record(folder, algorithm, config, agent, options.seed, name)

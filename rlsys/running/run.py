@@ -131,7 +131,8 @@ class Run:
         if hosts.is_primary():
             resume_at = self.env_steps if resume else None
             group = config.num_envs * len(self._content.get("members", [config]))
-            options = {"group": group, "health": self._health}
+            own = None if "members" in self._content else config
+            options = {"group": group, "health": self._health, "config": own}
             self.log = Log(
                 self.folder, config.env_steps, resume_at, display=self._display, **options
             )

@@ -19,7 +19,7 @@ from rlsys.learning import learner
 from rlsys.learning.sampler import Sampler
 from rlsys.replay import memory
 from rlsys.replay.replay import Replay
-from rlsys.results import evaluate, gif, playing
+from rlsys.results import evaluate, playing
 from rlsys.running import config_file, files, output
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.checkpoint import Checkpoints
@@ -108,8 +108,8 @@ def open_sweep(
         healths = [Health(c) for c in configs]
         options = {"group": config.num_envs, "display": Display(shown=False)}
         logs = [
-            stack.enter_context(Log(path, config.env_steps, resumed, health=health, **options))
-            for path, health in zip(folders, healths, strict=True)
+            stack.enter_context(Log(path, c.env_steps, resumed, health=health, config=c, **options))
+            for path, health, c in zip(folders, healths, configs, strict=True)
         ]
         status = Status(members, logs, healths)
         run.log.display.below, run.log.display.num_members = status.table, num
@@ -182,8 +182,9 @@ def _conclude(algorithm, network, configs, states, run: Run, status: Status) -> 
     lives = [row for row in rows if "score_return" in row]
     if configs[0].gif and lives:
         best = max(lives, key=lambda row: row["score_return"])["member"]
-        path, params = run.folder / "members" / str(best), vmapped.one(states, best).params
-        gif.record_tasks(path, algorithm, configs[best], network, params)
+        params, steps = vmapped.one(states, best).params, int(states.step[best])
+        agent = evaluate.Saved(network, params, run.env_steps, steps)
+        evaluate.record(run.folder / "members" / str(best), algorithm, configs[best], agent)
     output.say(
         f"{run.folder}: config.json, metrics.jsonl, checkpoints/, members.csv, and each member's "
         f"run in members/\nmore episodes of a member:\nmake eval RUN={run.folder}/members/0"
