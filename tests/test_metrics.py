@@ -63,11 +63,9 @@ def test_tags_stand_in_groups(runs):
             f"eval/{name.replace(' ', '_return/') if ' ' in name else f'{name}_return'}": result
             for name, result in found["results"].items()
         }
-        assert set(played) == {name for name in tags if "_return" in name and "eval/" in name}
-        for value, step in values:
-            if value.tag in played:
-                assert value.simple_value == pytest.approx(played[value.tag]["mean"])
-                assert step == found["env_steps"]
+        last = {value.tag: (value.simple_value, step) for value, step in values}
+        for name, result in played.items():  # after the evaluations during training
+            assert last[name] == (pytest.approx(result["mean"]), found["env_steps"])
         several = folder.name in OTHERS
         assert (f"eval/greedy_return/{TASKS[1]}" in tags) == several
         assert (f"episode/episode_return/{TASKS[1]}" in tags) == several

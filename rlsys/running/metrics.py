@@ -96,6 +96,9 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("time/learner", "share", "Wall time that the learner spends on updates."),
         Metric("time/replay", "share", "Wall time that storing and drawing samples takes."),
         Metric("time/waiting", "share", "Wall time that the learner waits for actors."),
+        Metric("time/evaluation", "share", "Wall time that evaluations during training take."),
+        Metric("time/checkpoint", "share", "Wall time that saving checkpoints takes."),
+        Metric("time/log", "share", "Wall time that measuring for the log and writing it takes."),
     ),
     "replay": (
         Metric("replay_ratio", "", "Steps learned from for each step played, since the run "

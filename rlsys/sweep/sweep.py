@@ -182,8 +182,8 @@ def _conclude(algorithm, network, configs, states, run: Run, status: Status) -> 
     lives = [row for row in rows if "score_return" in row]
     if configs[0].gif and lives:
         best = max(lives, key=lambda row: row["score_return"])["member"]
-        params, steps = vmapped.one(states, best).params, int(states.step[best])
-        agent = evaluate.Saved(network, params, run.env_steps, steps)
+        state = vmapped.one(states, best)
+        agent = evaluate.Saved(network, state.params, run.env_steps, int(state.step))
         evaluate.record(run.folder / "members" / str(best), algorithm, configs[best], agent)
     output.say(
         f"{run.folder}: config.json, metrics.jsonl, checkpoints/, members.csv, and each member's "
