@@ -304,3 +304,16 @@ def test_what_cannot_work_is_said_in_one_sentence(words, sentence, tmp_path, mon
     output = capfd.readouterr()
     assert sentence in output.out + output.err
     assert not any(tmp_path.iterdir())
+
+
+def test_a_runs_gifs_are_linked(tmp_path):
+    """From the report's own folder."""
+    write_run(tmp_path / "runs/a", config(0), {"episode_return": [1.0]}, {"greedy": 2.0})
+    write_run(tmp_path / "runs/b", config(1), {"episode_return": [1.0]}, {"greedy": 3.0})
+    for name in ("episode.gif", "best.gif"):
+        (tmp_path / "runs/a" / name).write_bytes(b"GIF89a")
+    folders = [str(tmp_path / "runs" / name) for name in "ab"]
+    text = report.write(folders, tmp_path / "runs/report").read_text()
+    (line,) = [line for line in text.splitlines() if ".gif" in line]
+    assert line.startswith(f"- {folders[0]}: ")
+    assert line.endswith(", [best.gif](../a/best.gif), [episode.gif](../a/episode.gif)")

@@ -7,6 +7,7 @@ Runs that differ in nothing but the seed are one agent, of whom the mean is show
 change nothing of what is learned, such as log_every, set agents apart with --all-fields alone.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -55,7 +56,11 @@ def write(folders: list[str], out: Path, *, all_fields: bool = False) -> Path:
         "",
         "![learning curves](curves.png)",
         "",
-        *(_line(result, i, ends) for i, result in enumerate(found) if i not in twice),
+        *(
+            _line(result, i, ends) + _gifs(result.folder, out)
+            for i, result in enumerate(found)
+            if i not in twice
+        ),
         *(
             f"- {found[i].folder}: not counted, because it has the fields and the seed of "
             f"{found[other].folder}"
@@ -93,6 +98,12 @@ def _line(result: Result, number: int, ends: Rows) -> str:
         played += f" from seed {kept[0]['seed']}"
         played += f" ({len(kept) - 1} more in evaluation.json)" if len(kept) > 1 else ""
     return f"- {result.folder}: seed {result.seed}, {row['status']}{far}, {played}"
+
+
+def _gifs(folder: Path, out: Path) -> str:
+    """Links a run's gifs from a report in the folder out; nothing if there are none."""
+    links = [f"[{x.name}]({os.path.relpath(x, out)})" for x in sorted(folder.glob("*.gif"))]
+    return "".join(f", {link}" for link in links)
 
 
 def main(args: list[str]) -> None:
