@@ -325,8 +325,8 @@ def test_a_sweep_that_has_ended_goes_on_with_more_steps(swept, tmp_path, capfd):
     played = [evaluations.read(folder / f"members/{i}")[0]["results"] for i in range(4)]
     means = [np.mean([r["mean"] for n, r in x.items() if "sampled" in n]) for x in played]
     np.testing.assert_allclose(scores, sorted(means, reverse=True), rtol=1e-3)
-    assert f"make report RUNS={folder}    a table" in said
-    assert f"make eval RUN={folder}/members/{np.argmax(means)}    more episodes" in said
+    assert f"make report RUNS={folder}\n" in said
+    assert f"make eval RUN={folder}/members/{np.argmax(means)}\n" in said
     assert report.main([str(folder), "--out", str(tmp_path / "out")]) is None
     for i in range(4):
         saved, meta = restored(folder / "members" / str(i), "learner")

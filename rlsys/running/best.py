@@ -115,7 +115,7 @@ class Evaluations:
         return (
             f"best: {self._algorithm.score_mode} return {self.best.score:,.5g} at environment step "
             f"{self.best.env_steps:,}, of the evaluations during training\n"
-            f'make eval RUN={folder} ARGS="--params best"    plays these parameters'
+            f'more episodes of these parameters:\nmake eval RUN={folder} ARGS="--params best"'
         )
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
