@@ -53,7 +53,7 @@ class Display:
         self._numbers: list[str] = []
         self._end = math.nan  # when the last step will be played, nan until it can be told
         self._learns = False  # whether a line came after an update
-        self._shares: list[str] = []
+        self._shares: list[list[str]] = []  # of each thread
         self._warnings: dict[str, str] = {}
         self._phase, self._phase_began = "", 0.0
         self._spinner = Spinner("dots")
@@ -142,10 +142,9 @@ class Display:
             f"episode return {_text(mean_return, ',.4g')}",
             f"loss {_text(values.get('loss', math.nan), '.4g')}",
         ]
+        found = [[f"{name} {share}%" for name, share in of.items()] for of in threads.values()]
         self._shares = [
-            f"{thread}: " + ", ".join(f"{activity} {share}%" for activity, share in of.items())
-            for thread, of in threads.items()
-            if of
+            [f"{thread}: {of[0]}", *of[1:]] for thread, of in zip(threads, found, strict=True) if of
         ]
         self.env_steps = at.env_steps
         told, self._warnings = self._warnings, warnings
@@ -221,15 +220,16 @@ class Display:
         bar.add_column(ratio=1)
         bar.add_column(no_wrap=True)
         bar.add_row(ProgressBar(self._total, min(self.env_steps, self._total)), self._steps())
-        numbers = [_wrapped(self._numbers, self._console.width - 4)] if self._numbers else []
-        lines = [Text("\n".join((*numbers, ", ".join(self._clock()), *self._shares)))]
+        width = self._console.width - 4
+        parts = [self._numbers, self._clock(), *self._shares]
+        lines = [Text("\n".join(_wrapped(part, width, "  ") for part in parts if part))]
         lines += [Text(f"health: {warning}", style="yellow") for warning in self._warnings.values()]
         return [bar, *phase, *lines, *([self.below()] if self.below else [])]
 
     def _print_plain(self) -> None:
         print(_wrapped([self._steps(), *self._numbers, *self._clock()], PLAIN_WIDTH, "  "))
         for share in self._shares:
-            print(f"  {share}")
+            print("  " + _wrapped(share, PLAIN_WIDTH - 2, "    "))
         sys.stdout.flush()
         self._plain_due = False
 

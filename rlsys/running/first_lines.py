@@ -17,8 +17,7 @@ from rlsys.networks import AgentNetwork
 from rlsys.running.presets import Presets
 
 SHOWN = 5  # changed fields that are named
-# The files that show an accelerator, its name, JAX's platform and plugin, and the variable that
-# hides it.
+# By the extra that installs what it needs: files in /dev, a name, and the module of JAX's plugin.
 ACCELERATORS = {
     "cuda": (("nvidia[0-9]*",), "NVIDIA GPU", "jax_cuda12_plugin"),
     "tpu": (("accel[0-9]*", "vfio/[0-9]*"), "TPU", "libtpu"),
@@ -41,7 +40,7 @@ def first_lines(
       num_members: members of the sweep.
     """
     size = sum(x.size for x in jax.tree.leaves(learned(params))) // num_members
-    of_all = f", {num_members} members" if num_members > 1 else ""
+    of_all = f" for each of {num_members} members" if num_members > 1 else ""
     numbers = "bfloat16 with float32 parameters" if config.bfloat16 else "float32"
     seen, done = describe(network.observation_space), describe(network.action_space)
     tasks = ", ".join(task.name for task in config.tasks)

@@ -59,10 +59,8 @@ class Log:
         self._last = Progress(self._begin, *start)
         self._local = threading.local()
         self._lock = threading.Lock()
-        # Seconds by activity since the start: of the thread that opened the log, and of the others.
-        self._own: dict[str, float] = collections.defaultdict(float)
-        self._local.busy = self._own
-        self._others: list[dict[str, float]] = []
+        self._own = self._local.busy = _Thread()  # the one that opened the log
+        self._others: list[_Thread] = []
         self._spent_before: list[dict[str, float]] = [{}, {}]
         self._episodes: list[Any] = []  # those that no line has counted yet
         self._group = group
@@ -88,7 +86,7 @@ class Log:
         """Return a context that adds its wall time to the calling thread's time on an activity."""
         busy = getattr(self._local, "busy", None)
         if busy is None:
-            busy = self._local.busy = collections.defaultdict(float)
+            busy = self._local.busy = _Thread()
             with self._lock:
                 self._others.append(busy)
         return _Timer(busy, activity)
@@ -147,7 +145,7 @@ class Log:
             "learner_steps_per_second": (learner_steps - last.learner_steps) / wall,
         }
         values |= _episode_statistics(episodes, tasks)
-        own, others = self._spent()
+        own, others = self._spent(now)
         of_all = {name: own.get(name, 0.0) + others.get(name, 0.0) for name in {**own, **others}}
         values |= {f"time/{name}": of_all[name] / wall for name in sorted(of_all)}
         values |= {name: float(value) for name, value in scalars.items()}
@@ -168,13 +166,16 @@ class Log:
         }
         self.display.show(self._last, values, mean_return, warnings, threads)
 
-    def _spent(self) -> list[dict[str, float]]:
+    def _spent(self, now: float) -> list[dict[str, float]]:
         """Return the seconds by activity since the last call: of the thread that opened the log,
         and of all others together."""
         with self._lock:
-            others = [dict(busy) for busy in self._others]
+            others = [thread.spent(now) for thread in self._others]
         names = sorted(set().union(*others))
-        spent = [dict(self._own), {n: sum(busy.get(n, 0.0) for busy in others) for n in names}]
+        spent = [
+            self._own.spent(now),
+            {name: sum(thread.get(name, 0.0) for thread in others) for name in names},
+        ]
         before, self._spent_before = self._spent_before, spent
         return [
             {name: seconds - old.get(name, 0.0) for name, seconds in new.items()}
@@ -220,25 +221,49 @@ class Silent(Log):
         pass
 
 
-class _Timer:
-    """Adds the wall time between entering and leaving to busy[activity].
+class _Thread:
+    """Counts the seconds that a thread spends by activity, also of the span that it is in."""
 
-    In a profile it is also a span of that name; without a profile this costs 0.5 us.
+    __slots__ = ("busy", "lock", "span")
+
+    def __init__(self) -> None:
+        self.busy: dict[str, float] = collections.defaultdict(float)
+        self.span: tuple[str, float] | None = None  # the activity, and when it began
+        self.lock = threading.Lock()
+
+    def spent(self, now: float) -> dict[str, float]:
+        """Return the seconds by activity since the start; any thread may call it."""
+        with self.lock:
+            spent, span = dict(self.busy), self.span
+        if span:
+            activity, begin = span
+            spent[activity] = spent.get(activity, 0.0) + max(now - begin, 0.0)
+        return spent
+
+
+class _Timer:
+    """Adds the wall time between entering and leaving to a thread's time on an activity.
+
+    In a profile it is also a span of that name; without a profile this costs 0.7 us.
     """
 
-    __slots__ = ("activity", "begin", "busy", "span")
+    __slots__ = ("activity", "begin", "thread", "trace")
 
-    def __init__(self, busy: dict[str, float], activity: str):
-        self.busy, self.activity = busy, activity
-        self.span = TraceAnnotation(activity)
+    def __init__(self, thread: _Thread, activity: str):
+        self.thread, self.activity = thread, activity
+        self.trace = TraceAnnotation(activity)
 
     def __enter__(self) -> None:
-        self.span.__enter__()
+        self.trace.__enter__()
         self.begin = time.perf_counter()
+        self.thread.span = self.activity, self.begin
 
     def __exit__(self, *exception) -> None:
-        self.busy[self.activity] += time.perf_counter() - self.begin
-        self.span.__exit__(*exception)
+        spent = time.perf_counter() - self.begin
+        with self.thread.lock:
+            self.thread.busy[self.activity] += spent
+            self.thread.span = None
+        self.trace.__exit__(*exception)
 
 
 def _episode_statistics(episodes: list[Any], tasks: list[str]) -> dict[str, float]:
