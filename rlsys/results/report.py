@@ -16,6 +16,7 @@ from rlsys.results import curves as learning_curves
 from rlsys.results import evaluations
 from rlsys.results.gather import Result, Rows, agents, collect, group, results
 from rlsys.results.table import table
+from rlsys.running import output
 from rlsys.types import UserError
 
 OUT = "runs/report"
@@ -124,4 +125,5 @@ def main(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    output.make_lasting()
     sys.exit(cli.exit_code(lambda: main(sys.argv[1:])))
