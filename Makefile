@@ -31,7 +31,7 @@ endif
 PYTHONS = $(if $(OTHER_PYTHON),,$(firstword $(BUILT))) $(PYTHON)
 STALE := $(strip $(OTHER_PYTHON) $(filter-out $(BUILT),$(EXTRAS)))
 
-TARGETS := install .venv help train sweep plan tasks resume eval export report bench profile test test-slow lint format clean
+TARGETS := install .venv help train sweep plan tasks metrics resume eval export report bench profile test test-slow lint format clean
 .PHONY: $(TARGETS) stale
 
 # A word that make would ignore is an error: make train algo=ppo would train R2D2.
@@ -106,6 +106,9 @@ plan: .venv/built  ## Predict the speed and memory of `make train` with the same
 
 tasks: .venv/built  ## List the families of EnvPool's tasks, or the tasks of one. [FAMILY=atari]
 	@$(BIN)/python -m rlsys tasks $(FAMILY)
+
+metrics: .venv/built  ## Explain every metric of a run's log.
+	@$(BIN)/python -m rlsys metrics
 
 resume: .venv/built  ## Continue a run from its newest checkpoint. RUN=<dir|latest|pattern> [ARGS="--field value ..."]
 	@$(BIN)/python -m rlsys.train resume "$(RUN)" $(ARGS)

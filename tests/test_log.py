@@ -108,7 +108,7 @@ def test_returns_by_task(tmp_path, clock):
         one = written(log, (4.0, "b:permute=1"))
         assert one == {"episode_return/Catch-v0": None, "episode_return/b:permute=1": 4.0}
     tags = {value.tag for event in events(tmp_path) for value in event.summary.value}
-    assert set(both) < tags
+    assert {f"episode/{name}" for name in both} < tags
 
 
 def test_shares_of_time_by_threads(tmp_path, clock):
@@ -162,8 +162,10 @@ def test_events_can_be_read(tmp_path, clock):
         version, event = events(tmp_path)  # on disk before the log is closed
     assert version.file_version == "brain.Event:2"
     values = {value.tag: value.simple_value for value in event.summary.value}
-    assert event.step == 50 and values["loss"] == 0.25 and values["learner_steps"] == 2.0
-    assert "bad" not in values and "episode_return" not in values
+    assert event.step == 50 and values["train/loss"] == 0.25
+    assert values["time/learner_steps"] == 2.0
+    assert all(name.startswith(("train/", "time/", "episode/")) for name in values)
+    assert "train/bad" not in values and "episode/episode_return" not in values
 
 
 def test_resume_drops_what_will_be_made_again(tmp_path, clock):

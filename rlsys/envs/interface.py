@@ -52,6 +52,11 @@ class Envs(Protocol):
     raw_observation_space: spaces.Space
     raw_action_space: spaces.Space
 
+    @property
+    def steps_per_second(self) -> float | None:
+        """The number of steps in a second of the task's own time; None if it does not tell."""
+        ...
+
     def reset(self) -> Timestep:
         """Starts new episodes in all environments and drops those that were running."""
         ...

@@ -11,10 +11,10 @@ import jax
 from gymnasium import spaces
 from jax.sharding import Mesh
 
-from rlsys.config import Presets
 from rlsys.learning import hosts
 from rlsys.learning.optimizer import learned
 from rlsys.networks import AgentNetwork
+from rlsys.running.presets import Presets
 
 SHOWN = 5  # changed fields that are named
 # By the extra that installs what it needs: files in /dev, a name, and the module of JAX's plugin.

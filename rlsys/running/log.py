@@ -33,6 +33,7 @@ class Log:
         *,
         group: int = 1,
         health: Health | None = None,
+        config: Any = None,
         display: Display | None = None,
     ):
         """Open the records in run_dir, and make the folder if it is missing.
@@ -45,11 +46,12 @@ class Log:
                 number of environments: of episodes that started together the short ones end
                 first, and statistics of those alone would look like a fall.
             health: is given the lines, first those kept from a resumed run, and adds health/<name>.
+            config: the run's Config, which TensorBoard shows as text; None for none.
             display: shows the progress; one of its own if None.
         Raises:
             ValueError: a new run would be mixed into the metrics of another.
         """
-        self._records = Records(Path(run_dir), resume_at)
+        self._records = Records(Path(run_dir), resume_at, config)
         kept = self._records.before
         self._begin = time.perf_counter()
         self._seconds_before = kept[-1]["seconds"] if kept else 0.0

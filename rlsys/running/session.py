@@ -27,6 +27,7 @@ from rlsys.learning.sampler import Sampler
 from rlsys.replay.replay import Replay
 from rlsys.running import health
 from rlsys.running.algorithm import Algorithm, FromSamples
+from rlsys.running.best import Evaluations
 from rlsys.running.display import Display
 from rlsys.running.first_lines import first_lines
 from rlsys.running.run import Run
@@ -44,6 +45,7 @@ class Session:
       state: the LearnerState, on the devices; a sweep's has an axis of members before all others.
       samplers: one for each replay.
       params: a copy of the parameters, once the session is closed.
+      evaluations: those during training, with the best parameters; None of a sweep.
       line_due: whether a line of the log is due.
     """
 
@@ -63,6 +65,7 @@ class Session:
         state_spec: Any = learner.REPLICATED,
         num_members: int = 1,
         name_episodes: Callable[[list[Episode]], list[Episode]] = list,
+        evaluations: Evaluations | None = None,
     ):
         """Holds what open_session, or a sweep, has made.
 
@@ -73,6 +76,7 @@ class Session:
           samplers: by their names in a checkpoint.
           num_members: members of a sweep, whose environments stand side by side.
           name_episodes: takes episodes that have ended, and gives them as the log is to count them.
+          evaluations: those during training; a sweep has none.
         """
         self.run, self.config, self.local_config = run, config, local_config
         self.network, self.actors, self.mesh = network, actors, mesh
@@ -81,7 +85,8 @@ class Session:
         self._num_members, self._name_episodes = num_members, name_episodes
         self._last: Unroll  # the last unroll that was learned from
         self.metrics: list[dict[str, Any]] = []  # of updates, on the devices
-        self.line_due = self._save_due = False
+        self.line_due = self._save_due = self._evaluation_due = False
+        self.evaluations = evaluations
         self._begun: set[str] = set()  # names of what was done once already
 
     @property
@@ -124,6 +129,9 @@ class Session:
         if self._save_due:
             for unroll in self.actors.drain(self.state.params, self.learner_steps):
                 yield self._next(unroll)
+        if self.evaluations and not self.run.stopped:
+            self._evaluation_due = self.evaluations.due(self.env_steps)
+            self.line_due = self.line_due or self._evaluation_due
         if self.line_due:  # what is measured now waits for the updates
             with self.run.log.time("learner"):
                 jax.block_until_ready((self.state, self.metrics))
@@ -183,7 +191,7 @@ class Session:
 
     def write(self, more: dict[str, float]) -> None:
         """Writes a line of the log: means of the updates' metrics since the last one, how many
-        hidden units are dead, how far actors lag, and more.
+        hidden units are dead, how far actors lag, what an evaluation finds if one is due, and more.
 
         Raises:
           FloatingPointError: a metric is not finite.
@@ -193,8 +201,25 @@ class Session:
             for sampler in self.samplers:
                 lag = self.learner_steps - self._last.learner_step
                 more |= sampler.metrics(self.env_steps) | {"params_lag": lag}
-            self.run.write(self.metrics, more)
+            means = self.run.means(self.metrics)
         self.metrics.clear()
+        more = more | self._evaluate()
+        with self.run.log.time("log"):
+            self.run.write(means | more)
+
+    def _evaluate(self) -> dict[str, float]:
+        """Gives numbers for the log, if an evaluation is due."""
+        if not (self.evaluations and self._evaluation_due):
+            return {}
+        counters = self.env_steps, self.learner_steps
+        with self.run.log.phase("evaluating"), self.run.log.time("evaluation"):
+            found = self.evaluations.play(
+                self.state.params, *counters, stop=lambda: self.run.signalled
+            )
+        self._evaluation_due = False
+        if found:
+            self.run.log.say(self.evaluations.sentence(found))
+        return found
 
     def save(self, **meta: Any) -> None:
         """Saves a checkpoint if one is due, from where environments start afresh; meta goes in."""
@@ -204,6 +229,9 @@ class Session:
         with self.run.log.phase("saving a checkpoint"), self.run.log.time("checkpoint"):
             for name, sampler in self._samplers.items():
                 trees[name], meta[name] = sampler.state()
+            if self.evaluations:
+                best, about = self.evaluations.state()
+                trees, meta = trees | best, meta | about
             self.run.save(trees, meta)
         if not self.ended:
             self.actors.restart(self.run.number)
@@ -215,10 +243,17 @@ class Session:
             trees, meta = self.run.restore(templates)
             self.state = learner.place(self.mesh, trees["learner"], self._state_spec)
             self.actors.states = trees["actors"]
+            if self.evaluations:
+                self.evaluations.restore(meta, self.env_steps, self._saved_best)
             for name, sampler in self._samplers.items():
                 sampler.restore(self.run.saved_tree(name), meta[name], self.env_steps)
         self.actors.restart(self.run.number)
         return meta
+
+    def _saved_best(self) -> Any:
+        """Reads the best parameters in the checkpoint that the run goes on from."""
+        template = {"best": self.state.params}
+        return self.run.checkpoints.restore(template, self.run.number)[1]["best"]
 
 
 @contextlib.contextmanager
@@ -261,7 +296,10 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
             run.log.say(replays["replay"].memory)
             initial = jax.jit(functools.partial(learning.initial_priorities, config))
             samplers = {n: Sampler(x, config, initial, run.log.time) for n, x in replays.items()}
-        session = Session(run, config, own, network, actors, mesh, settings, state, samplers)
+        session = Session(
+            run, config, own, network, actors, mesh, settings, state, samplers,
+            evaluations=Evaluations(algorithm, config, network),
+        )  # fmt: skip
         if resume:
             session.restore()
         yield session

@@ -1,7 +1,6 @@
 """The run of a sweep: all members together, in a folder of its own."""
 
 import contextlib
-import csv
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -19,10 +18,7 @@ from rlsys.learning import learner
 from rlsys.learning.sampler import Sampler
 from rlsys.replay import memory
 from rlsys.replay.replay import Replay
-from rlsys.results import evaluate
-from rlsys.running import config_file, files, output
 from rlsys.running.algorithm import Algorithm, FromSamples
-from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.display import Display
 from rlsys.running.first_lines import first_lines
 from rlsys.running.health import Health
@@ -30,6 +26,7 @@ from rlsys.running.log import Log
 from rlsys.running.run import Run
 from rlsys.running.session import Session
 from rlsys.sweep import vmapped
+from rlsys.sweep.ending import conclude
 from rlsys.sweep.members import Member, check_together
 from rlsys.sweep.status import Status
 from rlsys.sweep.updates import SampleUpdates, UnrollUpdates, make_samplers
@@ -63,7 +60,7 @@ def sweep(name: str, members: list[Member], folder: str = "", *, resume: bool = 
         states = jax.device_get(session.state)
     if session.run.stopped:
         raise Stopped
-    _conclude(algorithm, session.network, configs, states, session.run, status)
+    conclude(algorithm, session.network, configs, states, session.run, status)
     return session.folder
 
 
@@ -108,8 +105,8 @@ def open_sweep(
         healths = [Health(c) for c in configs]
         options = {"group": config.num_envs, "display": Display(shown=False)}
         logs = [
-            stack.enter_context(Log(path, config.env_steps, resumed, health=health, **options))
-            for path, health in zip(folders, healths, strict=True)
+            stack.enter_context(Log(path, c.env_steps, resumed, health=health, config=c, **options))
+            for path, health, c in zip(folders, healths, configs, strict=True)
         ]
         status = Status(members, logs, healths)
         run.log.display.below, run.log.display.num_members = status.table, num
@@ -129,59 +126,6 @@ def open_sweep(
         if resume:
             status.restore(session.restore())
         yield session, updates, status
-
-
-def _conclude(algorithm, network, configs, states, run: Run, status: Status) -> None:
-    """Evaluates each member that lives; writes members.csv and a run's folder for each."""
-    rows, cuts = [], {}
-    for i, (member, config) in enumerate(zip(status.members, configs, strict=True)):
-        path = run.folder / "members" / str(i)
-        row = {"member": i, **{k[2:]: v for k, v in member.values.items()}, "seed": config.seed}
-        steps = {"env_steps": run.env_steps, "learner_steps": int(states.step[i])}
-        row |= steps
-        row["training_return"] = status.returns()[i]
-        row["health"] = status.healths[i].summary().removeprefix("health: ")
-        if i in status.died:
-            rows.append(row | {"set_aside_at": status.died[i]})
-            continue
-        state = vmapped.one(states, i)
-        own = dataclasses.replace(config, run_dir=str(path))
-        content = {"algorithm": algorithm.name, "config": dataclasses.asdict(own)}
-        config_file.write(path, content | ({"changes": run.changes} if run.changes else {}))
-        counters = {"counters": {"checkpoint": 1, **steps}}
-        Checkpoints(path / "checkpoints").save(1, {"learner": state}, counters)
-        played = evaluate.play_tasks(
-            algorithm, config, network, state.params, config.eval_episodes
-        )  # fmt: skip
-        found = evaluate.summaries(algorithm.score_mode, played)
-        evaluate.write(path, found)
-        results = found["results"]
-        scores = [r["mean"] for name, r in results.items() if name.startswith(algorithm.score_mode)]
-        row |= {"score": algorithm.score_mode, "score_return": float(np.mean(scores))}
-        row |= {f"{name} return": result["mean"] for name, result in results.items()}
-        for key in ("interval_95_low", "interval_95_high", "episodes", "ended"):
-            row |= {f"{name} {key}": result[key] for name, result in results.items()}
-        rows.append(row)
-        few = {name: cut for name, result in results.items() if (cut := evaluate.cut(result))}
-        cuts[i] = "".join(f"; {name}: {cut}" for name, cut in few.items())
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    print(f"members, the best first; score: the {algorithm.score_mode} return")
-    for row in sorted(rows, key=lambda row: -row.get("score_return", -np.inf)):
-        value = ", ".join(f"{k} {row[k]:.4g}" for k in columns if k.endswith("return") and k in row)
-        gone = f", set aside at learner step {row['set_aside_at']}" if "set_aside_at" in row else ""
-        i = row["member"]
-        output.say(f"{status.members[i].name}: {value}{gone}{cuts.get(i, '')}")
-    try:
-        with files.replacing(run.folder / "members.csv") as new, new.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        print(f"{run.folder}/members.csv could not be written: {error.strerror}.")
-    output.say(
-        f"{run.folder}: config.json, metrics.jsonl, checkpoints/, members.csv, and each member's "
-        f"run in members/\nmore episodes of a member:\nmake eval RUN={run.folder}/members/0"
-    )
 
 
 def _to_json(member: Member) -> dict[str, Any]:

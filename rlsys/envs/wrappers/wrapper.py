@@ -22,6 +22,10 @@ class Wrapper:
         self.raw_observation_space = envs.raw_observation_space
         self.raw_action_space = envs.raw_action_space
 
+    @property
+    def steps_per_second(self) -> float | None:
+        return self.envs.steps_per_second
+
     def change(self, timestep: Timestep) -> Timestep:
         """Returns the learner's Timestep for one of the environments within."""
         return timestep
