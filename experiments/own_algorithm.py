@@ -17,7 +17,7 @@ import optax
 
 from rlsys import networks
 from rlsys.acting import actor_critic
-from rlsys.config import Presets, RunConfig, check_at_least, register
+from rlsys.config import RunConfig, check_at_least, register
 from rlsys.learning import learner
 from rlsys.learning.optimizer import descend, linear_decay, step_metrics
 from rlsys.learning.state import initial_state
@@ -25,6 +25,7 @@ from rlsys.losses.n_step import n_step_return
 from rlsys.losses.policy_gradient import baseline_loss, policy_gradient_loss
 from rlsys.results import evaluate
 from rlsys.running.algorithm import Algorithm, FromUnrolls
+from rlsys.running.presets import Presets
 from rlsys.running.session import open_session
 from rlsys.types import TRAJECTORY_SPEC, LearnerState, Trajectory, learned_steps
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rlsys.results import evaluate, report
+from rlsys.results import curves as learning_curves
+from rlsys.results import evaluate, evaluations, gather
 
 RESULTS = Path("experiments/results")
 
@@ -48,16 +49,16 @@ def study(
         runs = [pool.submit(play, agents[a], s, folders[a, s], cores) for a, s in jobs]
         for run in runs:
             run.result()
-    ends: report.Rows = []
-    curves: report.Rows = []
+    ends: gather.Rows = []
+    curves: gather.Rows = []
     for (agent, seed), folder in folders.items():
-        mine = report.collect(folder)
+        mine = gather.collect(folder)
         ends += [{"agent": agent, "seed": seed} | row for row in mine[0]]
         curves += [{"agent": agent, "seed": seed} | row for row in mine[1]]
     RESULTS.mkdir(exist_ok=True)
     write(RESULTS / f"{name}.csv", [flat(row) for row in ends])
     write(RESULTS / f"{name}-curves.csv", curves)
-    report.plot(RESULTS / f"{name}.png", ends, curves)
+    learning_curves.plot(RESULTS / f"{name}.png", ends, curves)
     for agent in agents:
         for task in dict.fromkeys(row["task"] for row in ends):
             describe(agent, task, [r for r in ends if (r["agent"], r["task"]) == (agent, task)])
@@ -65,7 +66,7 @@ def study(
 
 def play(words: list[str], seed: int, folder: Path, cores: queue.Queue) -> None:
     """One run, pinned to free cores."""
-    if (folder / "evaluation.json").exists():
+    if evaluations.read(folder):
         return
     free = cores.get()
     try:
@@ -80,7 +81,7 @@ def play(words: list[str], seed: int, folder: Path, cores: queue.Queue) -> None:
 
 
 def flat(row: dict) -> dict:
-    """A row of report.collect with the results of each kind of play in columns of their own."""
+    """A row of gather.collect with the results of each kind of play in columns of their own."""
     columns = {key: value for key, value in row.items() if key != "results"}
     for kind, result in row["results"].items():
         columns[f"{kind}_return"] = result["mean"]

@@ -8,6 +8,7 @@ rlsys sweep ALGORITHM [--field value value ...]           train many agents as o
 rlsys plan ALGORITHM [--machine NAME]                     predict a run's speed and memory
 rlsys report RUN [RUN ...]                                draw a table and learning curves
 rlsys tasks [FAMILY]                                      list the names of tasks
+rlsys metrics                                             explain the metrics of a run's log
 
 python -m rlsys takes the same words.
 """
@@ -19,6 +20,7 @@ from rlsys import algorithms, cli
 from rlsys.envs.tasks import list_tasks
 from rlsys.learning import hosts
 from rlsys.running import output, run
+from rlsys.running.metrics import describe
 from rlsys.types import UserError
 
 MODULES = {
@@ -49,10 +51,12 @@ def main(args: list[str]) -> None:
             print("rlsys tasks [FAMILY]    Lists the families of tasks, or the tasks of a family.")
             return
         print("\n".join(list_tasks(words[0] if words else "")))
+    elif command == "metrics":
+        print("rlsys metrics    Explains every metric." if cli.wants_help(words) else describe())
     elif command in algorithms.NAMES:
         raise UserError(f"{command} is an algorithm: rlsys train {command}")
     else:
-        raise UserError(cli.unknown("command", command, [*MODULES, *OF_A_RUN, "tasks"]))
+        raise UserError(cli.unknown("command", command, [*MODULES, *OF_A_RUN, "tasks", "metrics"]))
 
 
 def start() -> None:

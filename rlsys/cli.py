@@ -176,8 +176,8 @@ def run_folder(word: str, *, sweep: bool | None = None) -> str:
     """Finds the folder of a run or a sweep that a word means.
 
     Args:
-      word: a folder; "latest" for the one in runs/ that was begun last; or a pattern such as
-        runs/ppo-*, for the one that was begun last of those that fit.
+      word: a folder; "latest" for the one in runs/ that was begun or resumed last; or a pattern
+        such as runs/ppo-*, for the one of those that fit.
       sweep: whether only sweeps count, or only runs; None for both.
 
     Raises:

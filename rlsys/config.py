@@ -1,12 +1,10 @@
-"""RunConfig: the fields that every algorithm shares, and how Configs are checked, chosen and read.
+"""RunConfig: the fields that every algorithm shares, and how Configs are checked and read.
 
 A Config is a frozen dataclass whose float fields a sweep may vary.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 
@@ -24,6 +22,17 @@ def register(cls):
     leaves = [f.name for f in fields if f.type in (float, "float")]
     rest = [f.name for f in fields if f.name not in leaves]
     return jax.tree_util.register_dataclass(cls, data_fields=leaves, meta_fields=rest)
+
+
+def not_learned(default: Any) -> Any:
+    """A field that changes nothing of what is learned, so that a report shows it on request only;
+    default: its value."""
+    return dataclasses.field(default=default, metadata={"learned": False})
+
+
+def not_of_learning(cls) -> list[str]:
+    """Names of a Config's fields that change nothing of what is learned."""
+    return [f.name for f in dataclasses.fields(cls) if not f.metadata.get("learned", True)]
 
 
 def check_at_least(config, least: int, names: str) -> None:
@@ -69,7 +78,7 @@ class RunConfig:
     """The number of environments, which the tasks share evenly."""
     seed: int = 0
     """Environments, parameters, exploration and all else that is random follow from it."""
-    run_dir: str = ""
+    run_dir: str = not_learned("")
     """The run's folder; if empty it is runs/<algorithm>-<task>-<time>-s<seed>."""
 
     discount: float = 0.99
@@ -114,18 +123,23 @@ class RunConfig:
     """The number of steps that an actor plays at a time."""
     refresh_steps: int = 20
     """Actors copy the parameters after this many steps of each environment."""
-    actor_devices: int = 0
+    actor_devices: int = not_learned(0)
     """The number of devices set aside for acting; with 0 the actors share the learner's first."""
 
     checkpoint_every: int = 1_000_000
     """Environment steps from one checkpoint to the next; environments start afresh there."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = not_learned(2)
     """The number of newest checkpoints that are kept."""
-    log_every: int = 20_000
+    log_every: int = not_learned(20_000)
     """Environment steps from one line of the log to the next."""
-    eval_episodes: int = 64
-    """The number of episodes played at the end, of each task and in each of the two ways: greedily,
-    and with random actions as in training."""
+    eval_episodes: int = not_learned(64)
+    """The number of episodes that an evaluation plays, of each task and in each of the two ways:
+    greedily, and with random actions as in training. The last one comes at the end."""
+    gif: bool = not_learned(True)
+    """Record an episode of the final policy at the end, where the task can be drawn."""
+    eval_every: int = not_learned(0)
+    """Environment steps from one evaluation during training to the next; the best parameters are
+    kept beside the newest. With 0 there is none."""
 
     plays_games: ClassVar[bool] = False  # learns from rows that wait for another player's move
 
@@ -144,7 +158,9 @@ class RunConfig:
             "env_steps num_envs frame_stack pixel_scale actors unroll_length refresh_steps "
             "checkpoint_every keep_checkpoints log_every eval_episodes",
         )
-        check_at_least(self, 0, "seed hidden_size core_size head_size unrolls_ahead actor_devices")
+        check_at_least(
+            self, 0, "seed hidden_size core_size head_size unrolls_ahead actor_devices eval_every"
+        )
         check_positive(self, "learning_rate max_gradient_norm")
         check_within(self, 0.0, 1.0, "discount learning_rate_decay")
         num_tasks = len(self.tasks)
@@ -269,65 +285,6 @@ class ActorCriticConfig(RunConfig):
     def tasks(self) -> list[envs.Task]:
         """The tasks of the run; a Gaussian policy plays continuous actions as they are."""
         return [t._replace(continuous=self.policy == "gaussian") for t in super().tasks]
-
-
-class Presets(NamedTuple):
-    """An algorithm's Configs by name, and which task gets which."""
-
-    configs: dict[str, Any]  # the first is the default, "small" is for what nothing else suits
-    suits: dict[str, str]  # family of tasks -> name
-    on_cpu: Mapping[str, str] = MappingProxyType({})  # task -> name, without an accelerator
-    # (config, number of tasks) -> values of fields that several tasks need
-    for_tasks: Callable[[Any, int], dict[str, Any]] = lambda config, num_tasks: {}
-
-    def choose(self, name: str | None, env: str | None, on_cpu: bool) -> Any:
-        """The preset of that name or, without one, what suits the tasks; set to the tasks if given.
-
-        Args:
-          name: a preset's, or None.
-          env: the tasks, as a Config has them, or None for the preset's own.
-          on_cpu: whether it is for a machine without accelerator.
-
-        Raises:
-          UserError: there is no such preset, or no such task.
-        """
-        if name is None and env is not None:
-            name = self._suiting(env, on_cpu)
-        name = next(iter(self.configs)) if name is None else name
-        if name not in self.configs:
-            raise UserError(f"there is no preset {name!r}, only {', '.join(self.configs)}")
-        config = self.configs[name]
-        changes = {"env": config.env, "env_options": config.env_options}
-        if env is not None and env != config.env:
-            changes = {"env": env, "env_options": self._options(config, env)}
-        num_tasks = len(envs.read_tasks(changes["env"], changes["env_options"]))
-        if num_tasks > 1:
-            changes |= self.for_tasks(config, num_tasks)
-        return dataclasses.replace(config, **changes)
-
-    def _suiting(self, env: str, on_cpu: bool) -> str:
-        """The name of the preset that suits tasks."""
-        if on_cpu and env in self.on_cpu:
-            return self.on_cpu[env]
-        plain = envs.Options()
-        for name, config in self.configs.items():
-            if config.env == env and config.env_options == plain:
-                return name
-        env_id = envs.read_tasks(env, plain)[0].env_id
-        kind = "game" if envs.is_game(env_id) else envs.family(env_id)
-        return self.suits.get(kind, "small")
-
-    def _options(self, config: Any, env: str) -> envs.Options:
-        """Options for tasks not the preset's own: the preset's, if it is for their family."""
-        options = envs.Options()
-        tasks = envs.read_tasks(env, options)
-        families = {envs.family(task.env_id) for task in tasks}
-        suit = self.suits.get(families.pop()) if len(families) == 1 else None
-        if suit is not None and config.env_options == self.configs[suit].env_options:
-            options = config.env_options
-        if len(tasks) > 1:  # games do not share which actions they use
-            options = dataclasses.replace(options, minimal_actions=False)
-        return options
 
 
 def from_dict(cls, values: dict[str, Any]):

@@ -1,7 +1,10 @@
 """Evaluation: every episode counts, cut ones too and said to be, and intervals keep to the data."""
 
+import functools
+import itertools
 import json
 import math
+import multiprocessing
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +13,7 @@ from environments import make
 
 from rlsys import cli, train
 from rlsys.envs import Episode, Options, read_tasks
-from rlsys.results import evaluate
+from rlsys.results import evaluate, evaluations, playing
 from rlsys.types import Timestep
 
 
@@ -52,7 +55,7 @@ class Made:
 
 
 def player(envs, action=None):
-    return evaluate.EvalPolicy(envs, lambda params, t, state, key: (action, (), state, key), (), 0)
+    return playing.EvalPolicy(envs, lambda params, t, state, key: (action, (), state, key), (), 0)
 
 
 def forever(length):
@@ -62,9 +65,9 @@ def forever(length):
 
 def test_an_episode_that_never_ends_counts_with_its_return_so_far(monkeypatch):
     """One of three environments never ends its episodes."""
-    monkeypatch.setattr(evaluate, "MAX_STEPS", 20)
+    monkeypatch.setattr(playing, "MAX_STEPS", 20)
     envs = Made(forever(4), forever(6), forever(math.inf))
-    episodes = evaluate.play(player(envs), None, 6)
+    episodes = playing.play(player(envs), None, 6)
     assert [e.env for e in episodes] == [0, 1, 2] * 2
     assert [e.length for e in episodes] == [4, 6, 20] * 2
     assert [e.ended for e in episodes] == [True, True, False] * 2
@@ -78,8 +81,8 @@ def test_an_episode_that_never_ends_counts_with_its_return_so_far(monkeypatch):
 
 
 def test_if_none_ends_all_count(monkeypatch):
-    monkeypatch.setattr(evaluate, "MAX_STEPS", 20)
-    episodes = evaluate.play(player(Made(forever(math.inf), forever(math.inf))), None, 3)
+    monkeypatch.setattr(playing, "MAX_STEPS", 20)
+    episodes = playing.play(player(Made(forever(math.inf), forever(math.inf))), None, 3)
     assert [(e.env, e.length, e.ended) for e in episodes] == [
         (0, 20, False), (1, 20, False), (0, 20, False)
     ]  # fmt: skip
@@ -88,23 +91,23 @@ def test_if_none_ends_all_count(monkeypatch):
 def test_short_episodes_are_not_overcounted():
     """Both environments have as many episodes of 1 step as of 9, in another order."""
     envs = Made(iter([1, 9] * 20), iter([9, 1] * 20))
-    episodes = evaluate.play(player(envs), None, 8)
+    episodes = playing.play(player(envs), None, 8)
     assert all([e.env for e in episodes].count(i) == 4 for i in (0, 1))
 
 
 def test_the_longest_episodes_are_evaluated_too(monkeypatch):
     """All last as long as an episode may; each environment plays two."""
-    monkeypatch.setattr(evaluate, "MAX_STEPS", 5)
+    monkeypatch.setattr(playing, "MAX_STEPS", 5)
     envs = make("Pendulum-v1", 2, 0, Options(max_episode_steps=5))
-    episodes = evaluate.play(player(envs, np.zeros((2, 1), int)), None, 4)
+    episodes = playing.play(player(envs, np.zeros((2, 1), int)), None, 4)
     assert [(e.length, e.ended) for e in episodes] == [(5, True)] * 4
 
 
 def test_a_cut_episode_has_what_was_earned_and_the_next_begins_afresh(monkeypatch):
-    monkeypatch.setattr(evaluate, "MAX_STEPS", 7)
+    monkeypatch.setattr(playing, "MAX_STEPS", 7)
     action = np.zeros((2, 1), int)
     envs, same = (make("Pendulum-v1", 2, 0, Options(max_episode_steps=100)) for _ in range(2))
-    episodes = evaluate.play(player(envs, action), None, 4)
+    episodes = playing.play(player(envs, action), None, 4)
     assert [(e.env, e.length, e.ended) for e in episodes] == [(0, 7, False), (1, 7, False)] * 2
     for cut in (episodes[:2], episodes[2:]):
         assert same.reset().first.all()
@@ -122,12 +125,12 @@ def test_environments_play_equally_often_and_kinds_meet_the_same(monkeypatch):
         envs.close = lambda: None
         return player(envs)
 
-    monkeypatch.setattr(evaluate, "eval_policy", make_player)
+    monkeypatch.setattr(playing, "eval_policy", make_player)
 
     names = ("Catch-v0", "Catch-v0:permute=1")
     config = SimpleNamespace(tasks=read_tasks(",".join(names), Options()), num_envs=64)
     kinds = ("greedy", "sampled")
-    played = evaluate.play_tasks(SimpleNamespace(eval_modes=kinds), config, None, None, 100)
+    played = playing.play_tasks(SimpleNamespace(eval_modes=kinds), config, None, None, 100)
     assert set(played) == {f"{kind} {name}" for kind in kinds for name in names}
     for episodes in played.values():
         assert np.all(np.bincount([e.env for e in episodes]) == 2) and len(episodes) == 100
@@ -162,8 +165,9 @@ def test_the_score_is_named_and_stands_first(tmp_path, capfd):
         f"{kind} {task}": [Episode(mean, 3, 0, task)]
         for kind, mean in (("greedy", 1.0), ("sampled", 2.0)) for task in ("a", "b")
     }  # fmt: skip
-    found = json.loads(evaluate.report(tmp_path, "sampled", episodes).read_text())
-    assert found["score"] == "sampled"
+    own = evaluate.evaluation("sampled", episodes, env_steps=10, learner_steps=2)
+    found = json.loads(evaluate.report(tmp_path, own).read_text())
+    assert found["score"] == "sampled" and (found["env_steps"], found["learner_steps"]) == (10, 2)
     assert list(found["results"]) == ["sampled a", "sampled b", "greedy a", "greedy b"]
     assert found["results"]["sampled a"]["mean"] == 2.0
     lines = capfd.readouterr().out.splitlines()
@@ -171,6 +175,24 @@ def test_the_score_is_named_and_stands_first(tmp_path, capfd):
         "score: sampled return in a 2", "score: sampled return in b 2",
         "also: greedy return in a 1", "also: greedy return in b 1",
     ]  # fmt: skip
+
+
+def test_evaluations_stand_side_by_side(tmp_path):
+    """Also those that several processes add at once, and one that is repeated stands once."""
+    assert evaluations.read(tmp_path) == []
+    played = {"greedy": [Episode(1.0, 3, 0, "")]}
+    made = [
+        evaluate.evaluation("greedy", played, env_steps=steps, learner_steps=1, seed=seed)
+        | {"episodes": episodes}
+        for steps, episodes, seed in itertools.product((100, 200), (3, 8), (0, 1))
+    ]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(functools.partial(evaluations.add, tmp_path), made + made, chunksize=1)
+    first, *others = evaluations.read(tmp_path)
+    assert (first["env_steps"], first["episodes"]) == (200, 8)  # the newest, with most episodes
+    assert len(others) == 7 and all(one in [first, *others] for one in made)
+    evaluations.add(tmp_path, first | {"seed": 7})
+    assert evaluations.read(tmp_path)[0] == first  # of equals the first stays
 
 
 @pytest.mark.parametrize(
@@ -186,7 +208,7 @@ def test_a_run_whose_episodes_never_end_ends_well(
     algorithm, score, other, tmp_path, monkeypatch, capfd
 ):
     """With both kinds of play, and how many were cut."""
-    monkeypatch.setattr(evaluate, "MAX_STEPS", 15)
+    monkeypatch.setattr(playing, "MAX_STEPS", 15)
     words = "--preset small --env Pendulum-v1 --num-envs 4 --hidden-size 8 --head-size 8".split()
     words += "--core-size 0 --unroll-length 10 --refresh-steps 10".split()
     words += "--env-steps 800 --eval-episodes 3".split()

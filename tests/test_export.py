@@ -19,8 +19,8 @@ import rlsys
 from rlsys import algorithms, streams
 from rlsys.acting.exported import ExportedPolicy
 from rlsys.config import from_dict
-from rlsys.envs import space_json
-from rlsys.results import evaluate
+from rlsys.envs import make, space_json
+from rlsys.results import evaluate, playing
 from rlsys.running import config_file
 from rlsys.types import UserError
 
@@ -69,11 +69,11 @@ def raw_action(task, action):
 def test_actions_equal_evaluations_to_the_bit(trained, mode):
     algorithm, config, path = trained
     mode, (task,) = algorithm.eval_modes[mode], config.tasks
-    network, params = evaluate.newest(algorithm, config)
-    player = evaluate.eval_policy(algorithm, config, network, task, 3, 7, mode)
+    network, params, *_ = evaluate.saved(algorithm, config)
+    player = playing.eval_policy(algorithm, config, network, task, 3, 7, mode)
     plain = dataclasses.replace(task.options, observe=(), permute=0, reward_scale=1.0,
                                 clip_rewards=False, action_bins=11)  # fmt: skip
-    own = evaluate.make(task._replace(options=plain, continuous=True), 3, 7)
+    own = make(task._replace(options=plain, continuous=True), 3, 7)
     policy = rlsys.load_policy(path, mode)
     policy.reset(3, seed=7)
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlsys.running import changes, run
+from rlsys.running import changes, provenance, run
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.lock import Lock
 from rlsys.types import UserError
@@ -271,3 +271,47 @@ def test_a_full_disk_at_the_end_still_prints_the_results(tmp_path, monkeypatch, 
     assert "score: sampled return" in output
     assert "evaluation.json could not be written: No space left on device" in output
     assert not [path.name for path in (tmp_path / "run").glob("evaluation*")]
+
+
+def test_config_json_tells_who_trained_from_which_step(half):
+    """A finished run that is resumed trains nothing, so nobody is added."""
+    (first,) = config_of(half)["trained_by"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "orig_argv", ["python", "-m", "rlsys.train", "a word"])
+        assert play("resume", half) == 0
+    for entry in (config_of(half), config_of(half)):
+        before, own = entry["trained_by"]
+        assert before == first and (own["env_steps"], own["learner_steps"]) == (480, 96)
+        assert play("resume", half) == 0
+    assert (first["env_steps"], first["learner_steps"]) == (0, 0)
+    assert own["command"] == "python -m rlsys.train 'a word'"
+    assert first["versions"]["jax"] == jax.__version__
+    assert first["versions"]["python"] == sys.version.split()[0] and "envpool" in first["versions"]
+    device = {"platform": "cpu", "kind": jax.devices()[0].device_kind}
+    assert first["device"] == device | {"number": jax.device_count()}
+    assert first["commit"] == provenance.commit()
+
+
+def test_a_resume_that_left_nothing_is_not_told_of():
+    records = [{"env_steps": 0}, {"env_steps": 400}, {"env_steps": 800}]
+    kept = provenance.record(records, 400, 40)
+    assert [entry["env_steps"] for entry in kept] == [0, 400] and "command" in kept[-1]
+
+
+def test_the_commit_is_marked_if_files_have_changed(tmp_path):
+    def git(*words):
+        own = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words]
+        return subprocess.run(own, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    (tmp_path / "inside").mkdir()
+    assert provenance.commit(tmp_path) is None
+    git("init")
+    (tmp_path / "inside/file").write_text("1")
+    git("add", ".")
+    git("commit", "-m", "first")
+    git("tag", "v1")
+    head = git("rev-parse", "HEAD").strip()
+    assert provenance.commit(tmp_path) == head
+    assert provenance.commit(tmp_path / "inside") is None  # in another's checkout
+    (tmp_path / "inside/file").write_text("2")
+    assert provenance.commit(tmp_path) == f"{head}-dirty"

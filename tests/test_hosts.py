@@ -25,7 +25,10 @@ SMALL = (
 ).split()
 REPLAYS = {"r2d2": 8, "apex": 64}  # samples of 20 steps and of one in a batch
 RUNS = {  # 10 updates of IMPALA, 12 of PPO, none from samples, which each process draws by itself
-    "impala": [*SMALL, "--batch-size", "16", "--env-steps", "1600", "--log-every", "320"],
+    "impala": [
+        *SMALL,
+        *"--batch-size 16 --env-steps 1600 --log-every 320 --eval-every 600".split(),
+    ],
     "ppo": [*SMALL, *"--sequence-length 5 --epochs 2 --minibatches 2 --env-steps 480".split()],
     **{
         name: [*SMALL, *"--env-steps 1600 --learning-starts 1599 --replay-capacity 4000".split()]
@@ -136,7 +139,8 @@ def test_two_processes_of_2_devices_equal_one_of_4(tmp_path):
         number_1, second, counters_1 = trees_of(two, 1)
         assert number_1 == number == 1 and counters_1 == counters
         assert counters["learner_steps"] >= 10 or name in REPLAYS
-        assert "learner" not in second
+        assert "learner" not in second and "best" not in second
+        assert ("best" in first) == (name == "impala")
         close(trees["learner"], first["learner"])
         actors = trees["actors"]
         assert sorted(actors) == ["0", "1"] and list(first["actors"]) == ["0"]
@@ -145,6 +149,8 @@ def test_two_processes_of_2_devices_equal_one_of_4(tmp_path):
         assert np.abs(first["actors"]["0"]["timestep"]["obs"]
                       - second["actors"]["0"]["timestep"]["obs"]).max() > 0.01  # fmt: skip
 
+        if "best" in first:  # process 0 alone evaluates
+            close(trees["best"], first["best"])
         both = lines(one), lines(two)
         assert len(both[0]) == len(both[1]) > 0
         for mine, theirs in zip(*both, strict=True):

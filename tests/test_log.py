@@ -17,6 +17,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 import rlsys.running.log
+from rlsys.running.display import Display
 from rlsys.running.log import Log
 
 
@@ -107,7 +108,7 @@ def test_returns_by_task(tmp_path, clock):
         one = written(log, (4.0, "b:permute=1"))
         assert one == {"episode_return/Catch-v0": None, "episode_return/b:permute=1": 4.0}
     tags = {value.tag for event in events(tmp_path) for value in event.summary.value}
-    assert set(both) < tags
+    assert {f"episode/{name}" for name in both} < tags
 
 
 def test_shares_of_time_by_threads(tmp_path, clock):
@@ -161,8 +162,10 @@ def test_events_can_be_read(tmp_path, clock):
         version, event = events(tmp_path)  # on disk before the log is closed
     assert version.file_version == "brain.Event:2"
     values = {value.tag: value.simple_value for value in event.summary.value}
-    assert event.step == 50 and values["loss"] == 0.25 and values["learner_steps"] == 2.0
-    assert "bad" not in values and "episode_return" not in values
+    assert event.step == 50 and values["train/loss"] == 0.25
+    assert values["time/learner_steps"] == 2.0
+    assert all(name.startswith(("train/", "time/", "episode/")) for name in values)
+    assert "train/bad" not in values and "episode/episode_return" not in values
 
 
 def test_resume_drops_what_will_be_made_again(tmp_path, clock):
@@ -202,16 +205,13 @@ def test_plain_lines(tmp_path, clock, capsys):
             clock[0] += 1.0
             log.episodes([Episode(2.0 * second, 7)])
             log.write(10 * second, second, {"loss": 0.125})
-        with log.time("learner"):
-            pass
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == "memory: 3 GB [of 4]"
-    assert len(out) == 5  # at 1, 11, 21 and the last
-    expected = (
-        "24%  240 / 1,000 env steps, 10 steps/s, 1.0 updates/s, episode return 25, loss 0.125, "
-        "0:24 elapsed, 1:16 left"
-    )
-    assert out[-1] == expected
+    assert out[:2] == [str(tmp_path), "memory: 3 GB [of 4]"]
+    assert len(out[2:]) == 2 * 4  # at 1, 11, 21 and the last
+    assert out[-2:] == [
+        "24%  240 / 1,000 env steps, 10 steps/s, 1.0 updates/s, episode return 25,",
+        "  loss 0.125, 0:24 elapsed, 1:16 left",
+    ]
 
 
 def test_time_left_after_resume_is_by_this_process(tmp_path, clock, capsys):
@@ -219,9 +219,10 @@ def test_time_left_after_resume_is_by_this_process(tmp_path, clock, capsys):
         clock[0] += 1.0
         log.write(5000, 1, {})  # very fast
     with Log(tmp_path, 10_000, resume_at=5000) as log:
-        clock[0] += 10.0
-        log.write(5100, 1, {})  # 10 steps/s
-    assert "0:11 elapsed, 8:10 left" in capsys.readouterr().out.splitlines()[-1]
+        for i in range(1, 5):
+            clock[0] += 10.0
+            log.write(5000 + 100 * i, i, {})  # 10 steps/s
+    assert "0:41 elapsed, 7:40 left" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_a_full_disk_loses_no_line_and_stops_no_run(tmp_path):
@@ -276,7 +277,7 @@ with Log(sys.argv[1], 1000) as log:
     text = shown.decode()
     for part in ("before [it]", "after it", "25%  250 / 1,000 env steps", "episode return 12.5"):
         assert part in text, text
-    assert "loss 0.125" in text and "learner " in text and " left" in text
+    assert "loss 0.125" in text and "learner thread: learner " in text and " elapsed" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is back
     assert text.rstrip().endswith("RuntimeError: stopped")
 
@@ -290,7 +291,7 @@ def test_closing_twice(tmp_path):
 
 def test_a_line_waits_for_a_group_of_episodes(tmp_path):
     """Of environments that start together, short episodes are the first to end."""
-    with Log(tmp_path, 1000, group=4, display=False) as log:
+    with Log(tmp_path, 1000, group=4, display=Display(shown=False)) as log:
         log.episodes([Episode(12.0, 7)])
         log.write(10, 0, {}, all_episodes=False)
         log.episodes([Episode(500.0, 7)] * 3)

@@ -211,8 +211,8 @@ def test_a_resumed_run_has_the_same_past_selves_to_the_bit(tmp_path, ahead):
     assert sum(x["games"] for x in about["past_selves"]) > 10
     assert len({x["quality"] for x in about["past_selves"]}) > 1
     lines = metrics_file.read(whole)
-    assert lines[-1]["past_selves"] == len(about["past_selves"])
-    assert all(0 <= line["past_score"] <= 1 for line in lines)
+    assert lines[-1]["opponents/past_selves"] == len(about["past_selves"])
+    assert all(0 <= line["opponents/score"] <= 1 for line in lines)
 
 
 def learned(num_devices):

@@ -20,13 +20,15 @@ from rlsys.acting.actors import make_envs, seeds
 from rlsys.envs import Episode
 from rlsys.learning import learner
 from rlsys.replay import memory
+from rlsys.results import evaluations, report
 from rlsys.running import config_file
 from rlsys.running.checkpoint import Checkpoints
+from rlsys.running.display import Display
 from rlsys.running.health import Health
 from rlsys.running.log import Log
 from rlsys.running.run import Run
 from rlsys.sweep import __main__ as command
-from rlsys.sweep import status, vmapped
+from rlsys.sweep import ending, status, vmapped
 from rlsys.sweep.members import members
 from rlsys.types import UserError
 
@@ -317,10 +319,16 @@ def test_a_sweep_that_has_ended_goes_on_with_more_steps(swept, tmp_path, capfd):
     assert sweep("resume", folder, "--clip-eps", "0.2") == 2
     assert "--clip-eps is what sets the members apart" in capfd.readouterr().err
     assert sweep("resume", folder, "--env-steps", 960) == 0
-    _, _, said = capfd.readouterr().out.partition("the best first; score: the sampled return\n")
-    scores = [float(x) for x in re.findall(r"score_return ([\d.]+)", said)]
-    assert scores == sorted(scores, reverse=True) and len(set(scores)) > 1
-    assert len(scores) == said.count("sampled return") == said.count("greedy return") == 4
+    _, _, said = capfd.readouterr().out.partition("the best first; score: the sampled return")
+    assert "greedy return" in said
+    scores = [float(x) for x in re.findall(r"seed \d+ +([\d.]+)", said)]
+    assert scores == sorted(scores, reverse=True) and len(scores) == 4
+    played = [evaluations.read(folder / f"members/{i}")[0]["results"] for i in range(4)]
+    means = [np.mean([r["mean"] for n, r in x.items() if "sampled" in n]) for x in played]
+    np.testing.assert_allclose(scores, sorted(means, reverse=True), rtol=1e-3)
+    assert f"make report RUNS={folder}\n" in said
+    assert f"make eval RUN={folder}/members/{np.argmax(means)}\n" in said
+    assert report.main([str(folder), "--out", str(tmp_path / "out")]) is None
     for i in range(4):
         saved, meta = restored(folder / "members" / str(i), "learner")
         assert meta["counters"]["env_steps"] == 960 and saved["['step']"] == 48
@@ -353,10 +361,10 @@ def test_what_a_sweep_leaves(swept, capfd):
             assert 8 <= result["mean"] <= 500
         scores = [result["mean"] for kind, result in played.items() if "sampled" in kind]
         assert row["score"] == "sampled" and float(row["score_return"]) == np.mean(scores)
-    words = ["eval", folder / "members/0", "--episodes", 4]
+    words = ["eval", folder / "members/0", "--episodes", 3]
     assert cli.exit_code(lambda: train.main(list(map(str, words)))) == 0
-    kinds = json.loads((folder / "members/0/evaluation.json").read_text())["results"]
-    assert len(kinds) == 4 and all(kind["episodes"] == 4 for kind in kinds.values())
+    kinds = evaluations.read(folder / "members/0")[-1]["results"]
+    assert len(kinds) == 4 and all(kind["episodes"] == 3 for kind in kinds.values())
 
 
 def test_a_sweep_is_no_run_and_a_run_no_sweep(swept, tmp_path, monkeypatch, capfd):
@@ -471,7 +479,7 @@ def test_printed_commands_are_the_members(tmp_path, monkeypatch, capfd):
 
 def test_the_table_shows_the_best_members(tmp_path):
     found = members("ppo", ["--seeds", "25"])
-    logs = [Log(tmp_path / str(i), 100, display=False) for i in range(25)]
+    logs = [Log(tmp_path / str(i), 100, display=Display(shown=False)) for i in range(25)]
     healths = [Health(member.config) for member in found]
     shown = status.Status(found, logs, healths)
     episodes = [Episode(float(10 * i), 5, 2 * i + 1, "CartPole-v1") for i in range(24)]
@@ -486,3 +494,26 @@ def test_the_table_shows_the_best_members(tmp_path):
     assert lines[-1].split() == ["and", "5", "more"] and len(lines) == 1 + status.SHOWN + 1
     for log in logs:
         log.close()
+
+
+def test_the_table_at_the_end_fits_a_terminal():
+    names = [f"learning-rate {rate} seed {i}" for i, rate in enumerate((1e-4, 1e-3, 1e30))]
+    rows = [
+        {"member": i, "health": "no warnings", "score_return": score}
+        | {f"{mode} return": score for mode in ("sampled", "greedy")}
+        | {f"{mode} interval_95_{end}": score for mode in ("sampled", "greedy")
+           for end in ("low", "high")}
+        | {"sampled episodes": 3, "sampled ended": 3 - i}
+        for i, score in enumerate((421.25, 487.5))
+    ]  # fmt: skip
+    rows.append({"member": 2, "health": "policy frozen from 10 steps on", "set_aside_at": 7})
+    out = Console(file=io.StringIO(), width=80)
+    out.print(ending.table(rows, names, ["sampled", "greedy"]))
+    text = out.file.getvalue()
+    assert all(len(line) <= 80 for line in text.splitlines())
+    places = [text.index(word) for word in ("487.5 (487.5 to 487.5)", "421.2", "1e+30")]
+    assert places == sorted(places) and "…" not in text
+    assert len(text.splitlines()) == 5 and ending.best(rows) == 1
+    notes = [ending._note(row) for row in rows]
+    assert notes[:2] == ["", "sampled: 2 of 3 ended"]
+    assert notes[2] == "policy frozen from 10 steps on; set aside at learner step 7"

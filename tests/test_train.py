@@ -19,6 +19,7 @@ from rlsys.acting.actors import Actors
 from rlsys.algorithms import r2d2
 from rlsys.algorithms.r2d2 import ALGORITHM, Config
 from rlsys.envs.envpool import EnvPoolEnvs
+from rlsys.results import evaluations
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.health import first_not_finite
 from rlsys.running.log import Log
@@ -226,10 +227,12 @@ def test_actors_of_several_tasks_run_ahead(tmp_path, algorithm):
     assert trees["learner"]["popart"]["count"].sum() > 0.85 * steps  # but for steps of resets
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["learner"]["params"]))
 
-    assert play("eval", folder, "--episodes", 11) == 0
-    results = json.loads((folder / "evaluation.json").read_text())["results"]
+    assert play("eval", folder, "--episodes", 70) == 0
+    found = json.loads((folder / "evaluation.json").read_text())
+    assert found["env_steps"] == steps and len(found["others"]) == 1
+    results = found["results"]
     assert set(results) == {f"{kind} {t}" for kind in ("greedy", "sampled") for t in tasks}
-    assert all(r["episodes"] == 11 and r["length"] == 9 for r in results.values())
+    assert all(r["episodes"] == 70 and r["length"] == 9 for r in results.values())
     for name in ("episode.gif", "episode-1.gif", "episode-2.gif"):
         assert (folder / name).read_bytes().startswith(b"GIF")
 
@@ -421,13 +424,20 @@ def test_evaluation_plays_whole_episodes_and_records_one(tmp_path, capfd):
     folder = tmp_path / "run"
     words = [*SMALL, "--env-steps", "800", "--run-dir", str(folder)]
     assert cli.exit_code(lambda: train.main(["r2d2", *words])) == 0
-    results = json.loads((folder / "evaluation.json").read_text())["results"]
-    assert set(results) == {"greedy", "ladder"}
-    assert cli.exit_code(lambda: train.main(["eval", str(folder), "--episodes", "11"])) == 0
-    assert capfd.readouterr().out.count("score: greedy return ") == 2
-    results = json.loads((folder / "evaluation.json").read_text())["results"]
-    assert set(results) == {"greedy", "ladder"}
-    assert all(r["episodes"] == 11 and r["length"] == 9 for r in results.values())
+    (first,) = evaluations.read(folder)
+    for episodes in ("11", "70"):
+        words = ["eval", str(folder), "--episodes", episodes, "--seed", "3"]
+        assert cli.exit_code(lambda words=words: train.main(words)) == 0
+    assert capfd.readouterr().out.count("score: greedy return ") == 3
+    found = evaluations.read(folder)
+    counters = checkpoint(folder)[2]["counters"]
+    assert [one["episodes"] for one in found] == [70, 11, 8]
+    assert [one["seed"] for one in found] == [3, 3, first["seed"]] and found[2] == first
+    for one in found:
+        assert all(one[key] == counters[key] for key in ("env_steps", "learner_steps"))
+        assert set(one["results"]) == {"greedy", "ladder"}
+        for result in one["results"].values():
+            assert result["episodes"] == one["episodes"] and result["length"] == 9
     assert (folder / "episode.gif").read_bytes().startswith(b"GIF")
 
 

@@ -188,9 +188,9 @@ class Opponents:
         score = self._points / self._games if self._games else float("nan")
         self._games = self._points = 0.0
         return {
-            "past_selves": float(len(self.pool)),
-            "past_score": score,
-            "past_quality_range": max(quality) - min(quality),
+            "opponents/past_selves": float(len(self.pool)),
+            "opponents/score": score,
+            "opponents/quality_range": max(quality) - min(quality),
         }
 
     def state(self) -> tuple[Any, dict[str, Any]]:

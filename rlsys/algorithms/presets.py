@@ -6,8 +6,8 @@ Each function takes an algorithm's Config and gives its Presets.
 import dataclasses
 from typing import Any
 
-from rlsys.config import Presets
 from rlsys.envs import Options
+from rlsys.running.presets import Presets
 
 IMAGES = ("procgen", "vizdoom")  # families of tasks with images, beside atari
 

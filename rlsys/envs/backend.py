@@ -86,6 +86,11 @@ class Backend:
         """Frees the environments."""
         raise NotImplementedError
 
+    @property
+    def steps_per_second(self) -> float | None:
+        """The number of steps in a second of the task's own time; None if it does not tell."""
+        return None
+
     def _begin(self, seed: int | Sequence[int]) -> None:
         self._make(environment_seeds(self.num_envs, seed))
         self._started = False
@@ -163,6 +168,12 @@ def _reason(error: Exception) -> str:
     if not frames:
         return reason
     return f"{reason} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+
+
+def render_fps(metadata: Any) -> float | None:
+    """Return the `render_fps` of Gymnasium's metadata, None unless it is a positive number."""
+    rate = metadata.get("render_fps")
+    return float(rate) if isinstance(rate, int | float) and rate > 0 else None
 
 
 def environment_seeds(num_envs: int, seed: int | Sequence[int]) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rlsys.envs import envpool_settings
+from rlsys.envs import envpool_rates, envpool_settings
 from rlsys.envs.backend import Backend, Played
 from rlsys.envs.envpool_spaces import make_actions, make_observations
 from rlsys.envs.options import Task
@@ -92,6 +92,11 @@ class EnvPoolEnvs(Backend):
             except Exception:  # no renderer: RuntimeError; its pictures missing: FileNotFoundError
                 pass
         return None
+
+    @property
+    def steps_per_second(self) -> float | None:
+        env_id = self._task.env_id
+        return envpool_rates.steps_per_second(env_id, self.family(env_id), self._pool.spec)
 
     def close(self) -> None:
         self._pool = None

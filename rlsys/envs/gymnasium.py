@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from rlsys.envs.backend import Backend, Played, cannot_make, failed
+from rlsys.envs.backend import Backend, Played, cannot_make, failed, render_fps
 from rlsys.envs.options import Task, check_family
 from rlsys.envs.spaces import make_actions, make_observations
 from rlsys.types import UserError
@@ -130,6 +130,10 @@ class GymnasiumEnvs(Backend):
             return np.asarray(self._vector.envs[0].render())
         except Exception:  # whatever a renderer raises, a missing library above all
             return None
+
+    @property
+    def steps_per_second(self) -> float | None:
+        return render_fps(self._vector.metadata)
 
     def close(self) -> None:
         if self._vector is not None:

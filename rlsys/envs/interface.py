@@ -57,6 +57,11 @@ class Envs(Protocol):
         """[B] bool, which rows choose the next action; () where every row always does."""
         ...
 
+    @property
+    def steps_per_second(self) -> float | None:
+        """The number of steps in a second of the task's own time; None if it does not tell."""
+        ...
+
     def reset(self) -> Timestep:
         """Starts new episodes in all environments and drops those that were running."""
         ...

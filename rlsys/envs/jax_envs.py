@@ -111,6 +111,10 @@ class JaxEnvs(Backend):
         except Exception:  # whatever a renderer raises; most environments have none
             return None
 
+    @property
+    def steps_per_second(self) -> float | None:
+        return self._program.env.steps_per_second
+
     def close(self) -> None:
         self._carry = None
 

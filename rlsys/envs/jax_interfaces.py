@@ -34,6 +34,7 @@ class PureEnv(NamedTuple):
     # key, state, action -> obs, state, reward, terminated, truncated
     step: Callable[[Any, Any, Any], tuple[Any, Any, Any, Any, Any]]
     draw: Callable[[Any], Any]  # state -> a picture, if the environment can
+    steps_per_second: float | None = None  # of the environment's own time, if it tells
 
 
 def read(made: Any) -> PureEnv:
@@ -80,6 +81,7 @@ def _brax(env: Any) -> PureEnv:
         reset,
         step,
         lambda state: env.render([getattr(state, "pipeline_state", state)])[0],
+        1 / float(env.dt) if hasattr(env, "dt") else None,  # dt: seconds of a step
     )
 
 

@@ -1,101 +1,25 @@
-"""Episodes with fixed parameters: returns, the score among them, and a picture of an episode."""
+"""Evaluation: what episodes with fixed parameters returned, the score among it."""
 
 import dataclasses
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from rlsys import streams
-from rlsys.envs import Envs, Episode, Task, make, shared_spaces
+from rlsys.envs import Episode, make, shared_spaces
 from rlsys.learning import hosts
-from rlsys.running import files
+from rlsys.results import evaluations, gif, playing
+from rlsys.results.playing import SEED, play_tasks
+from rlsys.running import events, output
 from rlsys.running.algorithm import Algorithm
-from rlsys.running.checkpoint import Checkpoints
+from rlsys.running.checkpoint import CheckpointError, Checkpoints
+from rlsys.running.display import Display
 from rlsys.running.session import Session
-from rlsys.types import Policy, Stopped, UserError
+from rlsys.types import Stopped, UserError
 
-SEED = 1_000_000_007  # of environments to evaluate in, the same for all runs
-MAX_STEPS = 27_000  # of an episode: Atari's 108,000 frames
 RESAMPLES = 2_000  # of the bootstrap
-GIF_FRAMES = 500
-
-
-class EvalPolicy(NamedTuple):
-    """A policy and the environments that it plays in."""
-
-    envs: Envs
-    policy: Policy
-    core_state: Any  # [B, ...] to begin with
-    seed: int
-
-
-def eval_policy(
-    algorithm: Algorithm,
-    config: Any,
-    network: Any,
-    task: Task,
-    num_envs: int,
-    seed: int,
-    mode: str,
-    *,
-    render: bool = False,
-) -> EvalPolicy:
-    """An algorithm's policy in environments of a task; mode: the way it plays."""
-    envs = make(task, num_envs, seed, render=render)
-    policy = algorithm.make_eval_policy(network, config, num_envs, mode)
-    return EvalPolicy(envs, policy, network.initial(num_envs), seed)
-
-
-def play(player: EvalPolicy, params: Any, num_episodes: int) -> list[Episode]:
-    """Plays num_episodes episodes, in rounds of one in each environment: were the next begun as
-    soon as one has ended, short ones would be overcounted.
-
-    An episode that has not ended after MAX_STEPS steps is cut and comes as it is, with its return
-    so far and `ended` False.
-    """
-    envs, policy, core_state, seed = player
-    key, episodes = streams.key(seed, "evaluation"), list[Episode]()
-    while len(episodes) < num_episodes:
-        playing = set(range(min(envs.num_envs, num_episodes - len(episodes))))
-        timestep, core_state = envs.reset(), player.core_state
-        for _ in range(MAX_STEPS):
-            action, _, core_state, key = policy(params, timestep, core_state, key)
-            timestep = envs.step(np.asarray(action))
-            ended = [episode for episode in envs.pop_episodes() if episode.env in playing]
-            playing -= {episode.env for episode in ended}
-            episodes += ended
-            if not playing:
-                break
-        episodes += [episode for episode in envs.running_episodes() if episode.env in playing]
-    return episodes
-
-
-def play_tasks(
-    algorithm: Algorithm,
-    config: Any,
-    network: Any,
-    params: Any,
-    num_episodes: int,
-    seed: int = SEED,
-) -> dict[str, list[Episode]]:
-    """Plays num_episodes of each of the algorithm's modes in each task: episodes by "mode" or, of
-    several tasks, by "mode task". All modes meet the same environments."""
-    found = config.eval_tasks
-    rounds = -(-num_episodes // config.num_envs)
-    num_envs = -(-num_episodes // rounds)  # all play equally often, but for a rest
-    results = {}
-    for i, task in enumerate(found):
-        (own,) = streams.sequence(seed, "evaluation", i).generate_state(1).tolist()
-        for mode in algorithm.eval_modes:
-            player = eval_policy(algorithm, config, network, task, num_envs, own, mode)
-            name = mode if len(found) == 1 else f"{mode} {task.name}"
-            results[name] = play(player, params, num_episodes)
-            player.envs.close()
-    return results
+NEWEST, BEST = "newest", "best"  # parameters in a checkpoint
 
 
 def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
@@ -145,55 +69,95 @@ def describe(name: str, result: dict[str, float]) -> str:
         f"{result['episodes']} episodes of {result['length']:.0f} steps"
     )
     if ended := cut(result):
-        words += f"; {ended}, the others count with their return after {MAX_STEPS:,} steps"
+        words += f"; {ended}, the others count with their return after {playing.MAX_STEPS:,} steps"
     return words
 
 
-def record(path: Path, player: EvalPolicy, params: Any) -> None:
-    """Writes the first episode of environment 0, or its first GIF_FRAMES steps, as a gif.
+def evaluation(
+    score: str,
+    episodes: dict[str, list[Episode]],
+    *,
+    env_steps: int,
+    learner_steps: int,
+    seed: int = SEED,
+) -> dict[str, Any]:
+    """Sums up episodes as evaluation.json keeps them: see evaluations.read.
 
-    Raises:
-      UserError: the task has no picture, or the disk is full.
+    Args:
+      score: the mode of play that is the algorithm's score, which stands first.
+      episodes: as of play_tasks.
+      env_steps, learner_steps: counters of the checkpoint whose parameters played.
+      seed: of the environments.
     """
-    envs, policy, core_state, seed = player
-    timestep, key = envs.reset(), streams.key(seed, "evaluation")
-    images: list[Image.Image] = []
-    while len(images) < GIF_FRAMES and not (images and timestep.first[0]):
-        images.append(Image.fromarray(envs.render()))
-        action, _, core_state, key = policy(params, timestep, core_state, key)
-        timestep = envs.step(np.asarray(action))
-    try:
-        with files.replacing(path) as new:
-            images[0].save(new, "GIF", save_all=True, append_images=images[1:], duration=50, loop=0)
-    except OSError as error:
-        raise UserError(f"{path} could not be written: {error.strerror or error}") from None
-
-
-def summaries(score: str, episodes: dict[str, list[Episode]]) -> dict[str, Any]:
-    """Returns what evaluation.json holds: the mode of play that is the algorithm's score, and a
-    summary of each mode, the score's first."""
     names = sorted(episodes, key=lambda name: name.partition(" ")[0] != score)
-    return {"score": score, "results": {name: summary(episodes[name]) for name in names}}
+    return {
+        "score": score,
+        "env_steps": env_steps,
+        "learner_steps": learner_steps,
+        "episodes": len(episodes[names[0]]),
+        "seed": seed,
+        "results": {name: summary(episodes[name]) for name in names},
+    }
 
 
-def write(folder: Path, found: dict[str, Any]) -> Path | None:
-    """Writes evaluation.json and returns its path; says why if it cannot, and returns None."""
-    path = folder / "evaluation.json"
+def save(folder: Path, found: dict[str, Any]) -> Path | None:
+    """Adds an evaluation to evaluation.json and to TensorBoard's events, and returns the first's
+    path; says why if it cannot, and returns None."""
     try:
-        files.write_text(path, json.dumps(found, indent=2) + "\n")
-    except OSError as error:
-        print(f"{path} could not be written: {error.strerror}.", flush=True)
+        path = evaluations.add(folder, found)
+        add_events(folder, events.evaluation(found["results"]), found["env_steps"])
+    except UserError as error:
+        print(f"{error}.", flush=True)
         return None
     return path
 
 
-def report(folder: Path, score: str, episodes: dict[str, list[Episode]]) -> Path | None:
-    """Prints a line for each mode of play, and writes evaluation.json."""
-    found = summaries(score, episodes)
+def add_events(folder: Path, summary: Any, env_steps: int) -> None:
+    """Adds to a run's events.
+
+    Raises:
+      UserError: the disk is full.
+    """
+    try:
+        events.add(folder, summary, env_steps)
+    except OSError as error:
+        raise UserError(f"{folder}: events could not be written: {error.strerror}") from None
+
+
+def report(folder: Path, found: dict[str, Any]) -> Path | None:
+    """Prints a line for each mode of play of an evaluation, and saves it."""
     for name, result in found["results"].items():
-        is_score = name.partition(" ")[0] == score
-        print(f"{'score' if is_score else 'also'}: {describe(name, result)}", flush=True)
-    return write(folder, found)
+        is_score = name.partition(" ")[0] == found["score"]
+        output.say(f"{'score' if is_score else 'also'}: {describe(name, result)}")
+    return save(folder, found)
+
+
+class Saved(NamedTuple):
+    """An agent, and how far it was trained."""
+
+    network: Any
+    params: Any
+    env_steps: int
+    learner_steps: int
+
+
+def record(
+    folder: Path,
+    algorithm: Algorithm,
+    config: Any,
+    agent: Saved,
+    seed: int = SEED,
+    name: str = "episode",
+    say: Callable[[str], None] = output.say,
+) -> list[Path]:
+    """Records gifs as gif.record_tasks does, and adds them to TensorBoard's events."""
+    gifs = gif.record_tasks(folder, algorithm, config, agent.network, agent.params, seed, name, say)
+    for path in gifs:
+        try:
+            add_events(folder, events.picture(path.stem, path), agent.env_steps)
+        except UserError as error:
+            say(f"{error}.")
+    return gifs
 
 
 def conclude(algorithm: Algorithm, session: Session) -> Path:
@@ -210,21 +174,33 @@ def conclude(algorithm: Algorithm, session: Session) -> Path:
         raise Stopped
     if not primary:
         return run.folder
-    episodes = play_tasks(algorithm, config, session.network, session.params, config.eval_episodes)
-    report(run.folder, algorithm.score_mode, episodes)
+    agent = Saved(session.network, session.params, run.env_steps, run.learner_steps)
+    with Display() as display, display.phase("playing the episodes of the evaluation"):
+        episodes = play_tasks(algorithm, config, *agent[:2], config.eval_episodes)
+    counters = {"env_steps": run.env_steps, "learner_steps": run.learner_steps}
+    report(run.folder, evaluation(algorithm.score_mode, episodes, **counters))
     run.print_health()
-    print(
-        f"{run.folder}: config.json, metrics.jsonl, evaluation.json, checkpoints/, and events "
-        f"for TensorBoard\n"
-        f"make eval RUN={run.folder}    more episodes, and a gif of one"
+    if session.evaluations and (best := session.evaluations.summary(run.folder)):
+        output.say(best)
+    gifs = []
+    if config.gif:
+        with Display() as display, display.phase("recording an episode"):
+            gifs = record(run.folder, algorithm, config, agent, say=display.say)
+    files = ["config.json", "metrics.jsonl", "evaluation.json", *(path.name for path in gifs)]
+    output.say(
+        f"{run.folder}: {', '.join(files)}, checkpoints/, and events for TensorBoard\n"
+        f"more episodes:\nmake eval RUN={run.folder}"
     )
     return run.folder
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """Plays episodes with a run's newest checkpoint."""
+    """Plays episodes with the parameters in a run's newest checkpoint."""
 
+    params: str = NEWEST
+    """Whose episodes: the newest parameters, or the best of a run that was trained with
+    --eval-every."""
     episodes: int = 100
     """The number of episodes in each of the two ways: greedily, and with random actions as in
     training."""
@@ -234,38 +210,51 @@ class EvalConfig:
     """Record an episode, played in the way that is the algorithm's score."""
 
 
-def newest(algorithm: Algorithm, config: Any) -> tuple[Any, Any]:
-    """The network of a run and the parameters in its newest checkpoint.
+def saved(algorithm: Algorithm, config: Any, params: str = NEWEST) -> Saved:
+    """Reads an agent in a run's newest checkpoint.
+
+    Args:
+      params: "newest" for the parameters that the run goes on from, or "best" for those that did
+        best in the evaluations during training.
 
     Raises:
-      CheckpointError: there is none.
+      UserError: params is neither, or there was no evaluation during training.
+      CheckpointError: there is no checkpoint.
     """
-    pools = [make(task, 1, SEED) for task in config.tasks]
+    if params not in (NEWEST, BEST):
+        raise UserError(f"params must be {NEWEST} or {BEST}, not {params!r}")
+    pools = [make(task, 1, SEED) for task in config.eval_tasks]
     network = algorithm.make_network(config, *shared_spaces(pools))
     for envs in pools:
         envs.close()
     state = algorithm.make_state(network, config)
     checkpoints = Checkpoints(Path(config.run_dir) / "checkpoints")
-    return network, checkpoints.restore({"learner": state})[1]["learner"].params
+    if params == BEST:
+        number = checkpoints.newest([BEST])
+        counters = checkpoints.meta(number).get("evaluations", {}).get("best")
+        if not counters:
+            raise CheckpointError(
+                f"{checkpoints.directory / str(number)} has no best parameters, which a run keeps "
+                f"that is trained with --eval-every"
+            )
+        found = checkpoints.restore({BEST: state.params}, number)[1][BEST]
+    else:
+        _, trees, meta = checkpoints.restore({"learner": state})
+        counters, found = meta["counters"], trees["learner"].params
+    return Saved(network, found, counters["env_steps"], counters["learner_steps"])
 
 
 def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None:
-    """Plays each mode, prints and saves the returns, and records a picture."""
-    found = config.tasks
-    network, params = newest(algorithm, config)
+    """Plays each mode, prints and saves the returns, and records a gif."""
+    agent, folder = saved(algorithm, config, options.params), Path(config.run_dir)
+    network, params = agent.network, agent.params
+    if options.params == BEST:
+        print(f"the best parameters, of {agent.env_steps:,} environment steps")
     episodes = play_tasks(algorithm, config, network, params, options.episodes, options.seed)
-    if path := report(Path(config.run_dir), algorithm.score_mode, episodes):
-        print(f"saved {path}")
+    counters = {"env_steps": agent.env_steps, "learner_steps": agent.learner_steps}
+    result = evaluation(algorithm.score_mode, episodes, **counters, seed=options.seed)
+    if path := report(folder, result):
+        print(f"saved in {path}, beside the evaluations that it held")
     if options.gif:
-        for i, task in enumerate(found):
-            path = Path(config.run_dir) / (f"episode-{i}.gif" if i else "episode.gif")
-            mode = algorithm.score_mode
-            player = eval_policy(
-                algorithm, config, network, task, 1, options.seed, mode, render=True
-            )
-            try:
-                record(path, player, params)
-                print(f"saved {path}")
-            except UserError as error:  # an environment of one's own often has no picture
-                print(f"no gif: {error}")
-            player.envs.close()
+        name = "best" if options.params == BEST else "episode"
+        record(folder, algorithm, config, agent, options.seed, name)

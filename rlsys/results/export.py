@@ -15,17 +15,20 @@ from rlsys.envs import make
 from rlsys.envs.space_json import to_json
 from rlsys.networks import AgentNetwork
 from rlsys.networks.heads import DuelingHead
-from rlsys.results.evaluate import SEED, newest
+from rlsys.results.evaluate import NEWEST, saved
+from rlsys.results.playing import SEED
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    """Writes the policy of a run's newest checkpoint to one file."""
+    """Writes the policy in a run's newest checkpoint to one file."""
 
     out: str = "policy.zip"
     """The file to write."""
+    params: str = NEWEST
+    """Which parameters: the newest, or the best of a run that was trained with --eval-every."""
     task: int = 0
     """The number of the task, from 0, whose options and actions it is to have, of a run of several
     tasks."""
@@ -40,8 +43,10 @@ def export(algorithm: Algorithm, config: Any, options: ExportConfig) -> Path:
     """
     if not 0 <= options.task < len(config.tasks):
         raise UserError(f"task must lie in 0 to {len(config.tasks) - 1}, not {options.task}")
-    network, params = newest(algorithm, config)
+    agent = saved(algorithm, config, options.params)
+    network, params = agent.network, agent.params
     about = describe(algorithm, config, network, options.task)
+    about |= {"params": options.params, "env_steps": agent.env_steps}
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     arrays = io.BytesIO()
     named: dict[str, Any] = {exported.name_of(path): np.asarray(x) for path, x in leaves}

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, Protocol
 from gymnasium import spaces
 from jax.sharding import Mesh
 
-from rlsys.config import Presets, RunConfig
+from rlsys.config import RunConfig
 from rlsys.networks import AgentNetwork
 from rlsys.replay.replay import Replay
+from rlsys.running.presets import Presets
 from rlsys.types import LearnerState, Policy, Sample, Trajectory
 
 

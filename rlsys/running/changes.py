@@ -12,7 +12,7 @@ from rlsys.types import UserError
 
 FIXED = ("env", "seed")  # a run with another is another run
 FREE = ("run_dir",)  # a folder may be moved
-OF_THE_END = ("eval_episodes",)  # may be changed even when nothing is left to train
+OF_THE_END = ("eval_episodes", "gif")  # may be changed even when nothing is left to train
 
 Changed = dict[str, tuple[Any, Any]]  # field -> (value before, value after)
 

@@ -1,4 +1,4 @@
-"""A run's config.json: its algorithm, its Config, its changes, the number of its processes."""
+"""A run's config.json: its algorithm, Config, changes, number of processes, and who trained it."""
 
 import json
 import os

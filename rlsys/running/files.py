@@ -34,3 +34,36 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as new:
         new.write_text(text)
+
+
+class Appended:
+    """Appends records to a file, each whole or not at all.
+
+    If the disk is full, the record is kept and written with the next one, and the run goes on.
+    """
+
+    def __init__(self, path: Path):
+        """Open the file, and make it if it is missing.
+
+        Raises:
+          OSError: it cannot be opened.
+        """
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
+        self.error: OSError | None = None
+
+    def append(self, record: bytes) -> None:
+        self._waiting += record
+        whole = self._file.tell()
+        try:
+            rest = self._waiting
+            while rest:  # a disk that is filling up takes a part before it refuses
+                rest = rest[self._file.write(rest) :]
+            self._waiting, self.error = b"", None
+        except OSError as error:
+            self.error = error
+            self._file.truncate(whole)
+            self._file.seek(whole)
+
+    def close(self) -> None:
+        self._file.close()

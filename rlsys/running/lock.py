@@ -25,7 +25,11 @@ class Lock:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / ".lock").open("a+")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # perhaps by in_use, for a moment
+                time.sleep(0.1)
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.seek(0)
             holder = self._file.read().strip() or "another process"
@@ -45,3 +49,15 @@ class Lock:
         """Let other processes have the folder; may be called again."""
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+def in_use(folder: Path) -> bool:
+    """Tells whether a process trains in a run's folder; False where it cannot be known."""
+    try:
+        with (folder / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,9 +1,11 @@
-"""Standard output and standard error that outlast whoever reads them."""
+"""Standard output and standard error that outlast whoever reads them, and lines that fit them."""
 
 import contextlib
 import errno
 import os
+import shutil
 import sys
+import textwrap
 from typing import Any, TextIO
 
 GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)  # a pipe or terminal that nobody reads any more
@@ -47,3 +49,22 @@ class Lasting:
 def make_lasting() -> None:
     """Make this process's output lasting, so that a run goes on whatever becomes of its reader."""
     sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)  # type: ignore[assignment]
+
+
+def wrapped(text: str, width: int) -> str:
+    """Break lines between words where they are longer than width. A word that is longer, such as a
+    path, stays whole, and so does a line that is a command to copy."""
+    lines = [
+        [line]
+        if line.startswith("make ")
+        else textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
+        for line in text.split("\n")
+    ]
+    return "\n".join(line for group in lines for line in group)
+
+
+def say(text: str) -> None:
+    """Print a text, in a terminal without breaking words; a file gets its lines as they are."""
+    if sys.stdout.isatty():
+        text = wrapped(text, shutil.get_terminal_size().columns)
+    print(text, flush=True)

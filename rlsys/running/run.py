@@ -16,15 +16,19 @@ import jax
 import numpy as np
 
 from rlsys.learning import hosts
-from rlsys.running import changes, config_file
+from rlsys.running import changes, config_file, output, provenance
 from rlsys.running.checkpoint import CheckpointError, Checkpoints
 from rlsys.running.checkpoint.arrays import SavedTree
 from rlsys.running.checkpoint.manifest import Damaged
+from rlsys.running.display import Display
 from rlsys.running.health import Health, first_not_finite
 from rlsys.running.lock import Lock
 from rlsys.running.log import Log, Silent
 from rlsys.running.signals import Signals
 from rlsys.types import UserError
+
+FIRST_CHECKPOINT = 10_000  # environment steps
+TIMES = 4  # as many steps are played at the next checkpoint, until checkpoint_every lie between
 
 
 class Run:
@@ -40,7 +44,14 @@ class Run:
     """
 
     def __init__(
-        self, algorithm: str, config: Any, trees: list[str], *, resume: bool = False, content=None
+        self,
+        algorithm: str,
+        config: Any,
+        trees: list[str],
+        *,
+        resume: bool = False,
+        content=None,
+        display: Display | None = None,
     ):
         """Makes the folder, or opens the one that config.run_dir names to go on in it.
 
@@ -51,6 +62,7 @@ class Run:
             processes.
           resume: go on with the run in config.run_dir.
           content: of config.json, in place of algorithm and config.
+          display: shows the run's progress.
 
         Raises:
           UserError: the folder holds another run, or one of another number of processes, or
@@ -75,6 +87,7 @@ class Run:
         goes_on = "make sweep RESUME=" if "members" in content else "make resume RUN="
         self._goes_on = f"{goes_on}{self.folder}"
         self._lock: Lock | None = None
+        self._display = display
         try:
             self._open(trees, resume)
         except BaseException:
@@ -95,8 +108,6 @@ class Run:
             self._before, after = (config_file.configs_of(x)[0] for x in (saved, self._content))
             self._changed = changes.between(self._before, after)
             changes.check(self.folder, self._changed, counters["env_steps"], config.env_steps)
-        else:
-            self._begin()
         self.number = counters.get("checkpoint", 0)  # of the newest checkpoint
         self.env_steps = counters.get("env_steps", 0)
         self.learner_steps = counters.get("learner_steps", 0)
@@ -104,17 +115,27 @@ class Run:
         self.changes = changes.record(
             saved.get("changes", []), self._changed, self.env_steps, self.learner_steps
         )
+        self.ended = self.env_steps >= config.env_steps
+        # Records in config.json of who trained from which step.
+        self.trained_by = saved.get("trained_by", [])
+        if not self.ended:
+            counted = self.env_steps, self.learner_steps
+            self.trained_by = provenance.record(self.trained_by, *counted)
+        if not resume:
+            self._begin()
         self._logged = self._saved = self.env_steps
         self.saving = False  # whether a checkpoint comes with the next line of the log
-        self.ended = self.env_steps >= config.env_steps
         self.log: Log = Silent()
         # Members of a sweep have each their own.
         self._health = None if "members" in self._content else Health(config)
         if hosts.is_primary():
             resume_at = self.env_steps if resume else None
             group = config.num_envs * len(self._content.get("members", [config]))
-            options = {"group": group, "health": self._health}
-            self.log = Log(self.folder, config.env_steps, resume_at, **options)
+            own = None if "members" in self._content else config
+            options = {"group": group, "health": self._health, "config": own}
+            self.log = Log(
+                self.folder, config.env_steps, resume_at, display=self._display, **options
+            )
 
     def __enter__(self):
         self._signals.__enter__()
@@ -136,7 +157,7 @@ class Run:
             kept = [f"checkpoint {n}" for n in self.checkpoints.numbers()[-1:]] or ["no checkpoint"]
             raise FloatingPointError(f"{error}; {kept[0]} is kept in {self.folder}") from error
         if self.stopped and not error and hosts.is_primary():
-            print(f"stopped; to go on: {self._goes_on}")
+            output.say(f"stopped; to go on:\n{self._goes_on}")
 
     def _take_lock(self) -> None:
         """Has process 0 lock the folder for all.
@@ -160,6 +181,11 @@ class Run:
             self._lock.release()
 
     @property
+    def signalled(self) -> bool:
+        """Whether a signal has asked this process to stop, of which others may not know yet."""
+        return self._signals.number > 0
+
+    @property
     def stopped(self) -> bool:
         """Whether a signal ended the run before its last step."""
         return self._signal > 0 and self.env_steps < self._config.env_steps
@@ -171,7 +197,7 @@ class Run:
             way_out = self._goes_on if self.checkpoints.numbers() else removed
             raise UserError(f"{self.folder} holds a run already, {way_out}")
         if hosts.is_primary():
-            config_file.write(self.folder, self._content)
+            self._write_config()
         hosts.barrier()
         seen = hosts.gather((self.folder / "config.json").exists())
         if not all(seen):
@@ -206,14 +232,21 @@ class Run:
 
         They are due every log_every and checkpoint_every environment steps and at the end, and the
         log with each checkpoint, so that a resumed run logs where the one that went on did.
+
+        The first checkpoints come earlier, so that a run that is killed has something to resume,
+        and loses a part of what it has done, whatever its speed. They too are due by environment
+        steps, not by the clock: episodes start afresh at a checkpoint, so a run would repeat itself
+        no more. The gaps grow by a factor, as episodes that are cut are shorter than most.
         """
         # Decided here alone, so that a signal cannot end the run without its last checkpoint.
         self._signal = hosts.all_max(self._signals.number)
         self.ended = self._signal > 0 or self.env_steps >= self._config.env_steps
         if self._signal:
-            name = signal.Signals(self._signal).name
-            self.log.say(f"{name}: saving a checkpoint, then stopping")
-        save = self.ended or self.env_steps - self._saved >= self._config.checkpoint_every
+            why = self._signals.words or signal.Signals(self._signal).name
+            self.log.say(f"{why}: saving a checkpoint, then stopping")
+        early = max(FIRST_CHECKPOINT - self._saved, (TIMES - 1) * self._saved)
+        gap = min(self._config.checkpoint_every, early)
+        save = self.ended or self.env_steps - self._saved >= gap
         self.saving = save
         write = save or self.env_steps - self._logged >= self._config.log_every
         self._logged = self.env_steps if write else self._logged
@@ -273,10 +306,15 @@ class Run:
         if self._changed:
             said = changes.sentence(self._changed, self._before, self._config, self.env_steps)
             self.log.say(f"{said} (in config.json)")
-            if hosts.is_primary():
-                config_file.write(self.folder, self._content | {"changes": self.changes})
         elif self.ended:
             self.log.say(f"all {self.env_steps:,} environment steps are played: nothing is left")
+        if hosts.is_primary() and (self._changed or not self.ended):
+            self._write_config()
+
+    def _write_config(self) -> None:
+        changed = {"changes": self.changes} if self.changes else {}
+        content = self._content | changed | {"trained_by": self.trained_by}
+        config_file.write(self.folder, content)
 
     @property
     def since_change(self) -> tuple[int, int]:
@@ -284,13 +322,12 @@ class Run:
         last = self.changes[-1] if self.changes else {"env_steps": 0, "learner_steps": 0}
         return last["env_steps"], last["learner_steps"]
 
-    def write(self, metrics: list[dict[str, Any]], more: dict[str, float]) -> None:
-        """A line of the log.
+    def means(self, metrics: list[dict[str, Any]]) -> dict[str, float]:
+        """Means of metrics, by name.
 
         Args:
           metrics: of the updates since the last line, scalars or arrays [N] of N updates, which
             cross to the host here, all at once.
-          more: other scalars.
 
         Raises:
           FloatingPointError: a metric is no finite number.
@@ -303,17 +340,20 @@ class Run:
         if wrong := first_not_finite(flat):
             name, step = wrong[0], self.learner_steps - wrong[1]
             raise FloatingPointError(f"{name} is no finite number at learner step {step}")
-        means = {name: np.mean(values) for name, values in flat.items()}
+        return {name: float(np.mean(values)) for name, values in flat.items()}
+
+    def write(self, scalars: dict[str, float]) -> None:
+        """Writes a line of the log; collective, so all processes must call it."""
         if hosts.count() > 1:
             others = hosts.gather([] if hosts.is_primary() else self.log.pop_episodes())
             self.log.episodes(itertools.chain(*others) if hosts.is_primary() else [])
         counters = self.env_steps, self.learner_steps
-        self.log.write(*counters, {**means, **more}, all_episodes=self.saving)
+        self.log.write(*counters, scalars, all_episodes=self.saving)
 
     def print_health(self) -> None:
         """Prints how healthy the run was, in one line."""
         if self._health and hosts.is_primary():
-            print(self._health.summary(), flush=True)
+            output.say(self._health.summary())
 
 
 def prepare_process() -> None:

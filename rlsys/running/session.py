@@ -28,6 +28,9 @@ from rlsys.learning.sampler import Sampler
 from rlsys.replay.replay import Replay
 from rlsys.running import health
 from rlsys.running.algorithm import Algorithm, FromSamples
+from rlsys.running.best import Evaluations
+from rlsys.running.display import Display
+from rlsys.running.first_lines import first_lines
 from rlsys.running.run import Run
 from rlsys.types import LearnerState
 
@@ -43,6 +46,7 @@ class Session:
       state: the LearnerState, on the devices; a sweep's has an axis of members before all others.
       samplers: one for each replay.
       params: a copy of the parameters, once the session is closed.
+      evaluations: those during training, with the best parameters; None of a sweep.
       line_due: whether a line of the log is due.
     """
 
@@ -63,6 +67,7 @@ class Session:
         num_members: int = 1,
         name_episodes: Callable[[list[Episode]], list[Episode]] = list,
         opponents: Opponents | None = None,
+        evaluations: Evaluations | None = None,
     ):
         """Holds what open_session, or a sweep, has made.
 
@@ -74,6 +79,7 @@ class Session:
           num_members: members of a sweep, whose environments stand side by side.
           opponents: the past selves that the actors play against, if there are any.
           name_episodes: takes episodes that have ended, and gives them as the log is to count them.
+          evaluations: those during training; a sweep has none.
         """
         self.run, self.config, self.local_config = run, config, local_config
         self.network, self.actors, self.mesh = network, actors, mesh
@@ -82,7 +88,9 @@ class Session:
         self._num_members, self._name_episodes = num_members, name_episodes
         self._last: Unroll  # the last unroll that was learned from
         self.metrics: list[dict[str, Any]] = []  # of updates, on the devices
-        self.line_due = self._save_due = False
+        self.line_due = self._save_due = self._evaluation_due = False
+        self.evaluations = evaluations
+        self._begun: set[str] = set()  # names of what was done once already
 
     @property
     def ended(self) -> bool:
@@ -117,11 +125,26 @@ class Session:
     def unrolls(self) -> Iterator[Unroll]:
         """Gives the next unroll and, before a checkpoint, all that actors have begun; each is
         counted as played, and is to be learned from before the next."""
-        yield self._next(self.actors.get(self.state.params, self.learner_steps))
+        with self._first("compiling act and playing the first unroll"):
+            unroll = self.actors.get(self.state.params, self.learner_steps)
+        yield self._next(unroll)
         self.line_due, self._save_due = self.run.due()
         if self._save_due:
             for unroll in self.actors.drain(self.state.params, self.learner_steps):
                 yield self._next(unroll)
+        if self.evaluations and not self.run.stopped:
+            self._evaluation_due = self.evaluations.due(self.env_steps)
+            self.line_due = self.line_due or self._evaluation_due
+        if self.line_due:  # what is measured now waits for the updates
+            with self.run.log.time("learner"):
+                jax.block_until_ready((self.state, self.metrics))
+
+    def _first(self, phase: str) -> contextlib.AbstractContextManager:
+        """The display names what takes long when it is first done, as a program is compiled."""
+        if phase in self._begun:
+            return contextlib.nullcontext()
+        self._begun.add(phase)
+        return self.run.log.phase(phase)
 
     def _next(self, unroll: Unroll) -> Unroll:
         progress = np.full(
@@ -130,6 +153,7 @@ class Session:
         progress = learner.place(self.mesh, progress, self._state_spec)
         self.state = self.state._replace(progress=progress)
         self.run.env_steps += unroll.env_steps * hosts.count() // self._num_members
+        self.run.log.display.env_steps = self.run.env_steps
         self.run.log.episodes(self._name_episodes(self.actors.pop_episodes()))
         self._last = unroll
         return unroll
@@ -147,7 +171,7 @@ class Session:
     def learn(self, program: Callable, batch: Any, unroll: Unroll) -> None:
         """Makes all updates on an unroll: program(settings, state, batch) -> state, metrics
         [..., N] of N updates."""
-        with self.run.log.time("learner"):
+        with self._first("compiling the update"), self.run.log.time("learner"):
             jax.block_until_ready(self.metrics[-1:])  # one unroll's updates wait at most
             self.state, metrics = program(self.settings, self.state, batch)
             if not self.config.unrolls_ahead:
@@ -164,7 +188,7 @@ class Session:
     def update(self, program: Callable, sample: Any) -> Any:
         """Makes an update on samples: program(settings, state, sample) -> state, (priorities,
         metrics). Gives the priorities, on the devices."""
-        with self.run.log.time("learner"):
+        with self._first("compiling the update"), self.run.log.time("learner"):
             self.state, (priorities, metrics) = program(self.settings, self.state, sample)
         self.metrics.append(metrics)
         self.run.learner_steps += 1
@@ -172,42 +196,64 @@ class Session:
 
     def write(self, more: dict[str, float]) -> None:
         """Writes a line of the log: means of the updates' metrics since the last one, how many
-        hidden units are dead, how far actors lag, and more.
+        hidden units are dead, how far actors lag, what an evaluation finds if one is due, and more.
 
         Raises:
           FloatingPointError: a metric is not finite.
         """
-        with self.run.log.time("learner"):
-            jax.block_until_ready(self.metrics)
+        with self._first("compiling what the log measures"), self.run.log.time("log"):
             more = more | health.dead_units(self.network, self.state.params, self._last.trajectory)
-        for sampler in self.samplers:
-            lag = self.learner_steps - self._last.learner_step
-            more |= sampler.metrics(self.env_steps) | {"params_lag": lag}
-        if self._opponents:
-            more |= self._opponents.metrics()
-        self.run.write(self.metrics, more)
+            for sampler in self.samplers:
+                lag = self.learner_steps - self._last.learner_step
+                more |= sampler.metrics(self.env_steps) | {"params_lag": lag}
+            if self._opponents:
+                more |= self._opponents.metrics()
+            means = self.run.means(self.metrics)
         self.metrics.clear()
+        more = more | self._evaluate()
+        with self.run.log.time("log"):
+            self.run.write(means | more)
+
+    def _evaluate(self) -> dict[str, float]:
+        """Gives numbers for the log, if an evaluation is due."""
+        if not (self.evaluations and self._evaluation_due):
+            return {}
+        counters = self.env_steps, self.learner_steps
+        with self.run.log.phase("evaluating"), self.run.log.time("evaluation"):
+            found = self.evaluations.play(
+                self.state.params, *counters, stop=lambda: self.run.signalled
+            )
+        self._evaluation_due = False
+        if found:
+            self.run.log.say(self.evaluations.sentence(found))
+        return found
 
     def save(self, **meta: Any) -> None:
         """Saves a checkpoint if one is due, from where environments start afresh; meta goes in."""
         if not self._save_due:
             return
         trees: dict[str, Any] = {"learner": self.state, "actors": self.actors.states}
-        for name, sampler in self._samplers.items():
-            trees[name], meta[name] = sampler.state()
-        if self._opponents:
-            trees["opponents"], meta["opponents"] = self._opponents.state()
-        self.run.save(trees, meta)
+        with self.run.log.phase("saving a checkpoint"), self.run.log.time("checkpoint"):
+            for name, sampler in self._samplers.items():
+                trees[name], meta[name] = sampler.state()
+            if self._opponents:
+                trees["opponents"], meta["opponents"] = self._opponents.state()
+            if self.evaluations:
+                best, about = self.evaluations.state()
+                trees, meta = trees | best, meta | about
+            self.run.save(trees, meta)
         if not self.ended:
             self.actors.restart(self.run.number)
 
     def restore(self) -> dict[str, Any]:
         """Goes on from the newest checkpoint; gives what meta holds."""
         templates = {"learner": self.state, "actors": self.actors.states}
-        with self.run.going_on():
+        with self.run.going_on(), self.run.log.phase("reading the checkpoint"):
             trees, meta = self.run.restore(templates)
             self.state = learner.place(self.mesh, trees["learner"], self._state_spec)
             self.actors.states = trees["actors"]
+            if self.evaluations:
+                self.evaluations.restore(meta, self.env_steps, self._saved_best)
             for name, sampler in self._samplers.items():
                 sampler.restore(self.run.saved_tree(name), meta[name], self.env_steps)
             if self._opponents:
@@ -217,6 +263,11 @@ class Session:
                 self._opponents.restore(saved["opponents"], about)
         self.actors.restart(self.run.number)
         return meta
+
+    def _saved_best(self) -> Any:
+        """Reads the best parameters in the checkpoint that the run goes on from."""
+        template = {"best": self.state.params}
+        return self.run.checkpoints.restore(template, self.run.number)[1]["best"]
 
 
 @contextlib.contextmanager
@@ -233,31 +284,40 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
     mesh = learner.make_mesh(reserved=config.actor_devices)
     algorithm.check_mesh(mesh, config)
     own = hosts.share(config)
-    pools = make_envs(own)
-    network = algorithm.make_network(config, *shared_spaces(pools))
-    learning, replays = algorithm.learning, dict[str, Replay]()
-    if isinstance(learning, FromSamples):
-        replays = {"replay": learning.make_replay(own, network)}
-    has_opponents = config.plays_games and config.has_past_selves
-    trees = ["learner", "actors", *replays, *(["opponents"] if has_opponents else [])]
     with contextlib.ExitStack() as stack:
-        run = stack.enter_context(Run(algorithm.name, config, trees, resume=resume))
+        display = stack.enter_context(Display(shown=hosts.is_primary()))
+        with display.phase("making environments"):
+            pools = make_envs(own)
+        network = algorithm.make_network(config, *shared_spaces(pools))
+        learning, replays = algorithm.learning, dict[str, Replay]()
+        if isinstance(learning, FromSamples):
+            replays = {"replay": learning.make_replay(own, network)}
+        opposed = config.has_past_selves
+        names = ["learner", "actors", *replays, *(["opponents"] if opposed else [])]
+        run = stack.enter_context(
+            Run(algorithm.name, config, names, resume=resume, display=display)
+        )
         policies = algorithm.make_policies(network, config)
         settings = learner.place(mesh, config)  # else its numbers would cross at every step
-        state = learner.place(mesh, algorithm.make_state(network, config))
-        opponents = Opponents(config.self_play, state.params) if has_opponents else None
-        actors = Actors(
-            pools, policies, network.initial, own, run.log.time, own.join, opponents=opponents
-        )
+        with run.log.phase("making the network"):
+            state = learner.place(mesh, algorithm.make_state(network, config))
+        opponents = Opponents(config.self_play, state.params) if opposed else None
+        with run.log.phase("starting environments"):
+            actors = Actors(
+                pools, policies, network.initial, own, run.log.time, own.join, opponents=opponents
+            )
         stack.callback(actors.close)
+        for line in first_lines(algorithm.presets, config, network, mesh, state.params):
+            run.log.say(line)
         samplers = dict[str, Sampler]()
         if isinstance(learning, FromSamples):
             run.log.say(replays["replay"].memory)
             initial = jax.jit(functools.partial(learning.initial_priorities, config))
             samplers = {n: Sampler(x, config, initial, run.log.time) for n, x in replays.items()}
         session = Session(
-            run, config, own, network, actors, mesh, settings, state, samplers, opponents=opponents
-        )
+            run, config, own, network, actors, mesh, settings, state, samplers,
+            opponents=opponents, evaluations=Evaluations(algorithm, config, network),
+        )  # fmt: skip
         if resume:
             session.restore()
         yield session

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import threading
+import types
 from typing import Any
 
 ONCE = (signal.SIGINT, signal.SIGTERM)  # the second one ends the process as usual
@@ -16,6 +17,19 @@ def end_at_once() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def stop(why: str) -> None:
+    """Asks the run of this process to stop as SIGTERM does, from any thread, but without a signal;
+    without a run that is open it does nothing.
+
+    Args:
+      why: the words in which the run says so.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if isinstance(handler, types.MethodType) and isinstance(handler.__self__, Signals):
+        handler.__self__.words = why
+        handler.__self__.number = signal.SIGTERM
+
+
 class Signals:
     """Takes SIGINT, SIGTERM and SIGHUP, while it is entered in the main thread.
 
@@ -24,10 +38,12 @@ class Signals:
 
     Attributes:
       number: of the signal that came, 0 if none has.
+      words: why the run is to stop, if it was not a signal that asked for it.
     """
 
     def __init__(self) -> None:
         self.number = 0
+        self.words = ""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":

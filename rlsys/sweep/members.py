@@ -59,7 +59,12 @@ def numbers(config: Any) -> list[str]:
 
 
 def check_together(configs: list[Any]) -> None:
-    """Raises UserError unless the Configs differ in numbers alone."""
+    """Raises UserError unless the Configs differ in numbers alone, and are a sweep's."""
+    if any(config.eval_every for config in configs):
+        raise UserError(
+            "eval_every is for a run alone: a sweep evaluates each member at its end only; "
+            "--print-commands gives a command for each member"
+        )
     may_vary = numbers(configs[0])
     first, *others = [_flat(config) for config in configs]
     for name, other in itertools.product(first, others):

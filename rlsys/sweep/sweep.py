@@ -1,7 +1,6 @@
 """The run of a sweep: all members together, in a folder of its own."""
 
 import contextlib
-import csv
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -19,15 +18,15 @@ from rlsys.learning import learner
 from rlsys.learning.sampler import Sampler
 from rlsys.replay import memory
 from rlsys.replay.replay import Replay
-from rlsys.results import evaluate
-from rlsys.running import config_file, files
 from rlsys.running.algorithm import Algorithm, FromSamples
-from rlsys.running.checkpoint import Checkpoints
+from rlsys.running.display import Display
+from rlsys.running.first_lines import first_lines
 from rlsys.running.health import Health
 from rlsys.running.log import Log
 from rlsys.running.run import Run
 from rlsys.running.session import Session
 from rlsys.sweep import vmapped
+from rlsys.sweep.ending import conclude
 from rlsys.sweep.members import Member, check_together
 from rlsys.sweep.status import Status
 from rlsys.sweep.updates import SampleUpdates, UnrollUpdates, make_samplers
@@ -61,7 +60,7 @@ def sweep(name: str, members: list[Member], folder: str = "", *, resume: bool = 
         states = jax.device_get(session.state)
     if session.run.stopped:
         raise Stopped
-    _conclude(algorithm, session.network, configs, states, session.run, status)
+    conclude(algorithm, session.network, configs, states, session.run, status)
     return session.folder
 
 
@@ -70,37 +69,44 @@ def open_sweep(
     algorithm: Algorithm, members: list[Member], configs: list[Any], *, resume: bool
 ) -> Iterator[tuple[Session, UnrollUpdates | SampleUpdates, Status]]:
     """Opens the run of a sweep, and closes it whatever happens."""
-    config, pools = configs[0], make_envs(*configs)
-    num, mesh = len(members), vmapped.make_mesh(len(members), config.actor_devices)
-    network = algorithm.make_network(config, *shared_spaces(pools))
-    policies = vmapped.make_policies([algorithm.make_policies(network, c) for c in configs])
-    learning, replays = algorithm.learning, list[Replay]()
-    updates: UnrollUpdates | SampleUpdates
-    if isinstance(learning, FromSamples):
-        replays = [learning.make_replay(c, network) for c in configs]
-        updates = SampleUpdates(learning, network, configs, mesh, config.join, replays)
-    else:
-        updates = UnrollUpdates(learning, network, configs, mesh, config.join)
-    settings = vmapped.place_numbers(mesh, configs)
-    states = vmapped.stack([algorithm.make_state(network, c) for c in configs])
-    states = learner.place(mesh, states, vmapped.SHARDED)
-    print(f"compiling {num} members as one program, for {mesh.size} device(s)", flush=True)
-    example = vmapped.example(policies[0], states.params, network, config, num, config.join)
-    needs = updates.compile(settings, states, example)
-    print(memory.check_sweep(num, *needs, mesh.devices.flat), flush=True)
+    config, num = configs[0], len(members)
+    mesh = vmapped.make_mesh(num, config.actor_devices)
     with contextlib.ExitStack() as stack:
+        display = stack.enter_context(Display())
+        with display.phase("making environments"):
+            pools = make_envs(*configs)
+        network = algorithm.make_network(config, *shared_spaces(pools))
+        policies = vmapped.make_policies([algorithm.make_policies(network, c) for c in configs])
+        learning, replays = algorithm.learning, list[Replay]()
+        updates: UnrollUpdates | SampleUpdates
+        if isinstance(learning, FromSamples):
+            replays = [learning.make_replay(c, network) for c in configs]
+            updates = SampleUpdates(learning, network, configs, mesh, config.join, replays)
+        else:
+            updates = UnrollUpdates(learning, network, configs, mesh, config.join)
+        with display.phase("making the networks"):
+            settings = vmapped.place_numbers(mesh, configs)
+            states = vmapped.stack([algorithm.make_state(network, c) for c in configs])
+            states = learner.place(mesh, states, vmapped.SHARDED)
+        with display.phase(f"compiling {num} members as one program"):
+            example = vmapped.example(policies[0], states.params, network, config, num, config.join)
+            needs = updates.compile(settings, states, example)
+        sentence = memory.check_sweep(num, *needs, mesh.devices.flat)
         content = {"algorithm": algorithm.name, "members": [_to_json(m) for m in members]}
         names = ["learner", "actors", *(f"replay-{i}" for i in range(len(replays)))]
         run = stack.enter_context(
-            Run(algorithm.name, config, names, resume=resume, content=content)
+            Run(algorithm.name, config, names, resume=resume, content=content, display=display)
         )
+        lines = first_lines(algorithm.presets, config, network, mesh, states.params, num)
+        for line in (*lines, sentence):
+            run.log.say(line)
         resumed = run.env_steps if resume else None
         folders = [run.folder / "members" / str(i) for i in range(num)]
         healths = [Health(c) for c in configs]
-        options = {"group": config.num_envs, "display": False}
+        options = {"group": config.num_envs, "display": Display(shown=False)}
         logs = [
-            stack.enter_context(Log(path, config.env_steps, resumed, health=health, **options))
-            for path, health in zip(folders, healths, strict=True)
+            stack.enter_context(Log(path, c.env_steps, resumed, health=health, config=c, **options))
+            for path, health, c in zip(folders, healths, configs, strict=True)
         ]
         status = Status(members, logs, healths)
         run.log.display.below, run.log.display.num_members = status.table, num
@@ -120,59 +126,6 @@ def open_sweep(
         if resume:
             status.restore(session.restore())
         yield session, updates, status
-
-
-def _conclude(algorithm, network, configs, states, run: Run, status: Status) -> None:
-    """Evaluates each member that lives; writes members.csv and a run's folder for each."""
-    rows, cuts = [], {}
-    for i, (member, config) in enumerate(zip(status.members, configs, strict=True)):
-        path = run.folder / "members" / str(i)
-        row = {"member": i, **{k[2:]: v for k, v in member.values.items()}, "seed": config.seed}
-        steps = {"env_steps": run.env_steps, "learner_steps": int(states.step[i])}
-        row |= steps
-        row["training_return"] = status.returns()[i]
-        row["health"] = status.healths[i].summary().removeprefix("health: ")
-        if i in status.died:
-            rows.append(row | {"set_aside_at": status.died[i]})
-            continue
-        state = vmapped.one(states, i)
-        own = dataclasses.replace(config, run_dir=str(path))
-        content = {"algorithm": algorithm.name, "config": dataclasses.asdict(own)}
-        config_file.write(path, content | ({"changes": run.changes} if run.changes else {}))
-        counters = {"counters": {"checkpoint": 1, **steps}}
-        Checkpoints(path / "checkpoints").save(1, {"learner": state}, counters)
-        played = evaluate.play_tasks(
-            algorithm, config, network, state.params, config.eval_episodes
-        )  # fmt: skip
-        found = evaluate.summaries(algorithm.score_mode, played)
-        evaluate.write(path, found)
-        results = found["results"]
-        scores = [r["mean"] for name, r in results.items() if name.startswith(algorithm.score_mode)]
-        row |= {"score": algorithm.score_mode, "score_return": float(np.mean(scores))}
-        row |= {f"{name} return": result["mean"] for name, result in results.items()}
-        for key in ("interval_95_low", "interval_95_high", "episodes", "ended"):
-            row |= {f"{name} {key}": result[key] for name, result in results.items()}
-        rows.append(row)
-        few = {name: cut for name, result in results.items() if (cut := evaluate.cut(result))}
-        cuts[i] = "".join(f"; {name}: {cut}" for name, cut in few.items())
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    print(f"members, the best first; score: the {algorithm.score_mode} return")
-    for row in sorted(rows, key=lambda row: -row.get("score_return", -np.inf)):
-        value = ", ".join(f"{k} {row[k]:.4g}" for k in columns if k.endswith("return") and k in row)
-        gone = f", set aside at learner step {row['set_aside_at']}" if "set_aside_at" in row else ""
-        i = row["member"]
-        print(f"{status.members[i].name}: {value}{gone}{cuts.get(i, '')}")
-    try:
-        with files.replacing(run.folder / "members.csv") as new, new.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        print(f"{run.folder}/members.csv could not be written: {error.strerror}.")
-    print(
-        f"{run.folder}: config.json, metrics.jsonl, checkpoints/, members.csv, and each member's "
-        f"run in members/\nmake eval RUN={run.folder}/members/0    more episodes of a member"
-    )
 
 
 def _to_json(member: Member) -> dict[str, Any]:

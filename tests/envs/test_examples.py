@@ -15,6 +15,7 @@ from environments import assert_same, make, play
 from PIL import Image
 
 from rlsys import cli, train
+from rlsys.results import evaluations
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.sweep import __main__ as sweep
 
@@ -54,7 +55,7 @@ def test_training_learns_and_eval_records_a_gif(tmp_path, env, words):
     assert ppo(env, folder, 10_240, *words) == 0
     assert score(folder)["mean"] > LEARNED[env]
     assert run("eval", folder, "--episodes", "5") == 0
-    assert score(folder)["episodes"] == 5
+    assert score(folder)["episodes"] == 32 and evaluations.read(folder)[1]["episodes"] == 5
     with Image.open(folder / "episode.gif") as gif:
         assert np.asarray(gif.convert("RGB")).max((0, 1)).tolist() == [255, 255, 0]
 

@@ -27,6 +27,10 @@ class Wrapper:
     def to_move(self) -> Any:
         return self.envs.to_move
 
+    @property
+    def steps_per_second(self) -> float | None:
+        return self.envs.steps_per_second
+
     def change(self, timestep: Timestep) -> Timestep:
         """Returns the learner's Timestep for one of the environments within."""
         return timestep

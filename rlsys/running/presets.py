@@ -1,0 +1,82 @@
+"""Presets: an algorithm's Configs by name, and which task gets which."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from rlsys import envs
+from rlsys.types import UserError
+
+
+class Presets(NamedTuple):
+    """An algorithm's Configs by name, and which task gets which."""
+
+    configs: dict[str, Any]  # the first is the default, "small" is for what nothing else suits
+    suits: dict[str, str]  # family of tasks -> name
+    on_cpu: Mapping[str, str] = MappingProxyType({})  # task -> name, without an accelerator
+    # (config, number of tasks) -> values of fields that several tasks need
+    for_tasks: Callable[[Any, int], dict[str, Any]] = lambda config, num_tasks: {}
+
+    def choose(self, name: str | None, env: str | None, on_cpu: bool) -> Any:
+        """The preset of that name or, without one, what suits the tasks; set to the tasks if given.
+
+        Args:
+          name: a preset's, or None.
+          env: the tasks, as a Config has them, or None for the preset's own.
+          on_cpu: whether it is for a machine without accelerator.
+
+        Raises:
+          UserError: there is no such preset, or no such task.
+        """
+        if name is None and env is not None:
+            name = self._suiting(env, on_cpu)
+        name = next(iter(self.configs)) if name is None else name
+        if name not in self.configs:
+            raise UserError(f"there is no preset {name!r}, only {', '.join(self.configs)}")
+        config = self.configs[name]
+        changes = {"env": config.env, "env_options": config.env_options}
+        if env is not None and env != config.env:
+            changes = {"env": env, "env_options": self._options(config, env)}
+        num_tasks = len(envs.read_tasks(changes["env"], changes["env_options"]))
+        if num_tasks > 1:
+            changes |= self.for_tasks(config, num_tasks)
+        return dataclasses.replace(config, **changes)
+
+    def nearest(self, config: Any) -> tuple[str, dict[str, Any]]:
+        """The name of the preset that differs from a Config in the fewest fields, and the Config's
+        own values of these fields; env, seed and run_dir, which a preset leaves open, count not."""
+
+        def differs(preset: Any) -> dict[str, Any]:
+            names = [f.name for f in dataclasses.fields(config)]
+            found = {name: getattr(config, name) for name in names}
+            found = {n: value for n, value in found.items() if value != getattr(preset, n)}
+            return {n: value for n, value in found.items() if n not in ("env", "seed", "run_dir")}
+
+        found = {name: differs(preset) for name, preset in self.configs.items()}
+        name = min(found, key=lambda name: (len(found[name]), self.configs[name].env != config.env))
+        return name, found[name]
+
+    def _suiting(self, env: str, on_cpu: bool) -> str:
+        """The name of the preset that suits tasks."""
+        if on_cpu and env in self.on_cpu:
+            return self.on_cpu[env]
+        plain = envs.Options()
+        for name, config in self.configs.items():
+            if config.env == env and config.env_options == plain:
+                return name
+        env_id = envs.read_tasks(env, plain)[0].env_id
+        kind = "game" if envs.is_game(env_id) else envs.family(env_id)
+        return self.suits.get(kind, "small")
+
+    def _options(self, config: Any, env: str) -> envs.Options:
+        """Options for tasks not the preset's own: the preset's, if it is for their family."""
+        options = envs.Options()
+        tasks = envs.read_tasks(env, options)
+        families = {envs.family(task.env_id) for task in tasks}
+        suit = self.suits.get(families.pop()) if len(families) == 1 else None
+        if suit is not None and config.env_options == self.configs[suit].env_options:
+            options = config.env_options
+        if len(tasks) > 1:  # games do not share which actions they use
+            options = dataclasses.replace(options, minimal_actions=False)
+        return options

@@ -1,0 +1,102 @@
+"""The glossary has every metric that a run writes and no other; TensorBoard has them in groups."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from rlsys import __main__ as rlsys
+from rlsys import algorithms, cli
+from rlsys.running import events
+from rlsys.running.metrics import GROUP_OF, GROUPS, glossary_name, tag
+from tests.test_log import events as events_of
+from tests.test_train import OTHERS, TASKS, WORDS, play
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A short run of every algorithm, and one of self-play."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in algorithms.NAMES:
+        words = [*WORDS[name], "--unrolls-ahead", 1, "--env-steps", 1600, "--eval-every", 800]
+        assert play(name, *words, "--run-dir", folder / name) == 0
+    game = "--env TicTacToe-v1 --num-envs 32 --minibatches 2 --env-steps 2048 --log-every 1024"
+    assert play("ppo", *game.split(), "--eval-episodes", 4, "--run-dir", folder / "game") == 0
+    return [folder / name for name in (*algorithms.NAMES, "game")]
+
+
+def names_of(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return {glossary_name(name) for line in lines for name in json.loads(line)}
+
+
+def test_the_glossary_has_every_metric_and_no_other(runs):
+    written = set().union(*map(names_of, runs))
+    assert written - GROUP_OF.keys() == set(), "metrics without an entry"
+    assert GROUP_OF.keys() - written == set(), "entries of metrics that no run writes"
+    for metrics in GROUPS.values():
+        for metric in metrics:
+            assert metric.words.endswith(".") and metric.words.count(". ") == 0, metric
+
+
+def test_the_glossary_is_printed_in_80_columns(capfd):
+    assert cli.exit_code(lambda: rlsys.main(["metrics"])) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    heads = [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "]
+    assert set(GROUP_OF) <= set(heads)
+
+
+def test_tags_stand_in_groups(runs):
+    for folder in runs[:-1]:
+        written = events_of(folder)
+        values = [(v, event.step) for event in written for v in event.summary.value]
+        tags = {value.tag for value, _ in values}
+        assert {one.partition("/")[0] for one in tags} - {"config", "replay"} == {
+            "train", "episode", "time", "health", "eval"
+        }  # fmt: skip
+        assert {"train/learning_rate", "train/loss", "episode/episode_return"} < tags
+        (config,) = [value for value, _ in values if value.tag.startswith("config")]
+        assert config.metadata.plugin_data.plugin_name == "text"
+        text = config.tensor.string_val[0].decode()
+        assert "| num_envs | " in text and "| env_steps | 1600 |" in text
+        found = json.loads((folder / "evaluation.json").read_text())
+        played = {
+            f"eval/{name.replace(' ', '_return/') if ' ' in name else f'{name}_return'}": result
+            for name, result in found["results"].items()
+        }
+        last = {value.tag: (value.simple_value, step) for value, step in values}
+        for name, result in played.items():  # after the evaluations during training
+            assert last[name] == (pytest.approx(result["mean"]), found["env_steps"])
+        several = folder.name in OTHERS
+        assert (f"eval/greedy_return/{TASKS[1]}" in tags) == several
+        assert (f"episode/episode_return/{TASKS[1]}" in tags) == several
+
+
+def test_names_of_ones_own_are_in_train():
+    assert tag("my_term") == "train/my_term" and tag("my/term") == "train/my/term"
+    assert tag("episode_return/a/b") == "episode/episode_return/a/b"
+    assert tag("replay_ratio") == "replay/replay_ratio" and tag("eval/x") == "eval/x"
+
+
+def test_an_evaluation_goes_into_the_newest_file(tmp_path):
+    """TensorBoard stops reading a file once there is a newer one."""
+    running = events.Events(tmp_path)
+    events.add(tmp_path, events.scalars({"eval/greedy_return": 1.0}), 5)
+    running.add(events.scalars({"loss": 2.0}), 10)
+    running.close()
+    assert len(list(tmp_path.iterdir())) == 1
+    steps = [(e.step, v.tag) for e in events_of(tmp_path) for v in e.summary.value]
+    assert steps == [(5, "eval/greedy_return"), (10, "train/loss")]
+    (tmp_path / "empty").mkdir()
+    events.add(tmp_path / "empty", events.scalars({"loss": 2.0}), 10)
+    assert events_of(tmp_path / "empty")[0].file_version == "brain.Event:2"
+
+
+def test_a_gif_is_a_picture(tmp_path):
+    frames = [Image.new("RGB", (30, 20), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "episode.gif", save_all=True, append_images=frames[1:])
+    events.add(tmp_path, events.picture("episode", tmp_path / "episode.gif"), 7)
+    (value,) = events_of(tmp_path)[-1].summary.value
+    assert value.tag == "eval/episode" and (value.image.width, value.image.height) == (30, 20)
+    assert value.image.encoded_image_string.startswith(b"GIF8")
