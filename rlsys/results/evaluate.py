@@ -9,7 +9,7 @@ import numpy as np
 
 from rlsys.envs import Episode, make, shared_spaces
 from rlsys.learning import hosts
-from rlsys.results import evaluations, gif, playing
+from rlsys.results import evaluations, exploitability, gif, playing
 from rlsys.results.playing import SEED, play_tasks
 from rlsys.running import events, output
 from rlsys.running.algorithm import Algorithm
@@ -80,6 +80,7 @@ def evaluation(
     env_steps: int,
     learner_steps: int,
     seed: int = SEED,
+    exact: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """Sums up episodes as evaluation.json keeps them: see evaluations.read.
 
@@ -88,6 +89,7 @@ def evaluation(
       episodes: as of play_tasks.
       env_steps, learner_steps: counters of the checkpoint whose parameters played.
       seed: of the environments.
+      exact: measures that were computed, not played: see exploitability.of_run.
     """
     names = sorted(episodes, key=lambda name: name.partition(" ")[0] != score)
     return {
@@ -96,6 +98,7 @@ def evaluation(
         "learner_steps": learner_steps,
         "episodes": len(episodes[names[0]]),
         "seed": seed,
+        **({"exact": exact} if exact else {}),
         "results": {name: summary(episodes[name]) for name in names},
     }
 
@@ -129,6 +132,8 @@ def report(folder: Path, found: dict[str, Any]) -> Path | None:
     for name, result in found["results"].items():
         is_score = name.partition(" ")[0] == found["score"]
         output.say(f"{'score' if is_score else 'also'}: {describe(name, result)}")
+    for name, value in found.get("exact", {}).items():
+        output.say(f"exact: {name.removeprefix('eval/')} of sampled play {value:.4g}")
     return save(folder, found)
 
 
@@ -178,7 +183,8 @@ def conclude(algorithm: Algorithm, session: Session) -> Path:
     with Display() as display, display.phase("playing the episodes of the evaluation"):
         episodes = play_tasks(algorithm, config, *agent[:2], config.eval_episodes)
     counters = {"env_steps": run.env_steps, "learner_steps": run.learner_steps}
-    report(run.folder, evaluation(algorithm.score_mode, episodes, **counters))
+    exact = exploitability.of_run(config.tasks, *agent[:2])
+    report(run.folder, evaluation(algorithm.score_mode, episodes, **counters, exact=exact))
     run.print_health()
     if session.evaluations and (best := session.evaluations.summary(run.folder)):
         output.say(best)
@@ -252,7 +258,10 @@ def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None
         print(f"the best parameters, of {agent.env_steps:,} environment steps")
     episodes = play_tasks(algorithm, config, network, params, options.episodes, options.seed)
     counters = {"env_steps": agent.env_steps, "learner_steps": agent.learner_steps}
-    result = evaluation(algorithm.score_mode, episodes, **counters, seed=options.seed)
+    exact = exploitability.of_run(config.tasks, network, params)
+    result = evaluation(
+        algorithm.score_mode, episodes, **counters, seed=options.seed, exact=exact
+    )
     if path := report(folder, result):
         print(f"saved in {path}, beside the evaluations that it held")
     if options.gif:

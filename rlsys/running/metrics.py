@@ -135,6 +135,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "several tasks."),
         Metric(f"eval/sampled_return{OF_TASK}", RETURN, "The mean return of drawn play in one of "
                "several tasks."),
+        Metric("eval/exploitability", RETURN, "What the best opponent would win from the policy in "
+               "a game of poker, on average over who begins; 0 if it cannot be beaten."),
         Metric("eval/best", RETURN, "The highest score of the evaluations so far, which is of the "
                "mode of play that is the algorithm's score; its parameters are kept."),
     ),

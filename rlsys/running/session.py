@@ -26,6 +26,7 @@ from rlsys.envs import Episode, shared_spaces
 from rlsys.learning import hosts, learner
 from rlsys.learning.sampler import Sampler
 from rlsys.replay.replay import Replay
+from rlsys.results import exploitability
 from rlsys.running import health
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.best import Evaluations
@@ -196,13 +197,16 @@ class Session:
 
     def write(self, more: dict[str, float]) -> None:
         """Writes a line of the log: means of the updates' metrics since the last one, how many
-        hidden units are dead, how far actors lag, what an evaluation finds if one is due, and more.
+        hidden units are dead, how far actors lag, the exploitability in games where it can be
+        computed, what an evaluation finds if one is due, and more.
 
         Raises:
           FloatingPointError: a metric is not finite.
         """
         with self._first("compiling what the log measures"), self.run.log.time("log"):
             more = more | health.dead_units(self.network, self.state.params, self._last.trajectory)
+            params = learner.snapshot(self.state.params)
+            more |= exploitability.of_run(self.config.tasks, self.network, params)
             for sampler in self.samplers:
                 lag = self.learner_steps - self._last.learner_step
                 more |= sampler.metrics(self.env_steps) | {"params_lag": lag}

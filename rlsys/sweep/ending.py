@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from rlsys.results import evaluate, playing
+from rlsys.results import evaluate, exploitability, playing
 from rlsys.running import config_file, files, output
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import Checkpoints
@@ -55,7 +55,8 @@ def conclude(
         played = playing.play_tasks(
             algorithm, config, network, state.params, config.eval_episodes
         )  # fmt: skip
-        found = evaluate.evaluation(algorithm.score_mode, played, **steps)
+        exact = exploitability.of_run(config.tasks, network, state.params)
+        found = evaluate.evaluation(algorithm.score_mode, played, **steps, exact=exact)
         evaluate.save(path, found)
         results = found["results"]
         row |= {"score": algorithm.score_mode, "score_return": _mean(results, algorithm.score_mode)}
