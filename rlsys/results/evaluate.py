@@ -259,9 +259,7 @@ def evaluate_run(algorithm: Algorithm, config: Any, options: EvalConfig) -> None
     episodes = play_tasks(algorithm, config, network, params, options.episodes, options.seed)
     counters = {"env_steps": agent.env_steps, "learner_steps": agent.learner_steps}
     exact = exploitability.of_run(config.tasks, network, params)
-    result = evaluation(
-        algorithm.score_mode, episodes, **counters, seed=options.seed, exact=exact
-    )
+    result = evaluation(algorithm.score_mode, episodes, **counters, seed=options.seed, exact=exact)
     if path := report(folder, result):
         print(f"saved in {path}, beside the evaluations that it held")
     if options.gif:

@@ -50,7 +50,7 @@ class Tree(NamedTuple):
     set holds the states between which the player to move cannot tell, who remembers all it saw.
     """
 
-    deals: np.ndarray  # [D, 2] or [D, 3] int, ranks: of who begins, of the other, of the public card
+    deals: np.ndarray  # [D, 2 or 3] int, ranks: who begins has, the other has, and lies open
     mover: np.ndarray  # [M] int: 0 for who began, 1 for the other
     child: np.ndarray  # [M, A] int, the node after an action; -1 where it is illegal
     chance: np.ndarray  # [D] float64
@@ -131,7 +131,7 @@ def tree(game: str) -> Tree:
         list(itertools.permutations(rules.deck, rules.dealt)), axis=0, return_counts=True
     )
     cards = [tuple(deal) for deal in deals.tolist()]
-    nodes = [()]  # grows as it is gone through
+    nodes: list[tuple[int, ...]] = [()]  # grows as it is gone through
     child = []
     for actions in nodes:
         row = np.full(rules.num_actions, -1)
