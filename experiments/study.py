@@ -40,15 +40,7 @@ def study(
 
     pinned: each run has a core to itself, and no more.
     """
-    jobs = [(agent, seed) for seed in range(options.seeds) for agent in agents]
-    folders = {(a, s): Path(options.runs) / f"{name}-{a}-{s}" for a, s in jobs}
-    everywhere, cores = os.sched_getaffinity(0), queue.Queue[set[int]]()
-    for core in sorted(everywhere)[: options.jobs]:
-        cores.put({core} if pinned else everywhere)
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        runs = [pool.submit(play, agents[a], s, folders[a, s], cores) for a, s in jobs]
-        for run in runs:
-            run.result()
+    folders = play_all(name, agents, options, pinned=pinned)
     ends: gather.Rows = []
     curves: gather.Rows = []
     for (agent, seed), folder in folders.items():
@@ -62,6 +54,25 @@ def study(
     for agent in agents:
         for task in dict.fromkeys(row["task"] for row in ends):
             describe(agent, task, [r for r in ends if (r["agent"], r["task"]) == (agent, task)])
+
+
+def play_all(
+    name: str, agents: dict[str, list[str]], options: Options, *, pinned: bool = True
+) -> dict[tuple[str, int], Path]:
+    """Plays all runs that are not complete; returns their folders by agent and seed.
+
+    pinned: each run has a core to itself, and no more.
+    """
+    jobs = [(agent, seed) for seed in range(options.seeds) for agent in agents]
+    folders = {(a, s): Path(options.runs) / f"{name}-{a}-{s}" for a, s in jobs}
+    everywhere, cores = os.sched_getaffinity(0), queue.Queue[set[int]]()
+    for core in sorted(everywhere)[: options.jobs]:
+        cores.put({core} if pinned else everywhere)
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        runs = [pool.submit(play, agents[a], s, folders[a, s], cores) for a, s in jobs]
+        for run in runs:
+            run.result()
+    return folders
 
 
 def play(words: list[str], seed: int, folder: Path, cores: queue.Queue) -> None:

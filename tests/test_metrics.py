@@ -15,12 +15,12 @@ from tests.test_train import OTHERS, TASKS, WORDS, play
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A short run of every algorithm, and one of self-play."""
+    """A short run of every algorithm, and one of self-play in a game whose tree is known."""
     folder = tmp_path_factory.mktemp("runs")
     for name in algorithms.NAMES:
         words = [*WORDS[name], "--unrolls-ahead", 1, "--env-steps", 1600, "--eval-every", 800]
         assert play(name, *words, "--run-dir", folder / name) == 0
-    game = "--env TicTacToe-v1 --num-envs 32 --minibatches 2 --env-steps 2048 --log-every 1024"
+    game = "--env KuhnPoker-v1 --num-envs 32 --minibatches 2 --env-steps 2048 --log-every 1024"
     assert play("ppo", *game.split(), "--eval-episodes", 4, "--run-dir", folder / "game") == 0
     return [folder / name for name in (*algorithms.NAMES, "game")]
 
@@ -37,6 +37,14 @@ def test_the_glossary_has_every_metric_and_no_other(runs):
     for metrics in GROUPS.values():
         for metric in metrics:
             assert metric.words.endswith(".") and metric.words.count(". ") == 0, metric
+
+
+def test_in_poker_every_line_and_the_evaluation_have_the_exploitability(runs):
+    lines = [json.loads(x) for x in (runs[-1] / "metrics.jsonl").read_text().splitlines()]
+    logged = [line["eval/exploitability"] for line in lines]
+    assert len(set(logged)) == len(logged) == 2 and min(logged) > 0
+    found = json.loads((runs[-1] / "evaluation.json").read_text())
+    assert found["exact"] == {"eval/exploitability": pytest.approx(logged[-1])}
 
 
 def test_the_glossary_is_printed_in_80_columns(capfd):
