@@ -299,6 +299,6 @@ def test_an_evaluation_keeps_and_prints_the_number(tmp_path, capfd):
     )
     path = evaluate.report(tmp_path, found)
     assert json.loads(path.read_text())["exact"] == {"eval/exploitability": 0.0625}
-    assert "exact: exploitability of sampled play 0.0625\n" in capfd.readouterr().out
+    assert "exact: exploitability 0.0625, which sampled play loses a game" in capfd.readouterr().out
     without = evaluate.evaluation("sampled", episodes, env_steps=8, learner_steps=2, exact={})
     assert "exact" not in without

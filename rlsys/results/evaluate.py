@@ -132,8 +132,8 @@ def report(folder: Path, found: dict[str, Any]) -> Path | None:
     for name, result in found["results"].items():
         is_score = name.partition(" ")[0] == found["score"]
         output.say(f"{'score' if is_score else 'also'}: {describe(name, result)}")
-    for name, value in found.get("exact", {}).items():
-        output.say(f"exact: {name.removeprefix('eval/')} of sampled play {value:.4g}")
+    if exact := found.get("exact"):
+        output.say(exploitability.describe(exact))
     return save(folder, found)
 
 

@@ -1,15 +1,16 @@
 """The whole trees of Kuhn and Leduc poker, as EnvPool's tasks play and show them.
 
-PGX's rules (Koyamada et al. 2023, https://arxiv.org/abs/2303.17503) are those of Kuhn 1950, "A
-Simplified Two-Person Poker", and Southey et al. 2005, "Bayes' Bluff", https://arxiv.org/abs/
-1207.1411. Who begins is drawn for each game; here players are told apart by that, not by their row.
-Rewards are in antes: in Kuhn each player pays 1 and may bet 1 more, in Leduc raises are of 2, after
-the public card of 4, two in a round at most. OpenSpiel's kuhn_poker and leduc_poker pay the same.
+PGX (Koyamada et al. 2023, https://arxiv.org/abs/2303.17503) plays by the rules of Kuhn 1950, "A
+Simplified Two-Person Poker", and of Southey et al. 2005, "Bayes' Bluff: Opponent Modelling in
+Poker", https://arxiv.org/abs/1207.1411. Who begins is drawn for each game; here players are told
+apart by that, not by their row. Rewards are in antes. In Kuhn each player pays 1 and may bet 1
+more. In Leduc each pays 1, and a raise is of 2, or of 4 once the public card lies open; a round has
+two at most. OpenSpiel's kuhn_poker and leduc_poker pay the same.
 
 A task shows a player the cards and the stakes, not the moves, nor who began. So states that the
 rules tell apart may look alike, and only a policy with memory can play them differently: in Kuhn
-poker whoever faces a bet sees the same whether it began or not. Its best memoryless policy has an
-exploitability of 1/36.
+poker whoever faces a bet sees the same whether it began or not. The least exploitability that a
+search by gradients found there without memory is 1/36.
 """
 
 import functools
