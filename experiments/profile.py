@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 
 from rlsys import cli, train
-from rlsys.running import run
+from rlsys.running import process
 from rlsys.types import Stopped, UserError
 
 WARM = 3  # lines of the log with updates: by then every program is compiled
@@ -80,5 +80,5 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run.prepare_process()
+    process.prepare()
     sys.exit(cli.exit_code(lambda: main(sys.argv[1:])))

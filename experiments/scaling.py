@@ -23,7 +23,7 @@ from rlsys.algorithms import impala, ppo, r2d2
 from rlsys.algorithms.ppo_minibatches import BATCH_SPEC
 from rlsys.envs import shared_spaces
 from rlsys.learning import learner
-from rlsys.running import run
+from rlsys.running import process
 from rlsys.running.log import Silent
 from rlsys.types import SAMPLE_SPEC, TRAJECTORY_SPEC
 
@@ -138,7 +138,7 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run.prepare_process()
+    process.prepare()
     options = tyro.cli(Config)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(options.devices))

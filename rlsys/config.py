@@ -4,6 +4,7 @@ A Config is a frozen dataclass whose float fields a sweep may vary.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ import jax
 
 from rlsys import envs
 from rlsys.types import UserError
+
+LARGEST = 2**53  # whole numbers up to here are exact in float64
 
 
 def register(cls):
@@ -24,6 +27,16 @@ def register(cls):
     leaves = [f.name for f in fields if f.type in (float, "float")]
     rest = [f.name for f in fields if f.name not in leaves]
     return jax.tree_util.register_dataclass(cls, data_fields=leaves, meta_fields=rest)
+
+
+def check_numbers(config) -> None:
+    """Raises UserError if a field is not finite, or a whole number that float64 cannot hold."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{field.name} must be finite, not {value}")
+        if isinstance(value, int) and field.name != "seed" and abs(value) > LARGEST:
+            raise UserError(f"{field.name} must lie within 2^53, or no float64 holds it")
 
 
 def check_at_least(config, least: int, names: str) -> None:
@@ -128,6 +141,7 @@ class RunConfig:
     and with random actions as in training."""
 
     def __post_init__(self):
+        check_numbers(self)
         check_at_least(
             self,
             1,

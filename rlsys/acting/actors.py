@@ -40,6 +40,10 @@ def make_envs(*configs: Any) -> list[Envs]:
     return [make(task, share, seed) for task, seed in dealt]
 
 
+class Interrupted(Exception):
+    """An unroll was broken off, as the run stops; it is as if it had not begun."""
+
+
 class Actors:
     """Some actors, each with its share of the environments and a thread of its own.
 
@@ -61,6 +65,8 @@ class Actors:
         timer: Timer,
         join: int | None = None,
         members: Sequence[Any] = (),
+        *,
+        stopping: Callable[[], bool] = lambda: False,
     ):
         """An actor for each of envs.
 
@@ -74,6 +80,7 @@ class Actors:
             None one of each actor.
           members: Configs of a sweep's members, whose environments make_envs dealt; policies take
             a key of each, [members].
+          stopping: tells, before each step, whether unrolls are to be broken off.
         """
         self._join_size = len(envs) if join is None else join
         possible = list(range(1, len(envs) + 1))
@@ -93,7 +100,7 @@ class Actors:
         names = list(dict.fromkeys(e.name for e in envs))
         self._task_ids = [np.full(e.num_envs, names.index(e.name), np.int32) for e in envs]
         self._policies, self._config, self._timer = policies, config, timer
-        self._members = members or [config]
+        self._members, self._stopping = members or [config], stopping
         self._devices = learner.actor_devices(config.actor_devices)
         self._newest: _Snapshot | None = None
         self._snapshots: list[_Snapshot | None] = [None] * len(envs)  # that each actor plays with
@@ -113,7 +120,7 @@ class Actors:
           learner_step: at which they are.
 
         Raises:
-          whatever an actor raised.
+          whatever an actor raised; Interrupted once stopping() is true.
         """
         ahead = self._config.unrolls_ahead
         if ahead or not self._unrolls:
@@ -131,6 +138,12 @@ class Actors:
             self._begin(i % len(self.envs), params, learner_step)
         while self._unrolls:
             yield self._take()
+
+    def drop(self) -> None:
+        """Forgets the unrolls that were begun, once actors have broken them off."""
+        futures = [future for _, future in self._unrolls if not future.cancel()]
+        concurrent.futures.wait(futures)
+        self._unrolls = []
 
     def restart(self, checkpoint: int) -> None:
         """After drain: starts all environments afresh; the next get takes new parameters."""
@@ -171,9 +184,15 @@ class Actors:
 
     def _play(self, i: int, snapshot: "_Snapshot") -> "_Played":
         """One unroll of actor i, in its thread."""
+
+        def policy(*args):
+            if self._stopping():
+                raise Interrupted
+            return self._policies[i](*args)
+
         trajectory, self.states[i] = unroll(
             self.envs[i],
-            self._policies[i],
+            policy,
             snapshot.params[i % len(snapshot.params)],  # inference runs where they are
             self.states[i],
             self._config.unroll_length,

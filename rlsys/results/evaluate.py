@@ -12,7 +12,7 @@ from PIL import Image
 from rlsys import streams
 from rlsys.envs import Envs, Episode, Task, make, shared_spaces
 from rlsys.learning import hosts
-from rlsys.running import files
+from rlsys.running import files, process
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.session import Session
@@ -210,7 +210,10 @@ def conclude(algorithm: Algorithm, session: Session) -> Path:
         raise Stopped
     if not primary:
         return run.folder
-    episodes = play_tasks(algorithm, config, session.network, session.params, config.eval_episodes)
+    with run.ending_well():
+        episodes = play_tasks(
+            algorithm, config, session.network, session.params, config.eval_episodes
+        )
     report(run.folder, algorithm.score_mode, episodes)
     run.print_health()
     print(
@@ -240,6 +243,7 @@ def newest(algorithm: Algorithm, config: Any) -> tuple[Any, Any]:
     Raises:
       CheckpointError: there is none.
     """
+    process.check_32_bits()
     pools = [make(task, 1, SEED) for task in config.tasks]
     network = algorithm.make_network(config, *shared_spaces(pools))
     for envs in pools:

@@ -19,7 +19,7 @@ from rlsys import cli
 from rlsys.config import from_dict
 from rlsys.envs import Options, read_tasks
 from rlsys.results import evaluate
-from rlsys.running import config_file, metrics_file
+from rlsys.running import config_file, metrics_file, output
 from rlsys.running.log import TASK_RETURN
 from rlsys.types import UserError
 
@@ -299,4 +299,5 @@ def main(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    output.make_lasting()
     sys.exit(cli.exit_code(lambda: main(sys.argv[1:])))

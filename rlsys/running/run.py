@@ -1,10 +1,8 @@
 """A run: its folder, its log, its checkpoints, and when to stop."""
 
 import contextlib
-import ctypes
 import dataclasses
 import itertools
-import os
 import re
 import signal
 import time
@@ -23,7 +21,7 @@ from rlsys.running.checkpoint.manifest import Damaged
 from rlsys.running.health import Health, first_not_finite
 from rlsys.running.lock import Lock
 from rlsys.running.log import Log, Silent
-from rlsys.running.signals import Signals
+from rlsys.running.signals import Signals, ending_well
 from rlsys.types import UserError
 
 
@@ -106,7 +104,7 @@ class Run:
         )
         self._logged = self._saved = self.env_steps
         self.saving = False  # whether a checkpoint comes with the next line of the log
-        self.ended = self.env_steps >= config.env_steps
+        self.ended = self.ended_by_steps
         self.log: Log = Silent()
         # Members of a sweep have each their own.
         self._health = None if "members" in self._content else Health(config)
@@ -161,8 +159,26 @@ class Run:
 
     @property
     def stopped(self) -> bool:
-        """Whether a signal ended the run before its last step."""
-        return self._signal > 0 and self.env_steps < self._config.env_steps
+        """Whether a signal ended the run, before its last step or before its evaluation."""
+        return max(self._signal, self._signals.number) > 0
+
+    def stopping(self) -> bool:
+        """Whether a signal has come, so that what was begun may be dropped. Processes that train
+        together agree in due() first, and drop nothing."""
+        return self._signals.number > 0 and hosts.count() == 1 and not self.ended_by_steps
+
+    @property
+    def ended_by_steps(self) -> bool:
+        """Whether all steps are played."""
+        return self.env_steps >= self._config.env_steps
+
+    def during(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Has a signal that comes in the body be answered by what is waited for; see Signals."""
+        return self._signals.during(what)
+
+    def ending_well(self) -> contextlib.AbstractContextManager[None]:
+        """Has a signal in the body, which plays the evaluation, end the process with a sentence."""
+        return ending_well(f"all is trained and saved; to evaluate it: {self._goes_on}")
 
     def _begin(self) -> None:
         """Makes the folder of a new run."""
@@ -209,11 +225,13 @@ class Run:
         """
         # Decided here alone, so that a signal cannot end the run without its last checkpoint.
         self._signal = hosts.all_max(self._signals.number)
-        self.ended = self._signal > 0 or self.env_steps >= self._config.env_steps
+        self.ended = self._signal > 0 or self.ended_by_steps
         if self._signal:
             name = signal.Signals(self._signal).name
             self.log.say(f"{name}: saving a checkpoint, then stopping")
         save = self.ended or self.env_steps - self._saved >= self._config.checkpoint_every
+        if self._signal and self.number and self.env_steps == self._saved:
+            save = False  # nothing was played since the newest
         self.saving = save
         write = save or self.env_steps - self._logged >= self._config.log_every
         self._logged = self.env_steps if write else self._logged
@@ -224,7 +242,7 @@ class Run:
 
         Steps that came in after due() may have been the last: a resumed run would end here too.
         """
-        self.ended = self.ended or self.env_steps >= self._config.env_steps
+        self.ended = self.ended or self.ended_by_steps
         self.number += 1
         self._saved = self._logged = self.env_steps  # where a resumed run counts from
         counters = {
@@ -235,7 +253,8 @@ class Run:
         if not hosts.is_primary():
             trees = {name: tree for name, tree in trees.items() if name != "learner"}
         try:
-            self._own.save(self.number, trees, {"counters": counters, **(meta or {})})
+            with self.during("saving a checkpoint"):
+                self._own.save(self.number, trees, {"counters": counters, **(meta or {})})
         except CheckpointError as error:
             self.log.say(f"{error} The run goes on; earlier checkpoints are kept.")
 
@@ -314,22 +333,3 @@ class Run:
         """Prints how healthy the run was, in one line."""
         if self._health and hosts.is_primary():
             print(self._health.summary(), flush=True)
-
-
-def prepare_process() -> None:
-    """Set up the process, which a program may do and an import may not.
-
-    Compiled programs are kept from one start to the next. Memory that XLA frees stays with the
-    process: given back at every call, it is faulted in again at the next, a third of the time of a
-    convolutional network's update on CPU.
-    """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlsys"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # glibc; malloc.h
-        m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = -1, -2, -4, -8
-        libc.mallopt(m_arena_max, 1)  # the settings below do not reach the arenas of other threads
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
-        libc.mallopt(m_top_pad, 256 * 2**20)

@@ -19,13 +19,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlsys.acting.actors import Actors, make_envs
+from rlsys.acting.actors import Actors, Interrupted, make_envs
 from rlsys.acting.unroll import Unroll
 from rlsys.envs import Episode, shared_spaces
 from rlsys.learning import hosts, learner
 from rlsys.learning.sampler import Sampler
 from rlsys.replay.replay import Replay
-from rlsys.running import health
+from rlsys.running import health, process
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.run import Run
 from rlsys.types import LearnerState
@@ -77,7 +77,8 @@ class Session:
         self.settings, self.state = settings, state
         self._samplers, self._state_spec = samplers, state_spec
         self._num_members, self._name_episodes = num_members, name_episodes
-        self._last: Unroll  # the last unroll that was learned from
+        self._last: Unroll | None = None  # that was learned from
+        self._counted = 0  # environment steps of it
         self.metrics: list[dict[str, Any]] = []  # of updates, on the devices
         self.line_due = self._save_due = False
 
@@ -113,12 +114,35 @@ class Session:
 
     def unrolls(self) -> Iterator[Unroll]:
         """Gives the next unroll and, before a checkpoint, all that actors have begun; each is
-        counted as played, and is to be learned from before the next."""
-        yield self._next(self.actors.get(self.state.params, self.learner_steps))
+        counted as played, and is to be learned from before the next.
+
+        Once a signal has come, what actors have begun is dropped, so that the run ends soon.
+        """
+        yield from self._until_stopped(self._get())
         self.line_due, self._save_due = self.run.due()
         if self._save_due:
-            for unroll in self.actors.drain(self.state.params, self.learner_steps):
-                yield self._next(unroll)
+            begun = self.actors.drain(self.state.params, self.learner_steps)
+            yield from self._until_stopped(begun)
+        if self.run.stopping():
+            if not self.ended:  # the signal came since
+                _, self._save_due = self.run.due()
+            self.line_due = bool(self.metrics)
+
+    def _get(self) -> Iterator[Unroll]:
+        yield self.actors.get(self.state.params, self.learner_steps)
+
+    def _until_stopped(self, unrolls: Iterator[Unroll]) -> Iterator[Unroll]:
+        """Gives unrolls, each of which is counted, until there are no more or a signal has come."""
+        while not self.run.stopping():
+            try:
+                with self.run.during("a step of the environments"):
+                    unroll = next(unrolls, None)
+            except Interrupted:
+                break
+            if unroll is None:
+                return
+            yield self._next(unroll)
+        self.actors.drop()
 
     def _next(self, unroll: Unroll) -> Unroll:
         progress = np.full(
@@ -126,7 +150,8 @@ class Session:
         )
         progress = learner.place(self.mesh, progress, self._state_spec)
         self.state = self.state._replace(progress=progress)
-        self.run.env_steps += unroll.env_steps * hosts.count() // self._num_members
+        self._counted = unroll.env_steps * hosts.count() // self._num_members
+        self.run.env_steps += self._counted
         self.run.log.episodes(self._name_episodes(self.actors.pop_episodes()))
         self._last = unroll
         return unroll
@@ -143,9 +168,17 @@ class Session:
 
     def learn(self, program: Callable, batch: Any, unroll: Unroll) -> None:
         """Makes all updates on an unroll: program(settings, state, batch) -> state, metrics
-        [..., N] of N updates."""
-        with self.run.log.time("learner"):
+        [..., N] of N updates.
+
+        If a signal has come while the updates before were waited for, the unroll is as if it had
+        not been played.
+        """
+        updates = "an unroll's updates, which are one program"
+        with self.run.log.time("learner"), self.run.during(updates):
             jax.block_until_ready(self.metrics[-1:])  # one unroll's updates wait at most
+            if self.run.stopping():
+                self.run.env_steps -= self._counted
+                return
             self.state, metrics = program(self.settings, self.state, batch)
             if not self.config.unrolls_ahead:
                 jax.block_until_ready(metrics)
@@ -159,7 +192,7 @@ class Session:
     def update(self, program: Callable, sample: Any) -> Any:
         """Makes an update on samples: program(settings, state, sample) -> state, (priorities,
         metrics). Gives the priorities, on the devices."""
-        with self.run.log.time("learner"):
+        with self.run.log.time("learner"), self.run.during("an update"):
             self.state, (priorities, metrics) = program(self.settings, self.state, sample)
         self.metrics.append(metrics)
         self.run.learner_steps += 1
@@ -172,7 +205,8 @@ class Session:
         Raises:
           FloatingPointError: a metric is not finite.
         """
-        with self.run.log.time("learner"):
+        assert self._last is not None, "a line comes after an unroll"
+        with self.run.log.time("learner"), self.run.during("the updates that were begun"):
             jax.block_until_ready(self.metrics)
             more = more | health.dead_units(self.network, self.state.params, self._last.trajectory)
         for sampler in self.samplers:
@@ -195,7 +229,7 @@ class Session:
     def restore(self) -> dict[str, Any]:
         """Goes on from the newest checkpoint; gives what meta holds."""
         templates = {"learner": self.state, "actors": self.actors.states}
-        with self.run.going_on():
+        with self.run.going_on(), self.run.during("reading the checkpoint"):
             trees, meta = self.run.restore(templates)
             self.state = learner.place(self.mesh, trees["learner"], self._state_spec)
             self.actors.states = trees["actors"]
@@ -216,6 +250,7 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
       UserError: it cannot be run here.
       CheckpointError: there is nothing to resume.
     """
+    process.check_32_bits()
     mesh = learner.make_mesh(reserved=config.actor_devices)
     algorithm.check_mesh(mesh, config)
     own = hosts.share(config)
@@ -229,7 +264,9 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
             Run(algorithm.name, config, ["learner", "actors", *replays], resume=resume)
         )
         policies = algorithm.make_policies(network, config)
-        actors = Actors(pools, policies, network.initial, own, run.log.time, own.join)
+        actors = Actors(
+            pools, policies, network.initial, own, run.log.time, own.join, stopping=run.stopping
+        )
         stack.callback(actors.close)
         settings = learner.place(mesh, config)  # else its numbers would cross at every step
         state = learner.place(mesh, algorithm.make_state(network, config))
@@ -237,7 +274,10 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
         if isinstance(learning, FromSamples):
             run.log.say(replays["replay"].memory)
             initial = jax.jit(functools.partial(learning.initial_priorities, config))
-            samplers = {n: Sampler(x, config, initial, run.log.time) for n, x in replays.items()}
+            samplers = {
+                n: Sampler(x, config, initial, run.log.time, stopping=run.stopping)
+                for n, x in replays.items()
+            }
         session = Session(run, config, own, network, actors, mesh, settings, state, samplers)
         if resume:
             session.restore()

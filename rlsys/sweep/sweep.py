@@ -20,7 +20,7 @@ from rlsys.learning.sampler import Sampler
 from rlsys.replay import memory
 from rlsys.replay.replay import Replay
 from rlsys.results import evaluate
-from rlsys.running import config_file, files
+from rlsys.running import config_file, files, process
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.health import Health
@@ -61,7 +61,8 @@ def sweep(name: str, members: list[Member], folder: str = "", *, resume: bool = 
         states = jax.device_get(session.state)
     if session.run.stopped:
         raise Stopped
-    _conclude(algorithm, session.network, configs, states, session.run, status)
+    with session.run.ending_well():
+        _conclude(algorithm, session.network, configs, states, session.run, status)
     return session.folder
 
 
@@ -70,6 +71,7 @@ def open_sweep(
     algorithm: Algorithm, members: list[Member], configs: list[Any], *, resume: bool
 ) -> Iterator[tuple[Session, UnrollUpdates | SampleUpdates, Status]]:
     """Opens the run of a sweep, and closes it whatever happens."""
+    process.check_32_bits()
     config, pools = configs[0], make_envs(*configs)
     num, mesh = len(members), vmapped.make_mesh(len(members), config.actor_devices)
     network = algorithm.make_network(config, *shared_spaces(pools))
@@ -105,12 +107,13 @@ def open_sweep(
         status = Status(members, logs, healths)
         run.log.display.below, run.log.display.num_members = status.table, num
         actors = Actors(
-            pools, policies, network.initial, config, run.log.time, config.join, members=configs
-        )
+            pools, policies, network.initial, config, run.log.time, config.join, members=configs,
+            stopping=run.stopping,
+        )  # fmt: skip
         stack.callback(actors.close)
         samplers = dict[str, Sampler]()
         if isinstance(learning, FromSamples):
-            samplers = make_samplers(learning, configs, replays, run.log.time)
+            samplers = make_samplers(learning, configs, replays, run)
         share = config.num_envs // config.actors
         session = Session(
             run, config, config, network, actors, mesh, settings, states, samplers,
