@@ -176,6 +176,10 @@ class Run:
         """Has a signal that comes in the body be answered by what is waited for; see Signals."""
         return self._signals.during(what)
 
+    def begin_round(self) -> None:
+        """Counts how long a round of unroll and updates takes, to say it if a signal comes."""
+        self._signals.begin_round()
+
     def ending_well(self) -> contextlib.AbstractContextManager[None]:
         """Has a signal in the body, which plays the evaluation, end the process with a sentence."""
         return ending_well(f"all is trained and saved; to evaluate it: {self._goes_on}")
@@ -253,7 +257,7 @@ class Run:
         if not hosts.is_primary():
             trees = {name: tree for name, tree in trees.items() if name != "learner"}
         try:
-            with self.during("saving a checkpoint"):
+            with self.during("the saving of a checkpoint"):
                 self._own.save(self.number, trees, {"counters": counters, **(meta or {})})
         except CheckpointError as error:
             self.log.say(f"{error} The run goes on; earlier checkpoints are kept.")

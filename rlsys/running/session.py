@@ -118,6 +118,7 @@ class Session:
 
         Once a signal has come, what actors have begun is dropped, so that the run ends soon.
         """
+        self.run.begin_round()
         yield from self._until_stopped(self._get())
         self.line_due, self._save_due = self.run.due()
         if self._save_due:
@@ -229,7 +230,7 @@ class Session:
     def restore(self) -> dict[str, Any]:
         """Goes on from the newest checkpoint; gives what meta holds."""
         templates = {"learner": self.state, "actors": self.actors.states}
-        with self.run.going_on(), self.run.during("reading the checkpoint"):
+        with self.run.going_on(), self.run.during("the reading of the checkpoint"):
             trees, meta = self.run.restore(templates)
             self.state = learner.place(self.mesh, trees["learner"], self._state_spec)
             self.actors.states = trees["actors"]

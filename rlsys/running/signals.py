@@ -18,6 +18,7 @@ ONCE = (signal.SIGINT, signal.SIGTERM)  # the second one ends the process as usu
 ASK_TO_STOP = (*ONCE, signal.SIGHUP)
 AGAIN = 10.0  # seconds from one line about what is waited for to the next
 STOPPED = 3  # exit code
+BEGUN = "the updates or the compilation that it has begun"  # where no other words are given
 
 
 def end_at_once() -> None:
@@ -41,7 +42,7 @@ class Signals:
         self.number = 0
         self._before: dict[int, Any] = {}
         self._watch = contextlib.ExitStack()
-        self._doing, self._since = "opening the run", time.monotonic()
+        self._doing, self._since, self._round = BEGUN, time.monotonic(), 0.0
         self._took: dict[str, float] = {}  # seconds that it took the last time
 
     def __enter__(self) -> "Signals":
@@ -57,10 +58,10 @@ class Signals:
                 came.append(number)
                 self.number = came[0]
                 if len(came) == 1:
-                    self._say("")
+                    self._say("stops after")
 
             self._watch.enter_context(
-                _watching(take, lambda: self._say("still ") if self.number else None)
+                _watching(take, lambda: self._say("still waits for") if self.number else None)
             )
             for s in self._before:
                 signal.signal(s, self._on_signal)
@@ -75,23 +76,32 @@ class Signals:
         """Has a signal that comes in the body be answered by what is waited for.
 
         Args:
-          what: as it follows "the run stops after".
+          what: as it follows "the run stops after" and "the run still waits for".
         """
-        before = self._doing, self._since
+        before = self._doing
         self._doing, self._since = what, time.monotonic()
         try:
             yield
         finally:
-            self._took[what] = time.monotonic() - self._since
-            self._doing, self._since = before
+            now = time.monotonic()
+            self._took[what] = now - self._since
+            self._doing, self._since = before, now
 
-    def _say(self, still: str) -> None:
+    def begin_round(self) -> None:
+        """Counts the seconds of a round of unroll and updates, to say how long another may take."""
+        now = time.monotonic()
+        if self._round:
+            self._took[BEGUN] = now - self._round
+        self._round = now
+
+    def _say(self, verb: str) -> None:
         what, since = self._doing, time.monotonic() - self._since
-        took = "the first time, with compilation"
+        took = "it is the first time"
         if what in self._took:
-            took = f"the last time took {self._took[what]:.1f} s"
+            round_ = "round of unroll and updates" if what == BEGUN else "time"
+            took = f"the last {round_} took {self._took[what]:.1f} s"
         name = signal.Signals(self.number).name
-        _write(f"{name}: the run stops after {still}{what} ({since:.0f} s so far; {took})")
+        _write(f"{name}: the run {verb} {what} ({since:.0f} s so far; {took})")
 
     def _on_signal(self, number: int, _: Any) -> None:
         self.number = self.number or number
