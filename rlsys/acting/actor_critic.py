@@ -1,4 +1,4 @@
-"""Policies with values, as IMPALA and PPO have them: to act, and the terms of their losses."""
+"""What IMPALA and PPO share: to act by a policy with values, and terms of their losses."""
 
 import functools
 from collections.abc import Callable
@@ -14,19 +14,19 @@ from rlsys.losses import popart
 from rlsys.types import LearnerState, Policy, UserError
 
 EVAL_MODES = ("greedy", "sampled")  # play the likeliest action, or draw it as in training
-# The objective improves the policy that actions are drawn from, and values are learned of it; the
-# greedy one is never trained, and can be far better or worse.
+# Training improves the policy that actions are drawn from, and learns its values. The greedy one is
+# never trained, and can be far better or worse.
 SCORE_MODE = "sampled"
-_scale = jax.jit(popart.scale)  # op by op its bounds would cross to the devices each time
+_scale = jax.jit(popart.scale)  # else each call would copy its bounds to the devices
 
 
 def value_of(values, task):
-    """Each environment's own of the values of N tasks: [T, B, N], [B] -> [T, B]."""
+    """The values of each environment's own task: [T, B, N], [B] -> [T, B]."""
     return jnp.take_along_axis(values, task[None, :, None], axis=-1)[..., 0]
 
 
 def policy_and_values(network, params, steps, action, core_state):
-    """What the network says of T steps, with arguments as it takes them.
+    """The network's outputs for T steps; arguments as the network takes them.
 
     Returns:
       the policy's Distribution over legal actions in [T, B] states, values [T, B, N] of N tasks,
@@ -37,7 +37,7 @@ def policy_and_values(network, params, steps, action, core_state):
 
 
 def sample(network, params, timestep, core_state, key, *, greedy: bool = False):
-    """a_t for B environments, drawn from the policy or its likeliest.
+    """a_t for B environments, drawn from the policy; if greedy, the likeliest.
 
     Returns:
       action [B] or [B, D], the Distribution [B] that it was drawn from, and the CoreState before
@@ -52,19 +52,19 @@ def sample(network, params, timestep, core_state, key, *, greedy: bool = False):
 
 
 def preserve_outputs(old: popart.PopArtState, new: popart.PopArtState, params):
-    """params whose values do not change with PopArt's statistics."""
+    """params rescaled so that values in units of return stay the same."""
     layer = networks.value_layer(params)
     kernel, bias = popart.preserve_outputs(old, new, layer["kernel"], layer["bias"])
     return networks.with_value_layer(params, {"kernel": kernel, "bias": bias})
 
 
 def statistics_of(config: Any, state: popart.PopArtState) -> popart.PopArtState:
-    """PopArt's statistics as the loss sees them."""
+    """PopArt's statistics as losses use them: with their floor."""
     return popart.with_floor(state, config.popart_floor) if config.popart else state
 
 
 def update_statistics(config: Any, old: popart.PopArtState, targets, task, mask):
-    """PopArt's statistics after value targets [T, B] of all devices; as they were, without PopArt.
+    """PopArt's statistics updated by value targets [T, B] of all devices; `old` without PopArt.
 
     Steps are larger at first, so that the statistics do not remember their arbitrary start.
     """
@@ -77,11 +77,11 @@ def update_statistics(config: Any, old: popart.PopArtState, targets, task, mask)
 
 
 def moments(config: Any, statistics: popart.PopArtState, v, target, task, mask):
-    """Means over a shard of a batch that explained_variance needs, and that may be averaged over
-    devices, by name.
+    """The means, by name, that explained_variance needs: over one device's shard of a batch, to be
+    averaged over devices.
 
     Args:
-      statistics: PopArt's, as the loss sees them.
+      statistics: PopArt's, as losses use them.
       v, target: [T, B] values and their targets, in units of return.
       task: [B] int.
       mask: [T, B] bool, True where the step counts.
@@ -103,9 +103,9 @@ def moments(config: Any, statistics: popart.PopArtState, v, target, task, mask):
 def explained_variance(moments: dict[str, jax.Array]):
     """1 - var(target - v) / var(target): 1 for perfect values, 0 for a constant, less for worse.
 
-    The targets' deviation counts as popart_floor of their root mean square at least: where returns
-    hardly differ, values are not asked to tell them apart. The result is held above -1, so that a
-    mean over many updates still says something.
+    The targets' deviation is taken as at least popart_floor times their root mean square: where
+    returns hardly differ, values need not tell them apart. The result is -1 at least, so that one
+    bad update does not outweigh all others in a mean.
     """
     share = jnp.maximum(moments["share"], 1e-9)
 
@@ -123,7 +123,7 @@ def make_state(network, config: Any, optimizer) -> LearnerState:
 
 
 def popart_metrics(config: Any, statistics: popart.PopArtState) -> dict[str, float]:
-    """The mean and deviation of each task's value targets, by name of the metric."""
+    """The mean and deviation of each task's value targets, in units of return."""
     if not config.popart:
         return {}
     mean, scale = jax.device_get((statistics.mean, _scale(statistics)))
@@ -137,7 +137,7 @@ def make_network(config: Any, observation_space, action_space) -> networks.Agent
     """The network for observations and actions of these spaces, which all tasks share.
 
     Raises:
-      UserError: the policy is not one for these actions, or the network does not fit the spaces.
+      UserError: the policy cannot draw such actions, or the network does not fit the spaces.
     """
     if networks.is_continuous(action_space) != (config.policy == "gaussian"):
         raise UserError(f"a {config.policy} policy cannot draw actions of {action_space}")
@@ -152,7 +152,7 @@ def make_network(config: Any, observation_space, action_space) -> networks.Agent
 
 @functools.cache
 def make_policy(act: Callable, network, *, greedy: bool = False) -> Policy:
-    """An algorithm's act as actors call it; compiled once for all tasks."""
+    """An algorithm's act as a Policy for actors; compiled once for all tasks."""
 
     @jax.jit
     def policy(own, params, timestep, core_state, key):

@@ -20,8 +20,8 @@ from rlsys.types import Policy, Trajectory, UserError, map_arrays
 
 
 def seeds(configs: Sequence[Any], checkpoint: int) -> list[list[int]]:
-    """Seeds of each actor's environments, one for each Config, from the Configs' seeds and the
-    number of the checkpoint that they start afresh at, 0 for the run's start."""
+    """Seeds [actors][configs] of the environments of this process's actors, from the Configs' seeds
+    and the number of the checkpoint at which they start afresh, 0 at the run's start."""
     words = []
     for c in configs:
         sequence = streams.sequence(c.seed, "environments", checkpoint)
@@ -31,9 +31,9 @@ def seeds(configs: Sequence[Any], checkpoint: int) -> list[list[int]]:
 
 
 def make_envs(*configs: Any) -> list[Envs]:
-    """For each of this process's config.actors actors an equal share of config.num_envs
-    environments; actor i plays the run's task i % num_tasks. Of several Configs, a sweep's, each
-    actor has the shares of all, in order."""
+    """Makes the environments of this process's actors, config.num_envs shared out equally; actor i
+    plays the run's task i % num_tasks. With several Configs, a sweep's, each actor gets the shares
+    of all, in order."""
     config = configs[0]
     share = config.num_envs // config.actors * len(configs)
     dealt = zip(itertools.cycle(config.tasks), seeds(configs, 0), strict=False)
@@ -47,12 +47,12 @@ class Interrupted(Exception):
 class Actors:
     """Some actors, each with its share of the environments and a thread of its own.
 
-    With config.unrolls_ahead 0 they play in turn with the learner, and a run repeats itself to the
+    If config.unrolls_ahead is 0, actors and learner take turns, and a run repeats itself to the
     bit: a round is one unroll of every actor with the same parameters, and begins when the learner
-    asks for more than is left of the last. With more, every actor plays on by itself, so many
-    unrolls ahead of the learner, and a run repeats itself too: which parameters an unroll is played
-    with is settled when it is asked for. But if there are several tasks and he does not take one
-    unroll of each actor at a time, he takes first what was finished first: a fast task never waits
+    has taken all of the last round. Otherwise every actor plays that many unrolls ahead of the
+    learner, and a run repeats itself too, as the parameters of an unroll are settled when it is
+    asked for. One case does not repeat itself: with several tasks, if get() does not join one
+    unroll of each actor, it takes first what was finished first, so that a fast task never waits
     for a slow one.
     """
 
@@ -71,15 +71,15 @@ class Actors:
         """An actor for each of envs.
 
         Args:
-          envs: of each actor. Tasks are numbered as they first appear.
-          policies: of each actor, as unroll takes it.
+          envs: one Envs for each actor. Tasks are numbered as they first appear.
+          policies: one for each actor.
           initial: number of environments -> CoreState.
           config: with seed, actors, actor_devices, unroll_length, refresh_steps (of each
             environment, from a copy of the parameters to the next) and unrolls_ahead.
-          join: unrolls that get() joins into one (in turn, a divisor of the number of actors); if
-            None one of each actor.
-          members: Configs of a sweep's members, whose environments make_envs dealt; policies take
-            a key of each, [members].
+          join: number of unrolls that get() joins into one (if unrolls_ahead is 0, a divisor of the
+            number of actors); if None one of each actor.
+          members: Configs of a sweep's members, as make_envs took them; the keys that policies take
+            are then [members].
           stopping: tells, before each step, whether unrolls are to be broken off.
         """
         self._join_size = len(envs) if join is None else join
@@ -91,7 +91,7 @@ class Actors:
         num_keys = len(envs) * hosts.count()
         roots = [streams.key(c.seed, "actions") for c in members or [config]]
         each = [jax.random.split(root, num_keys) for root in roots]
-        keys = jnp.stack(each, axis=1) if members else each[0]  # of each actor
+        keys = jnp.stack(each, axis=1) if members else each[0]  # [actors, ...]
         self.envs = envs
         self.states = [
             ActorState(e.reset(), initial(e.num_envs), key)
@@ -103,8 +103,8 @@ class Actors:
         self._members, self._stopping = members or [config], stopping
         self._devices = learner.actor_devices(config.actor_devices)
         self._newest: _Snapshot | None = None
-        self._snapshots: list[_Snapshot | None] = [None] * len(envs)  # that each actor plays with
-        self._ages = [0] * len(envs)  # steps that each was asked for with it
+        self._snapshots: list[_Snapshot | None] = [None] * len(envs)  # one for each actor
+        self._ages = [0] * len(envs)  # steps that each was asked for with its snapshot
         self._unrolls: list[tuple[int, concurrent.futures.Future]] = []  # (actor, _Played)
         self._episodes: list[Episode] = []
         # One thread an actor, so that its unrolls come in order.
@@ -117,7 +117,7 @@ class Actors:
 
         Args:
           params: of the learner, copied when an actor's are refresh_steps old.
-          learner_step: at which they are.
+          learner_step: the number of updates that made them.
 
         Raises:
           whatever an actor raised; Interrupted once stopping() is true.
@@ -131,8 +131,8 @@ class Actors:
         return unroll
 
     def drain(self, params, learner_step: int) -> Iterator[Unroll]:
-        """The unrolls that were begun, and as many more as it takes to join them as always; after
-        them the actors rest until the next get. Arguments as of get."""
+        """Yields joins of the unrolls that were begun, and of as many more as fill them, in all
+        processes alike; then the actors rest until the next get. Arguments as of get."""
         num_gets = hosts.all_max(-(-len(self._unrolls) // self._join_size))
         for i in range(num_gets * self._join_size - len(self._unrolls)):
             self._begin(i % len(self.envs), params, learner_step)
@@ -164,7 +164,7 @@ class Actors:
             envs.close()
 
     def _play_on(self, num_unrolls: int, params, learner_step: int) -> None:
-        """Has every actor begin unrolls, one after the other, until it has num_unrolls."""
+        """Asks for unrolls, actor by actor, until num_unrolls of each are begun and not taken."""
         begun = collections.Counter(i for i, _ in self._unrolls)
         for n, i in itertools.product(range(num_unrolls), range(len(self.envs))):
             if begun[i] <= n:
@@ -183,7 +183,7 @@ class Actors:
         self._unrolls.append((i, self._threads[i].submit(self._play, i, snapshot)))
 
     def _play(self, i: int, snapshot: "_Snapshot") -> "_Played":
-        """One unroll of actor i, in its thread."""
+        """Plays one unroll of actor i, in its thread."""
 
         def policy(*args):
             if self._stopping():
@@ -193,7 +193,7 @@ class Actors:
         trajectory, self.states[i] = unroll(
             self.envs[i],
             policy,
-            snapshot.params[i % len(snapshot.params)],  # inference runs where they are
+            snapshot.params[i % len(snapshot.params)],  # inference runs where these are
             self.states[i],
             self._config.unroll_length,
             self._timer,
@@ -239,7 +239,7 @@ class _Played(NamedTuple):
 
 
 def _join(unrolls: list[_Played]) -> Unroll:
-    """Along the environments."""
+    """Joins unrolls along the environments."""
     learner_step = min(x.learner_step for x in unrolls)
     if len(unrolls) == 1:
         return Unroll(unrolls[0].trajectory, learner_step)

@@ -1,5 +1,5 @@
-"""Acting by Q-values: greedily, or with a random action now and then, each environment at a rate
-of its own.
+"""Acting by Q-values: greedily, or at random with a probability epsilon that differs from
+environment to environment.
 
 Horgan et al. 2018, "Distributed Prioritized Experience Replay", https://arxiv.org/abs/1803.00933,
 section 4.1: the ladder of epsilons. Continuous actions are discretised, and Q of an action is the
@@ -25,7 +25,7 @@ SCORE_MODE = "greedy"
 
 
 class Aux(NamedTuple):
-    """act keeps this of each step, for the priorities of sequences and their first state."""
+    """What act keeps of each step, for a sequence's initial priority and recurrent state."""
 
     q_a: Any  # [B] Q(x_t, a_t)
     q_max: Any  # [B] max_a Q(x_t, a)
@@ -44,7 +44,7 @@ def greedy(q: jax.Array, legal: Any) -> jax.Array:
 
 
 def act(network, params, timestep: Timestep, core_state, key, epsilon):
-    """a_t for [B] environments: a random legal action with probability epsilon [B], else greedy."""
+    """a_t for B environments: a random legal action with probability epsilon [B], else greedy."""
     steps = jax.tree.map(lambda x: x[None], timestep)
     q, state = network.apply(params, steps, core_state.a_tm1[None][:0], core_state)
     explore_key, action_key = jax.random.split(key)
@@ -67,7 +67,7 @@ def ladder(config: Any, num_envs: int) -> np.ndarray:
 
 @functools.cache
 def make_policy(network) -> Callable:
-    """act as actors call it, with epsilon [B] before all else; compiled once."""
+    """act as actors call it, with epsilon [B] as first argument; compiled once."""
 
     @jax.jit
     def policy(epsilon, params, timestep, core_state, key):
@@ -78,7 +78,7 @@ def make_policy(network) -> Callable:
 
 
 def make_policies(network, config: Any) -> list[Policy]:
-    """The policy of each actor of this process, with its rungs of the ladder."""
+    """The policy of each actor of this process, with its epsilons of the ladder."""
     epsilons = np.split(ladder(config, config.num_envs), config.actors * hosts.count())
     mine = epsilons[hosts.local_slice(config.actors)]
     return [Policy(make_policy(network), epsilon) for epsilon in mine]

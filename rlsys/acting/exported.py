@@ -1,4 +1,4 @@
-"""A trained policy in a program of its user's own: numpy in, numpy out, without the trainer.
+"""A trained policy for use in other programs: numpy in, numpy out, without the trainer.
 
 The file is a zip of policy.json (what the policy is) and params.npz (its parameters), which numpy
 reads without pickle. rlsys.results.export writes it.
@@ -45,15 +45,15 @@ def _in_32_bits(function: Callable) -> Callable:
 
 
 class ExportedPolicy:
-    """A trained policy. It plays B environments at a time, and keeps for each what it remembers.
+    """A trained policy. It plays B environments at a time, and keeps a memory of each.
 
     Attributes:
       about: what policy.json says, a dict.
       modes: the ways in which it can play. A policy with values is "greedy" or "sampled"; one that
         acts by Q-values is "greedy", or explores by its "ladder" of random actions.
       mode: the way in which it plays.
-      observation_space, action_space: Gymnasium's, of one environment; act() takes batches of the
-        one and gives batches of the other.
+      observation_space, action_space: Gymnasium's, of one environment; act() takes a batch of
+        observations and gives a batch of actions.
     """
 
     def __init__(self, about: dict[str, Any], params: Any, mode: str | None = None):
@@ -88,7 +88,7 @@ class ExportedPolicy:
 
     @_in_32_bits
     def reset(self, batch: int = 1, *, seed: int = 0) -> None:
-        """Begins an episode in each of `batch` environments, and forgets all that was before.
+        """Begins an episode in each of `batch` environments, and forgets all earlier ones.
 
         Args:
           seed: of the actions that are drawn at random.
@@ -115,8 +115,8 @@ class ExportedPolicy:
 
         Args:
           obs: [B, ...] arrays in the tree of observation_space.
-          reward: [B] raw rewards of the last step. A policy with an LSTM needs them, but for the
-            first call after reset(); others do not look at them.
+          reward: [B] raw rewards of the last step. A policy with an LSTM needs them, except in the
+            first call after reset(); others ignore them.
           first: [B] bool, True where obs opens an episode; None where none does. In the first call
             after reset() all do.
 
@@ -170,7 +170,7 @@ class ExportedPolicy:
         return obs
 
     def _scale(self, reward: np.ndarray) -> np.ndarray:
-        """Rewards as the learner had them."""
+        """Rewards as the learner got them."""
         options = self.about["options"]
         reward = np.clip(reward, -1, 1) if options["clip_rewards"] else reward
         return reward * np.float32(options["reward_scale"])
@@ -181,7 +181,7 @@ def load(path: str | Path, mode: str | None = None) -> ExportedPolicy:
     """Reads a policy that `make export` wrote.
 
     Args:
-      mode: the way in which it is to play; None for the one whose return is the algorithm's score.
+      mode: the way in which it is to play; None for the mode that the algorithm is scored by.
 
     Raises:
       UserError: the file is missing or is no exported policy, or there is no such mode.
@@ -220,7 +220,7 @@ def name_of(path: Any) -> str:
 
 
 def _arrays(obs: Any) -> Any:
-    """The observation as arrays, whatever they come as."""
+    """The observation with each leaf as an array."""
     if isinstance(obs, dict):
         return {key: _arrays(x) for key, x in obs.items()}
     return tuple(map(_arrays, obs)) if isinstance(obs, tuple) else np.asarray(obs)

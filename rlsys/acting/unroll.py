@@ -17,18 +17,18 @@ class Timer(Protocol):
 
 
 class ActorState(NamedTuple):
-    """All of an actor that a checkpoint holds; its environments start afresh."""
+    """What a checkpoint holds of an actor; its environments start afresh there."""
 
-    timestep: Timestep  # [B, ...] x_t, in which it has not acted
+    timestep: Timestep  # [B, ...] x_t, in which it is yet to act
     core_state: CoreState  # [B, ...]
     key: jax.Array
 
 
 class Unroll(NamedTuple):
-    """An unroll of some actors, whose environments stand side by side."""
+    """An unroll of one or more actors, joined along the environments."""
 
     trajectory: Trajectory  # [T + 1, B, ...], numpy
-    learner_step: int  # at which the oldest of the parameters were copied that played it
+    learner_step: int  # at which the oldest parameters that played it were copied
 
     @property
     def env_steps(self) -> int:
@@ -48,10 +48,10 @@ def unroll(envs: Envs, policy: Policy, params, state: ActorState, length: int, t
     timestep, core_state, key = state
     start, steps, actions, auxs = core_state, [timestep], [], []
     for _ in range(length):
-        # What an actor sees goes to the device here, unasked: device_put takes 15 times as long.
+        # What an actor sees is copied to the device implicitly: device_put takes 15 times as long.
         with timer("inference"), jax.transfer_guard_host_to_device("allow"):
             action, aux, core_state, key = policy(params, timestep, core_state, key)
-            action = np.asarray(action)  # waits for it
+            action = np.asarray(action)  # waits for the device
         with timer("environment"):
             timestep = envs.step(action)
         steps.append(timestep)

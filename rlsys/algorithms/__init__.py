@@ -1,4 +1,4 @@
-"""The algorithms, a file each, and the table of them."""
+"""The algorithms, one file each, and how names find them."""
 
 import importlib
 import importlib.util
@@ -10,18 +10,18 @@ from rlsys import cli
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
 
-NAMES = ("r2d2", "impala", "ppo", "apex")  # each is a module here, with its record as ALGORITHM
+NAMES = ("r2d2", "impala", "ppo", "apex")  # modules here, each with a record ALGORITHM
 
 
 def find(name: str) -> Algorithm:
-    """Imports the algorithm of a name: one of NAMES, or a module of the user's own.
+    """Imports an algorithm by name: one of NAMES, or a module of the user's own.
 
     Args:
-      name: "ppo", or a module's as Python imports it, such as "my_package.my_algorithm", which
-        holds the record ALGORITHM.
+      name: such as "ppo", or the import path of a module that holds a record ALGORITHM, such as
+        "my_package.my_algorithm".
 
     Raises:
-      UserError: there is none of that name, or the module holds no such record.
+      UserError: there is no such module, or it holds no such record.
     """
     module = f"rlsys.algorithms.{name}" if name in NAMES else name
     try:
@@ -34,7 +34,7 @@ def find(name: str) -> Algorithm:
     algorithm = getattr(importlib.import_module(module), "ALGORITHM", None)
     if not isinstance(algorithm, Algorithm):
         raise UserError(f"the module {module} has no ALGORITHM, the record of its algorithm")
-    if algorithm.name != name:  # by which a run's folder says who may go on with it
+    if algorithm.name != name:  # resume finds the module by this name
         raise UserError(f"ALGORITHM of the module {module} needs name={name!r}")
     return algorithm
 
@@ -48,14 +48,16 @@ def config_of(
     about: str = "Trains an agent, evaluates it, and keeps all in the run's folder.",
     also: Any = None,
 ) -> Any:
-    """The Config of an algorithm that the words after its name give.
+    """The Config that the command-line words after an algorithm's name give.
 
     Args:
+      name: of the algorithm, see find.
+      args: the words after the name.
+      on_cpu: whether the Config is for a machine without accelerator, where some tasks have presets
+        of their own; if None this machine decides.
       command: the word after rlsys, for the help.
-      about: what the command does, with which the help begins.
-      also: a dataclass of flags that are no fields and were taken already, for the help.
-      on_cpu: whether it is for a machine without accelerator, where some tasks have presets of
-        their own; if None this machine decides.
+      about: what the command does; the help begins with it.
+      also: a dataclass of flags, already taken, that are no fields of the Config; for the help.
 
     Raises:
       UserError: a word is wrong, or the fields cannot work together.
@@ -63,7 +65,7 @@ def config_of(
     presets = find(name).presets
     preset, args = cli.take(args, "--preset")
     env, args = cli.take(args, "--env")
-    if on_cpu is None:  # which devices there are is asked only where it matters
+    if on_cpu is None:  # only where it matters: asking starts the devices
         on_cpu = env in presets.on_cpu and jax.default_backend() == "cpu"
     default = presets.choose(preset, env, on_cpu)
     about = f"{about}\n\nPresets: {', '.join(presets.configs)}."

@@ -6,12 +6,12 @@ appendix C: the numbers, here the preset "atari".
 
 Departures, and why:
 - Replay stores steps, not transitions, so each image is held once though several transitions show
-  it. Their n-step returns are computed when they are drawn.
-- Replay ratio is held: updates wait for data and data for updates (replay/replay_ratio.py). The
-  paper's ran free; Kapturowski et al. 2019 say at 1.3.
+  it. A transition's n-step return is computed when it is drawn.
+- The replay ratio is fixed: updates wait for data and data for updates (replay/replay_ratio.py).
+  The paper did not fix it; Kapturowski et al. 2019 say it was 1.3.
 - A full replay overwrites its oldest steps at once; the paper's removed them every 100 updates.
 - Importance weights are divided by the largest of the batch on all devices and processes, so that
-  their number does not change the loss. The paper does not say what they are divided by.
+  the number of devices does not change the loss. The paper does not name a divisor.
 - Continuous actions are discretised (rlsys/acting/epsilon_greedy.py).
 """
 
@@ -55,7 +55,7 @@ class Config(ReplayConfig):
     rmsprop_decay: float = 0.95
     """The share of the gradient's mean and variance that RMSProp keeps at each update."""
     rmsprop_eps: float = 1.5e-7
-    """RMSProp adds this to the gradient's variance, before the root."""
+    """RMSProp adds this to the gradient's variance, inside the square root."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -75,35 +75,35 @@ class Config(ReplayConfig):
 
     @property
     def length(self) -> int:
-        """The number of learned steps of a sample, which is a transition."""
+        """The number of learned steps of a sample: 1, as it is a transition."""
         return 1
 
 
 def td_errors(config: Config, q_a, v_t, steps: Timestep):
-    """Compute G_t - Q(S_t, A_t), the errors [B] of the first of n steps.
+    """Compute G_t - Q(S_t, A_t), the errors [B] of B n-step transitions.
 
     Args:
       q_a: [B] Q(S_t, A_t); gradient flows.
-      v_t: [n, B] value of S_{t+1} .. S_{t+n}; only the one that the return ends with matters.
+      v_t: [n, B] value of S_{t+1} .. S_{t+n}; only the one that ends the return matters.
       steps: Timestep [n + 1, B], S_t .. S_{t+n}.
     """
     discount_t = config.discount * steps.discount[1:]
-    lambda_t = 1.0 - steps.truncated[1:]  # rule 2
+    lambda_t = 1.0 - steps.truncated[1:]  # rule 2 in types.py
     return_tm1 = n_step_return(v_t, steps.reward[1:], discount_t, config.n, lambda_t=lambda_t)
     return return_tm1[0] - q_a
 
 
 def last_of_return(trajectory: Trajectory):
-    """Give S_{t+n} or, if the episode ends before, its last step: Timestep [1, B]; and the
-    CoreState [B] before it."""
+    """Return the Timestep [1, B] of S_{t+n}, or of the episode's last step if it ends before, and
+    the CoreState [B] before that step."""
     steps, state = trajectory.steps, trajectory.core_state
     ended = (steps.discount[1:] == 0.0) | steps.truncated[1:]  # [n, B]
-    k = jnp.where(ended.any(axis=0), ended.argmax(axis=0) + 1, len(ended))  # [B] it is S_{t+k}
+    k = jnp.where(ended.any(axis=0), ended.argmax(axis=0) + 1, len(ended))  # [B] last is S_{t+k}
 
     def from_k(x, size):  # [B, T, ...] -> [B, size, ...]
         return jax.vmap(lambda x, k: jax.lax.dynamic_slice_in_dim(x, k, size))(x, k)
 
-    def before(frames, obs):  # [B, S - 1, ...], [n + 1, B, ...] -> [B, S - 1, ...]
+    def before(frames, obs):  # S=frame_stack: [B, S-1, ...], [n+1, B, ...] -> [B, S-1, ...]
         history = jnp.concatenate([frames, jnp.swapaxes(obs, 0, 1)], axis=1)
         return from_k(history, frames.shape[1])
 
@@ -114,7 +114,7 @@ def last_of_return(trajectory: Trajectory):
 
 
 def loss(network, config: Config, params, target_params, sample: Sample):
-    """The loss of B transitions -> scalar; priorities [B] and metrics."""
+    """The loss of B transitions -> scalar, (priorities [B], metrics)."""
     trajectory = sample.trajectory
     steps, a_tm1 = trajectory.steps, trajectory.action
 
@@ -134,7 +134,7 @@ def loss(network, config: Config, params, target_params, sample: Sample):
     td_error = td_errors(config, q_a, jnp.broadcast_to(v, a_tm1.shape[:2]), steps)
 
     # l_t = 1/2 delta^2, weighted by importance; the new priority is |delta| (algorithm 2).
-    td_error = jnp.where(sample.mask[0], td_error, 0.0)  # rules 1 and 3
+    td_error = jnp.where(sample.mask[0], td_error, 0.0)  # rules 1 and 3 in types.py
     value = jnp.mean(sample.weights * 0.5 * td_error**2)
     priorities = jnp.abs(td_error)
     metrics = {
@@ -148,7 +148,7 @@ def loss(network, config: Config, params, target_params, sample: Sample):
 
 
 def optimizer(config: Config, rate):
-    """Centred RMSProp without momentum on clipped gradients, at a learning rate."""
+    """Centred RMSProp without momentum on clipped gradients; rate: the learning rate."""
     clip = optax.clip_by_global_norm(config.max_gradient_norm)
     rmsprop = centred_rmsprop(rate, decay=config.rmsprop_decay, eps=config.rmsprop_eps)
     return optax.chain(clip, rmsprop)
@@ -166,7 +166,7 @@ def make_state(network, config: Config) -> LearnerState:
 
 
 def make_replay(config: Config, network) -> Replay:
-    """A Replay whose sequences are a learned step, and n - 1 more for its return."""
+    """A Replay of sequences: one learned step, and n - 1 more for its return."""
     flag, number = np.zeros(1, bool), np.zeros(1, np.float32)
     return Replay(
         Timestep(networks.sample_obs(network.observation_space), flag, number, number, flag),
@@ -185,7 +185,7 @@ def make_replay(config: Config, network) -> Replay:
 
 
 def initial_priorities(config: Config, trajectory: Trajectory, mask):
-    """Priorities [W] by the actor's own Q-values (algorithm 1), of steps [n + 1, W]."""
+    """Priorities of W sequences [n + 1, W], by the actor's Q-values (algorithm 1): [W]."""
     aux = trajectory.aux
     td_error = td_errors(config, aux.q_a[0], aux.q_max[1:], trajectory.steps)
     return jnp.abs(jnp.where(mask[0], td_error, 0.0))

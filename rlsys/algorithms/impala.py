@@ -5,16 +5,16 @@ Architectures", https://arxiv.org/abs/1802.01561. Section 4: V-trace; table G.1:
 the presets "atari...".
 
 Several tasks and PopArt: Hessel et al. 2019, "Multi-task Deep Reinforcement Learning with PopArt",
-https://arxiv.org/abs/1809.04474. One policy that is blind to the task, one value and its mean and
-deviation for each task.
+https://arxiv.org/abs/1809.04474. The policy does not see the task; each task has a value, a mean
+and a deviation of its own.
 
 Departures, and why:
-- An actor is a thread with many environments, so that inference is batched; it is at most
-  unrolls_ahead unrolls ahead, and of several tasks the learner takes first what was finished first.
-- Time-outs bootstrap from the true last observation; the paper's code took them for ends.
+- An actor is a thread with many environments, so that inference is batched. It is at most
+  unrolls_ahead unrolls ahead. With several tasks the learner takes first what was finished first.
+- Time-outs bootstrap from the true last observation; the paper's code took them for terminations.
 - PopArt's statistics begin with larger steps, so that they do not remember their arbitrary start,
-  and losses see a deviation of popart_floor of the mean at least (ppo.py says why).
-- The small presets average the losses and use Adam.
+  and losses use a deviation of at least popart_floor times |mean| (ppo.py says why).
+- The presets "cartpole" and "small" average the losses and use Adam.
 """
 
 import dataclasses
@@ -60,25 +60,25 @@ class Config(ActorCriticConfig):
     unroll_length: int = 10
     refresh_steps: int = 10
     clip_rho: float = 1.0
-    """rho-bar of V-trace."""
+    """rho-bar of V-trace: the largest importance ratio in its targets."""
     clip_pg_rho: float = 1.0
-    """The same clip in the policy gradient."""
+    """The largest importance ratio in the policy gradient."""
     vtrace_lambda: float = 0.95
     """lambda of V-trace: the decay of its traces."""
     baseline_cost: float = 0.5
-    """The weight of the value's squared error, halved, in the loss."""
+    """The weight in the loss of half the value's squared error."""
     batch_size: int = 64
     """The number of unrolls that an update learns from, over all devices."""
     sum_losses: bool = False
     """Add up the losses of all steps, as the paper does, rather than average them."""
     optimizer: str = "adam"
-    """rmsprop, the paper's, or adam."""
+    """rmsprop (the paper's) or adam."""
     rmsprop_decay: float = 0.99
     """The decay of RMSProp's mean of squares."""
-    # Where Adam's eps is small, a policy that is all but perfect takes steps as large as ever, at
-    # random, and breaks sooner or later; where gradients are clipped to small ones, too.
+    # With a small eps, or a small max_gradient_norm, Adam's steps stay as large as ever when the
+    # policy is all but perfect: they are then random, and sooner or later break it.
     optimizer_eps: float = 1e-3
-    """The optimiser's epsilon; RMSProp has it inside the root."""
+    """The optimiser's epsilon; RMSProp adds it inside the square root."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -106,7 +106,7 @@ class Config(ActorCriticConfig):
 
     @property
     def join(self) -> int:
-        """The number of actors whose unrolls make a batch, or several batches."""
+        """The number of actors whose unrolls together make a batch, or several."""
         return max(1, self.batch_size * self.actors // self.num_envs)
 
 
@@ -114,26 +114,26 @@ BATCHES_SPEC = learner.stacked(TRAJECTORY_SPEC)
 
 
 def act(network, params, timestep, core_state, key, *, greedy: bool = False):
-    """a_t for [B] environments; keeps mu, the policy that acted, for the importance ratios."""
+    """a_t for B environments, mu (the policy that acted, for importance ratios), CoreState."""
     return actor_critic.sample(network, params, timestep, core_state, key, greedy=greedy)
 
 
 def loss(network, config: Config, params, statistics: popart.PopArtState, trajectory: Trajectory):
-    """The loss of T steps of B environments -> scalar; PopArt's statistics after them, metrics."""
+    """The loss of T steps of B environments -> scalar, (PopArt's new statistics, metrics)."""
     steps, a_tm1, task = trajectory.steps, trajectory.action, trajectory.task_id
     # The learner's policy pi and values V along the trajectory that mu, the actor's, played.
     pi, values, _ = actor_critic.policy_and_values(
         network, params, steps, a_tm1, trajectory.core_state
     )
-    pi, mu = jax.tree.map(lambda x: x[:-1], pi), trajectory.aux  # in x_0 .. x_{T-1}
+    pi, mu = jax.tree.map(lambda x: x[:-1], pi), trajectory.aux  # both in x_0 .. x_{T-1}
     old = actor_critic.statistics_of(config, statistics)
     v = popart.unnormalize(old, actor_critic.value_of(values, task), task)  # [T + 1, B]
 
     # Importance ratios pi(a_s | x_s) / mu(a_s | x_s) (section 4.1).
-    mask_tm1 = learned_steps(trajectory)  # rules 1 and 3
+    mask_tm1 = learned_steps(trajectory)  # rules 1 and 3 in types.py
     log_pi_a_tm1 = pi.log_prob(a_tm1)
     log_rho_tm1 = log_pi_a_tm1 - mu.log_prob(a_tm1)
-    log_rho_tm1 = jnp.minimum(log_rho_tm1, MAX_LOG_RATIO)  # lest a metric be inf
+    log_rho_tm1 = jnp.minimum(log_rho_tm1, MAX_LOG_RATIO)  # so that no metric is inf
     rho_tm1 = jnp.exp(log_rho_tm1)
     rho_tm1 = jax.lax.stop_gradient(jnp.where(mask_tm1, rho_tm1, 0.0))
     # V-trace targets v_s, and advantages rho_s (r_s + gamma v_{s+1} - V(x_s)) (eq. 1, section 4.2).
@@ -143,12 +143,12 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
         steps.reward[1:],
         config.discount * steps.discount[1:],
         rho_tm1,
-        lambda_=config.vtrace_lambda * (1.0 - steps.truncated[1:]),  # rule 2
+        lambda_=config.vtrace_lambda * (1.0 - steps.truncated[1:]),  # rule 2 in types.py
         clip_rho=config.clip_rho,
         clip_pg_rho=config.clip_pg_rho,
     )
 
-    # PopArt: the targets move the statistics of each task, which then scale advantages and values.
+    # PopArt: targets update each task's statistics, and these then scale advantages and values.
     exact = actor_critic.update_statistics(config, statistics, targets.vs_tm1, task, mask_tm1)
     new = actor_critic.statistics_of(config, exact)
     advantage_tm1 = targets.pg_advantage_tm1 / popart.scale(new)[task][None]
@@ -176,10 +176,10 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
 
 
 def preserve_outputs(old: popart.PopArtState, new: popart.PopArtState, params, grads):
-    """Corrects the value layer for the statistics' move, and its gradient with it.
+    """Rescales the value layer for the new statistics, and its gradient.
 
-    The loss is a function of the corrected layer; its gradient was taken with respect to the old
-    one, whose kernel and bias are the new ones' times scale(new) / scale(old).
+    The loss is a function of the rescaled layer, but its gradient was taken with respect to the old
+    one: it lacks a factor d old / d rescaled = scale(new) / scale(old).
     """
     ratio = popart.scale(new) / popart.scale(old)
     grad = networks.value_layer(grads)
@@ -188,10 +188,10 @@ def preserve_outputs(old: popart.PopArtState, new: popart.PopArtState, params, g
 
 
 def optimizer(config: Config, rate):
-    """RMSProp without momentum or Adam, on clipped gradients, at a learning rate."""
+    """Adam, or RMSProp without momentum, on clipped gradients; rate: the learning rate."""
     if config.optimizer == "adam":
         descend = optax.adam(rate, eps=config.optimizer_eps)
-    else:  # the mean of squares starts at 1, as that of the authors' library does
+    else:  # the mean of squares starts at 1, as in the authors' library
         descend = optax.rmsprop(
             rate, decay=config.rmsprop_decay, eps=config.optimizer_eps, initial_scale=1.0
         )
@@ -224,7 +224,7 @@ def make_state(network, config: Config) -> LearnerState:
 
 
 def batches(config: Config, trajectory: Trajectory) -> Trajectory:
-    """An unroll in N parts of batch_size environments: [N, T + 1, batch_size, ...], numpy."""
+    """An unroll split into N batches of batch_size environments: [N, T + 1, batch_size, ...]."""
 
     def split(axis, x):
         num = x.shape[axis] // config.batch_size

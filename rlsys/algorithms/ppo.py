@@ -1,4 +1,4 @@
-"""PPO, the way Rapid ran it: actors play, all devices average one gradient.
+"""PPO, as in OpenAI's Rapid: actors play, all devices average one gradient.
 
 Berner et al. 2019, "Dota 2 with Large Scale Deep Reinforcement Learning",
 https://arxiv.org/abs/1912.06680, section 3.2 and appendix C. Schulman et al. 2017, "Proximal Policy
@@ -7,14 +7,14 @@ et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Es
 https://arxiv.org/abs/1506.02438, eq. 16.
 
 Departures, and why:
-- Values of a batch are computed anew before it is learned from, rather than taken from the actors:
-  the same in turn, and fresher where actors are ahead.
-- A minibatch takes one of every few neighbouring sequences, chosen at random (stratified): so which
-  sequences meet does not depend on the number of devices.
-- Values are normalised by PopArt in place of rewards by their running deviation: the same purpose,
-  without a reward whose meaning drifts. They are not normalised by less than popart_floor of their
-  mean: once a task is solved its returns hardly differ, and the values' gradient, in units of that
-  difference, took over the torso and froze the policy.
+- Values of a batch are computed anew before it is learned from, not taken from the actors: the same
+  if actors and learner take turns, fresher if actors are ahead.
+- A minibatch takes one of every `minibatches` neighbouring sequences, at random (stratified), so
+  the number of devices does not decide which sequences it holds.
+- PopArt normalises values, in place of dividing rewards by their running deviation: the purpose is
+  the same, and the meaning of a reward does not drift. Values are divided by popart_floor times
+  |mean| at least: once a task is solved its returns hardly differ, and the values' gradient,
+  divided by so small a deviation, took over the torso and froze the policy.
 - Time-outs bootstrap from the true last observation.
 """
 
@@ -55,30 +55,30 @@ class Config(ActorCriticConfig):
     """PPO on cart-pole; see algorithms/presets.py for others."""
 
     horizon_seconds: float = 0.0
-    """H: gamma = 1 - step_seconds / H; with 0 the discount itself counts."""
+    """H in gamma = 1 - step_seconds / H; if 0, gamma is `discount`."""
     step_seconds: float = 0.1333
-    """The time between two steps of the agent."""
+    """Seconds from one agent step to the next."""
     gae_lambda: float = 0.95
     """lambda of generalised advantage estimation."""
     clip_eps: float = 0.2
-    """How far an update may move the probability of an action, as a ratio."""
+    """epsilon: a probability ratio further than this from 1 gains nothing."""
     clip_value: bool = False
-    """Clip the value's move likewise, in units of the targets' deviation."""
+    """Clip the value's change by clip_eps too, in units of the targets' deviation."""
     value_cost: float = 0.5
-    """The weight of the value's squared error, halved, in the loss."""
+    """The weight in the loss of half the value's squared error."""
     epochs: int = 4
     """The number of times that each sample is learned from."""
     minibatches: int = 4
-    """The number of updates of an epoch."""
+    """The number of updates in an epoch."""
     sequence_length: int = 1
-    """Steps that stay together in a minibatch, played on from the stored recurrent state."""
+    """Consecutive steps that are learned together, from the stored recurrent state on."""
     adam_eps: float = 1e-5
     """Adam's epsilon."""
     max_gradient_norm: float = 0.5
     clip_entries: bool = False
-    """Clip each entry of the gradient by its own second moment instead, as OpenAI Five did."""
+    """Clip gradient entries by their second moments, not the norm, as OpenAI Five did."""
     clip_sigmas: float = 5.0
-    """Clip each gradient entry to this many times sqrt(v), Adam's second moment."""
+    """Clip each gradient entry to this times sqrt(v), v being Adam's second moment."""
     unroll_length: int = 32
     refresh_steps: int = 32
 
@@ -121,14 +121,14 @@ class Config(ActorCriticConfig):
 
 
 class Aux(NamedTuple):
-    """act keeps this of each step."""
+    """What act keeps of each step."""
 
     log_mu_a: Any  # [B] log mu(a_t | x_t)
     lstm: Any  # [B, ...] recurrent state before x_t
 
 
 def act(network, params, timestep, core_state, key, *, greedy: bool = False):
-    """a_t for [B] environments."""
+    """a_t for B environments, Aux, CoreState."""
     action, mu, state = actor_critic.sample(
         network, params, timestep, core_state, key, greedy=greedy
     )
@@ -136,19 +136,19 @@ def act(network, params, timestep, core_state, key, *, greedy: bool = False):
 
 
 def discount(config: Config):
-    """gamma, by itself or from the horizon: 1 - T / H."""
+    """gamma from the horizon, if one is set, or `discount`."""
     horizon = jnp.maximum(config.horizon_seconds, config.step_seconds)
     from_horizon = 1.0 - config.step_seconds / horizon
     return jnp.where(config.horizon_seconds > 0.0, from_horizon, config.discount)
 
 
 def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory):
-    """Advantages and targets of an unroll -> LearnerState, (Batch, metrics)."""
+    """Makes a Batch of an unroll -> LearnerState with new statistics, (Batch, metrics)."""
     steps, task = trajectory.steps, trajectory.task_id
     _, values, _ = actor_critic.policy_and_values(
         network, state.params, steps, trajectory.action, trajectory.core_state
     )
-    # Values of the policy that has just played, in units of return.
+    # Values by the learner's current parameters, in units of return.
     old = actor_critic.statistics_of(config, state.popart)
     v = popart.unnormalize(old, actor_critic.value_of(values, task), task)  # [T + 1, B]
     # Generalised advantages (Schulman et al. 2016, eq. 16), and the values' targets.
@@ -157,19 +157,19 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
         v[1:],
         steps.reward[1:],
         discount(config) * steps.discount[1:],
-        lambda_=config.gae_lambda * (1.0 - steps.truncated[1:]),  # rule 2
+        lambda_=config.gae_lambda * (1.0 - steps.truncated[1:]),  # rule 2 in types.py
     )
     target = v[:-1] + advantage
-    mask = learned_steps(trajectory)  # rules 1 and 3
-    # PopArt: the targets move each task's statistics, and the values stay as they are.
+    mask = learned_steps(trajectory)  # rules 1 and 3 in types.py
+    # PopArt: the targets update each task's statistics; values in units of return stay.
     exact = actor_critic.update_statistics(config, state.popart, target, task, mask)
     statistics = actor_critic.statistics_of(config, exact)
     params = actor_critic.preserve_outputs(old, statistics, state.params)
 
-    # Advantages of mean 0 and deviation 1, over all that is learned from on all devices.
+    # Advantages of mean 0 and deviation 1 over all learned steps on all devices.
     advantage = advantage / popart.scale(statistics)[task][None]
     share, mean = learner.pmean((jnp.mean(mask), jnp.mean(mask * advantage)))
-    share = jnp.maximum(share, 1e-9)  # all may be resets
+    share = jnp.maximum(share, 1e-9)  # all may be masked
     advantage = mask * (advantage - mean / share)
     moments = actor_critic.moments(config, statistics, v[:-1], target, task, mask)
     square, v_mean, moments = learner.pmean((jnp.mean(advantage**2), jnp.mean(v), moments))
@@ -198,7 +198,7 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
 
 
 def loss(network, config: Config, params, batch: Batch):
-    """The loss of S sequences of L steps -> scalar; nothing more, and metrics."""
+    """The loss of S sequences of L steps -> scalar, ((), metrics)."""
     action, mask = batch.action, batch.mask
     pi, values, _ = actor_critic.policy_and_values(
         network, params, batch.steps, action[:-1], batch.core_state
@@ -224,14 +224,14 @@ def loss(network, config: Config, params, batch: Batch):
         "pg_loss": jnp.mean(pg_loss),
         "value_loss": jnp.mean(v_loss),
         "entropy": jnp.mean(entropy),
-        "kl": jnp.mean(jnp.expm1(log_ratio) - log_ratio),  # of mu from pi, without bias
+        "kl": jnp.mean(jnp.expm1(log_ratio) - log_ratio),  # KL(mu || pi), unbiased
         "ratio_clipped": jnp.mean(jnp.abs(jnp.expm1(log_ratio)) > config.clip_eps),  # share
     }
     return total, ((), metrics)
 
 
 def optimizer(config: Config, rate):
-    """Adam at a learning rate, on gradients that are clipped by their norm, or entry by entry."""
+    """Adam on gradients clipped by their norm, or entry by entry; rate: the learning rate."""
     if config.clip_entries:
         return adam_with_clipped_gradients(
             rate, eps=config.adam_eps, clip_sigmas=config.clip_sigmas
@@ -274,7 +274,7 @@ def make_state(network, config: Config) -> LearnerState:
 
 
 def check_mesh(mesh, config: Config) -> None:
-    """Raises UserError unless each device can cut its share of a batch into minibatches."""
+    """Raises UserError unless each device can cut its share of a batch evenly."""
     learner.check_batch(mesh, config.num_envs)
     if config.num_sequences % (mesh.size * config.minibatches):
         raise UserError(

@@ -17,9 +17,9 @@ class Batch(NamedTuple):
     action: Any  # [L, S]
     log_mu_a: Any  # [L, S]
     advantage: Any  # [L, S] normalised over the whole batch; 0 where mask is False
-    v_old: Any  # [L, S] before learning, in units of the targets' deviation, like target
+    v_old: Any  # [L, S] values before learning, normalised by PopArt like target
     target: Any  # [L, S]
-    mask: Any  # [L, S] bool, False where the action was a reset's
+    mask: Any  # [L, S] bool, True where the step is learned from
     task_id: Any  # [S]
     core_state: Any  # CoreState [S, ...]
 
@@ -30,17 +30,17 @@ BATCH_SPEC = Batch(**dict.fromkeys(Batch._fields, TIME_MAJOR))._replace(
 
 
 def sequences(network, trajectory: Trajectory, length: int):
-    """Cuts an unroll into sequences, environment by environment.
+    """Says how to cut an unroll into sequences: those of one environment are neighbours.
 
     Returns:
       a function that cuts [T, B, ...] into [length, S, ...], S = B * T / length; and the CoreState
-      [S, ...] before each, as it was when the actor played.
+      [S, ...] before each sequence, as it was when the actor played.
     """
     steps, action, aux = trajectory.steps, trajectory.action, trajectory.aux
     core_state = trajectory.core_state
     (total, batch), past = steps.first[:-1].shape, network.frame_stack - 1
-    starts = jnp.arange(0, total, length)
-    number = batch * len(starts)  # S
+    starts = jnp.arange(0, total, length)  # [K]
+    number = batch * len(starts)  # S = B * K
 
     def cut(x):  # [T, B, ...] -> [L, B * K, ...]
         x = x.reshape(len(starts), length, *x.shape[1:])  # [K, L, B, ...]
@@ -49,13 +49,13 @@ def sequences(network, trajectory: Trajectory, length: int):
     def join(x):  # [K, B, ...] -> [B * K, ...]
         return jnp.swapaxes(x, 0, 1).reshape(number, *x.shape[2:])
 
-    def history(frames, obs):  # the frames before each start: [B * K, S - 1, ...]
-        x = jnp.concatenate([jnp.swapaxes(frames, 0, 1), obs[:-1]])  # [S - 1 + T, B, ...]
-        x = x[starts[:, None] + jnp.arange(past)[None]]  # [K, S - 1, B, ...]
+    def history(frames, obs):  # frames before each start: [B * K, F - 1, ...], F = frame_stack
+        x = jnp.concatenate([jnp.swapaxes(frames, 0, 1), obs[:-1]])  # [F - 1 + T, B, ...]
+        x = x[starts[:, None] + jnp.arange(past)[None]]  # [K, F - 1, B, ...]
         return join(jnp.swapaxes(x, 1, 2))
 
     time = jnp.arange(total)[:, None]
-    opened = jnp.where(steps.first[:-1], time, -core_state.age[None])  # x_t's episode, at least
+    opened = jnp.where(steps.first[:-1], time, -core_state.age[None])  # -age if before x_0
     age = jnp.minimum(time - jax.lax.cummax(opened), past)
     a_tm1 = jnp.concatenate([core_state.a_tm1[None], action[:-1]])
     obs = networks.without_mask(steps.obs)
@@ -69,28 +69,28 @@ def sequences(network, trajectory: Trajectory, length: int):
 
 
 def turns(bits, number, minibatches: int):
-    """Which of `minibatches` neighbours comes at one learner step of an epoch, each at one of them.
+    """Which of each `minibatches` neighbours one learner step takes; in an epoch each comes once.
 
     Args:
-      bits: [groups] uint32, random, the same for the whole epoch.
-      number: [] int, of the learner step in its epoch, from 0.
+      bits: [groups] uint32, random for each group of neighbours, the same in a whole epoch.
+      number: [] int, number of the learner step in its epoch, from 0.
 
     Returns:
       [groups] int32, from 0 to minibatches - 1.
     """
-    begin = (bits % minibatches).astype(jnp.int32)  # first, as bits + number wraps at 2^32
+    begin = (bits % minibatches).astype(jnp.int32)  # % before +, as bits + number may wrap
     return (begin + number) % minibatches
 
 
 def minibatch(config: Any, state: LearnerState, batch: Batch, done=None) -> Batch:
-    """The sequences of this learner step: of every `minibatches` neighbours one, at random.
+    """The sequences of this learner step: one of every `minibatches` neighbours, at random.
 
-    In an epoch neighbours come in turn, from one that is drawn for them: so each comes once, and
-    which of others it meets is left to chance.
+    In an epoch neighbours come in turn, beginning with a random one. So each comes once, together
+    with random ones of the other groups.
 
     Args:
-      done: [] int, the learner steps made on this batch before. If None they are those since a
-        multiple of `minibatches`, which holds unless `minibatches` was changed on resume.
+      done: [] int, the learner steps made on this batch before. None gives the same result from
+        state.step alone, unless `minibatches` was changed on resume.
     """
     done = state.step % config.minibatches if done is None else done
     epoch = (state.step - done) // config.minibatches + done // config.minibatches

@@ -9,11 +9,11 @@ from typing import Any
 from rlsys.config import Presets
 from rlsys.envs import Options
 
-IMAGES = ("procgen", "vizdoom")  # families of tasks with images of their own kind
+IMAGES = ("procgen", "vizdoom")  # families of tasks with images, beside atari
 
 
 def power_of_two(n: int) -> int:
-    """The largest power of two up to n, which several devices can share; 1 for less."""
+    """The largest power of two up to n, so that devices can share it; 1 if n is less."""
     return 1 << max(n.bit_length() - 1, 0)
 
 
@@ -75,8 +75,8 @@ def ppo(Config: Any) -> Presets:
 
 
 def impala(Config: Any) -> Presets:
-    """IMPALA on cart-pole; Espeholt et al. 2018, table G.1, is "atari", with its LSTM and its deep
-    network."""
+    """IMPALA on cart-pole; Espeholt et al. 2018, table G.1, is "atari...", for both networks, with
+    and without LSTM."""
     atari = Config(
         env="Pong-v5",
         env_options=Options(minimal_actions=True, life_loss_ends=True, clip_rewards=True),
@@ -124,8 +124,8 @@ def impala(Config: Any) -> Presets:
     }
 
     def for_tasks(config: Any, num_tasks: int) -> dict[str, Any]:
-        """Several tasks get an actor each, of whom none waits for another, and PopArt."""
-        most = config.batch_size // min(2, num_tasks - 1)
+        """Several tasks get PopArt and an actor each; no actor waits for another."""
+        most = config.batch_size // min(2, num_tasks - 1)  # 3 tasks or more: a batch mixes them
         share = power_of_two(min(config.num_envs // num_tasks, most))
         together = max(config.batch_size // share, (num_tasks + 1) // 2)  # tasks in a batch
         return {
@@ -133,7 +133,7 @@ def impala(Config: Any) -> Presets:
             "actors": num_tasks,
             "unrolls_ahead": max(config.unrolls_ahead, 1),
             "num_envs": share * num_tasks,
-            "batch_size": share * min(together, num_tasks - 1),  # all would wait for the slowest
+            "batch_size": share * min(together, num_tasks - 1),  # else it waits for the slowest
         }
 
     suits = {"atari": "atari", **dict.fromkeys(IMAGES, "pixels")}

@@ -6,10 +6,10 @@ table 2: the numbers, here the preset "atari".
 
 Departures, and why:
 - Sequences may cross episodes (cross_episodes), so that short episodes fill them. State, targets
-  and priorities do not leak from one to the next (tests/test_r2d2.py). Off in "atari".
-- The first window of an episode learns its opening: the paper does not say what is burnt in there.
-- Replay ratio is held: updates wait for data and data for updates (replay/replay_ratio.py). The
-  paper's ran free, at 0.8.
+  and priorities do not leak from episode to episode (tests/test_r2d2.py). Off in "atari".
+- An episode's first window learns from its first step on; the paper does not say what burns it in.
+- The replay ratio is fixed: updates wait for data and data for updates (replay/replay_ratio.py).
+  The paper did not fix it; it was 0.8.
 - Continuous actions are discretised (rlsys/acting/epsilon_greedy.py).
 """
 
@@ -57,7 +57,7 @@ class Config(ReplayConfig):
     core_size: int = 64
     checkpoint_every: int = 500_000
     burn_in: int = 10
-    """The number of steps that only bring the recurrent state up to date."""
+    """The number of steps before the learned ones, which warm up the recurrent state."""
     length: int = 20
     """The number of learned steps of a sequence."""
     stride: int = 10
@@ -108,7 +108,7 @@ def td_errors(config: Config, q_a, q_star_t, steps: Timestep):
         steps.reward[1:],
         config.discount * steps.discount[1:],
         config.n,
-        lambda_t=1.0 - steps.truncated[1:],  # rule 2
+        lambda_t=1.0 - steps.truncated[1:],  # rule 2 in types.py
     )
     return rescale(return_tm1) - q_a
 
@@ -125,13 +125,13 @@ def q_values(network, params, burn_in: int, trajectory: Trajectory):
 
 
 def loss(network, config: Config, params, target_params, sample: Sample):
-    """The loss of B sequences -> scalar; priorities [B] and metrics."""
+    """The loss of B sequences -> scalar, (priorities [B], metrics)."""
     # The recurrent state that replay holds, or zeros (section 3).
     if not config.stored_state:
         core_state = sample.trajectory.core_state
         core_state = core_state._replace(lstm=jax.tree.map(jnp.zeros_like, core_state.lstm))
         sample = sample._replace(trajectory=sample.trajectory._replace(core_state=core_state))
-    # Both networks warm up their own state by burn-in, which no gradient enters (section 3).
+    # Each network warms up a state of its own by burn-in, without gradient (section 3).
     q = q_values(network, params, config.burn_in, sample.trajectory)
     q_target = q_values(network, target_params, config.burn_in, sample.trajectory)
     steps = jax.tree.map(lambda x: x[config.burn_in :], sample.trajectory.steps)
@@ -157,7 +157,7 @@ def loss(network, config: Config, params, target_params, sample: Sample):
 
 
 def optimizer(config: Config, rate):
-    """Adam on clipped gradients, at a learning rate."""
+    """Adam on clipped gradients; rate: the learning rate."""
     clip = optax.clip_by_global_norm(config.max_gradient_norm)
     return optax.chain(clip, optax.adam(rate, eps=config.adam_eps))
 
@@ -174,7 +174,7 @@ def make_state(network, config: Config) -> LearnerState:
 
 
 def make_replay(config: Config, network) -> Replay:
-    """A Replay for what act and the environments bring."""
+    """A Replay for what act and the environments give."""
     flag, number = np.zeros(1, bool), np.zeros(1, np.float32)
     core_state = network.initial(1)
     return Replay(
@@ -194,7 +194,7 @@ def make_replay(config: Config, network) -> Replay:
 
 
 def initial_priorities(config: Config, trajectory: Trajectory, mask):
-    """Priorities [W] by the actor's own Q-values, of learned steps [length + 1, W]."""
+    """Priorities of W sequences [length + 1, W], by the actor's own Q-values: [W]."""
     q_a, q_max = trajectory.aux.q_a[:-1], trajectory.aux.q_max[1:]
     td_error = td_errors(config, q_a, q_max, trajectory.steps)
     return sequence_priority(td_error, mask, eta=config.priority_eta)

@@ -1,4 +1,4 @@
-"""Several processes, on one host or many, train one agent. Only this file knows of them.
+"""Several processes, on one host or many, train one agent. Other files ask this one about them.
 
 Every process runs the same command. It has its own actors, environments and replay, learns from its
 share of each batch, and holds the same parameters. Process 0 writes the log and evaluates. The
@@ -22,7 +22,7 @@ from rlsys.types import UserError
 
 AUTO = "auto"
 START_SECONDS = 300  # how long processes wait for each other at the start
-HEARTBEAT_SECONDS = 30  # a process that gives no sign of life for so long counts as dead
+HEARTBEAT_SECONDS = 30  # a process that gives no sign of life for this long counts as dead
 SHARED = ("num_envs", "batch_size", "replay_capacity")  # fields that are totals over all processes
 LOST = (
     "another process of the run has ended or cannot be reached, so this one ends too; `resume` in "
@@ -34,7 +34,7 @@ LOST = (
 class Address:
     """Says which process this is, of how many, and where they meet."""
 
-    coordinator: str  # "host:port" of process 0; "auto": the cluster says all three
+    coordinator: str  # "host:port" of process 0; "auto": the cluster sets all three
     num_processes: int | None
     process_id: int | None
 
@@ -105,7 +105,7 @@ def leave(code: int) -> None:
     """End this process with an exit code, even in the middle of a run; the others notice."""
     if jax.distributed.is_initialized():  # an ordinary exit would wait for the others
         if is_primary() and code:
-            time.sleep(2)  # others may fail alike, and say so first: jax aborts without process 0
+            time.sleep(2)  # let others that fail too say so: jax aborts them without process 0
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -185,7 +185,7 @@ def gather(x: Any) -> list[Any]:
     if count() == 1:
         return [x]
     data = np.frombuffer(pickle.dumps(x), np.uint8)
-    row = np.zeros(1 << all_max(len(data)).bit_length(), np.uint8)  # a program for each length
+    row = np.zeros(1 << all_max(len(data)).bit_length(), np.uint8)  # each length compiles
     row[: len(data)] = data
     return [pickle.loads(row.tobytes()) for row in multihost_utils.process_allgather(row)]
 

@@ -1,6 +1,6 @@
 """A learner step runs on all devices, each with its rows of the batch.
 
-Only this file knows that there are devices.
+This file makes the mesh, places arrays on it and averages over it.
 """
 
 import functools
@@ -94,8 +94,8 @@ def local_shard(x) -> np.ndarray:
 def value_and_grad(loss):
     """Make a function like jax.value_and_grad(loss), but of the mean loss over all devices.
 
-    Call the function inside update. One all-reduce averages the scalar, the metrics and the
-    gradients together; aux stays what it is on each device.
+    Call the function inside update (see data_parallel). One all-reduce averages the scalar, the
+    metrics and the gradients together; aux stays what it is on each device.
 
     Args:
       loss: loss(params, *args) -> (scalar, (aux, metrics)), params being replicated. Gradients are
@@ -103,7 +103,7 @@ def value_and_grad(loss):
     """
 
     def mean_value_and_grad(params, *args):
-        # Otherwise jax sums the gradient of replicated params by itself, leaf by leaf.
+        # For params not marked varying jax itself would sum gradients over devices, leaf by leaf.
         part = jax.lax.pcast(learned(params), BATCH, to="varying")
 
         def of_part(part):
@@ -137,7 +137,7 @@ def data_parallel(update, mesh, batch_spec, out_spec=REPLICATED):
 def pmean(tree):
     """Average each leaf over all devices by one all-reduce. Call it inside update."""
     if jax.lax.axis_size(BATCH) == 1:
-        return jax.lax.pmean(tree, BATCH)  # free; a vector would be a copy
+        return jax.lax.pmean(tree, BATCH)  # free, while ravel copies
     vector, unravel = jax.flatten_util.ravel_pytree(tree)
     return unravel(jax.lax.pmean(vector, BATCH))
 
@@ -148,7 +148,7 @@ def pmax(x):
 
 
 def global_rows(num_rows: int):
-    """Number this device's rows among the rows of all devices. Call it inside update.
+    """Return the numbers of this device's rows among those of all. Call it inside update.
 
     num_rows: rows of each device.
 
@@ -159,7 +159,7 @@ def global_rows(num_rows: int):
 
 
 def actor_devices(reserved: int) -> list:
-    """List the devices that actors take in turn: the reserved ones, or None for the learner's."""
+    """List the devices dealt to actors in turn: the reserved ones, or None for the learner's."""
     return jax.local_devices()[-reserved:] if reserved else [None]
 
 
@@ -170,7 +170,7 @@ def snapshot(params, device=None):
     """
 
     def copy(x):
-        if not x.is_fully_replicated:  # a sweep's, split by member
+        if not x.is_fully_replicated:  # a sweep's are split by member
             return jax.device_put(x, device or jax.local_devices()[0], may_alias=False)
         x = x.addressable_shards[0].data
         return x.copy() if device is None else jax.device_put(x, device, may_alias=False)

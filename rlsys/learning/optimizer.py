@@ -1,4 +1,4 @@
-"""This file adds optimisers of the papers that optax lacks, and figures of a learner step."""
+"""Optimisers of the papers that optax lacks, and metrics of a learner step."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ def learned(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def descend(optimizer: optax.GradientTransformation, grads, opt_state, params):
-    """One step of an optimiser; what is not learned stays.
+    """Make one step of an optimiser; params that are not learned stay.
 
     Args:
       grads, opt_state: of learned(params).
@@ -33,7 +33,7 @@ def linear_decay(learning_rate, decay, progress):
 
     Args:
       learning_rate: the rate at the start.
-      decay: share of it, from 0 to 1, that is gone at the end of the run.
+      decay: share of the rate, from 0 to 1, that is gone at the end of the run.
       progress: share of the run's environment steps that have been played, LearnerState.progress.
         The decay goes by steps, as the number of updates is not always known beforehand.
     """
@@ -82,9 +82,9 @@ def centred_rmsprop(learning_rate, *, decay: float, eps: float):
 
       m <- decay m + (1 - decay) g,    step = -learning_rate g / sqrt(v + eps)
 
-    v is the variance about the moving mean, equal to the moving second moment minus m^2. It is kept
-    as itself, because that difference is negative in float32 where a large gradient stays the same,
-    and its root then is not a number. Graves 2013, "Generating Sequences With Recurrent Neural
+    v is the variance about the moving mean, equal to the moving second moment minus m^2. It is
+    stored itself, because that difference can be negative in float32 where a large gradient stays
+    the same, and its root is then nan. Graves 2013, "Generating Sequences With Recurrent Neural
     Networks", https://arxiv.org/abs/1308.0850, eq. 38 to 45, without momentum.
     """
 
@@ -109,7 +109,7 @@ def step_metrics(config, rate, grads, updates, params) -> dict[str, jax.Array]:
     """Measure how large a learner step is.
 
     Args:
-      config: has max_gradient_norm, to which larger gradients were scaled down.
+      config: has max_gradient_norm, which the gradient's norm is compared with.
       rate: the learning rate of the step.
       grads: the gradients before they were clipped.
       updates: the amounts that were added to the parameters.

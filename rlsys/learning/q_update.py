@@ -1,4 +1,4 @@
-"""Learning from a replay's samples with a target network, around the loss of an algorithm."""
+"""A learner step on a replay's samples with a target network, for any algorithm's loss."""
 
 import functools
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def q_update(
       learned: the steps of the sample that are learned from, where its mask allows.
 
     Returns:
-      LearnerState, (priorities [B], metrics); priorities are nan where learning has failed.
+      LearnerState, (priorities [B], metrics); all priorities are nan if learning has failed.
     """
     weights = sample.weights / learner.pmax(jnp.max(sample.weights))
     sample = sample._replace(weights=weights)
@@ -58,7 +58,7 @@ def q_update(
     step = state.step + 1
     target_params = optax.periodic_update(params, state.target_params, step, config.target_update)
     metrics |= step_metrics(config, rate, grads, updates, params)
-    # Priorities cross to the host at every update, and tell it when learning has failed.
+    # Priorities reach the host at every update, so nan in them tells it of a failure at once.
     failed = ~jnp.isfinite(value + metrics["gradient_norm"] + metrics["params_norm"])
     priorities = jnp.where(failed, jnp.nan, priorities)
     new = state._replace(params=params, opt_state=opt_state, step=step, target_params=target_params)

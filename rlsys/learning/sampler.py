@@ -1,4 +1,4 @@
-"""Feeds a learner from a replay: first priorities, the samples that are due, priorities back."""
+"""Feeds a learner from a replay: sets first priorities, draws samples, updates priorities."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -18,8 +18,8 @@ class Sampler:
     """Draws the samples of one agent's replay, as many as the replay ratio asks for.
 
     After each unroll, `add` it, begin an update on each sample of `due`, and hand the priorities
-    that it computes to `give`. They are waited for once the next update has begun, so that the
-    devices never wait for the host.
+    that the update computes to `give`. It waits for them only once the next update has begun, so
+    that the devices never wait for the host.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class Sampler:
         self._batch_size = config.batch_size // hosts.count()
         self._initial_priorities, self._timer = initial_priorities, timer
         self._lenient, self._stopping = lenient, stopping
-        self._updates = 0  # made so far, to name one that failed
-        self._drawn = np.zeros(0, np.int64)  # numbers of the last sample
-        # The numbers of a sample whose priorities have not come back, and what fetches these.
+        self._updates = 0  # updates so far, to name one that failed
+        self._drawn = np.zeros(0, np.int64)  # of the last sample: its sequences' numbers
+        # The numbers of a sample whose priorities have not come back, and what fetches them.
         self._waiting: tuple[np.ndarray, Callable] | None = None
 
     def add(self, trajectory: Trajectory) -> None:
@@ -89,7 +89,7 @@ class Sampler:
           fetch: waits for the priorities and returns them, [B].
 
         Raises:
-          FloatingPointError: a priority of the update before is not finite.
+          FloatingPointError: a priority of the previous update is not finite.
         """
         self._finish()
         self._waiting = self._drawn, fetch
@@ -101,7 +101,7 @@ class Sampler:
         return self._replay.metrics() | {"replay_ratio": ratio}
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Return the arrays and the meta for a checkpoint; call it between unrolls."""
+        """Return arrays and meta (for JSON) for a checkpoint; call it between unrolls."""
         arrays, counters = self._replay.state()
         return arrays, {"replay": counters, "ratio": self._ratio.state(), "updates": self._updates}
 

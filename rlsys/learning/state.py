@@ -12,10 +12,10 @@ from rlsys.types import LearnerState
 def initial_state(
     network: networks.AgentNetwork, config: Any, optimizer: Any, **more: Any
 ) -> LearnerState:
-    """Make random parameters and what learns them, from the Config's seed.
+    """Make random parameters and the optimiser's state, from the Config's seed.
 
     Args:
-      optimizer: optax's; its state is made for what is learned of the parameters.
+      optimizer: optax's; its state is made for learned(params).
       more: values of further fields of LearnerState.
     """
     params = networks.init(network, streams.key(config.seed, "parameters"))

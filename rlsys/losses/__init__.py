@@ -1,1 +1,1 @@
-"""Each file here has the pure functions of one method and imports jax only: copy it."""
+"""Each file holds one method's pure functions, imports jax only, and can be copied alone."""

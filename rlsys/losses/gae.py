@@ -1,4 +1,4 @@
-"""Generalised advantage estimation (GAE) weighs advantages of every number of steps.
+"""Generalised advantage estimation (GAE) averages the n-step advantages of all n.
 
 Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage
 Estimation", https://arxiv.org/abs/1506.02438, §3, eq. 16.
@@ -25,17 +25,17 @@ def gae(
 
     A_{t-1} + V(x_{t-1}) is the lambda-return, the target of the value function.
 
-    No advantage looks past the end of an episode: there discount_t is 0 if it terminated, and
-    lambda_t is 0 if it was cut short, so that its return bootstraps from x_t itself. The
-    rows after the end (an auto-reset's dummy step, padding, another episode) must be finite and
-    have no effect. The advantages of the dummy steps themselves mean nothing: mask them.
+    No advantage looks past an episode's last x_t if discount_t is 0 where the episode terminated,
+    and lambda_t is 0 where it was cut short, so that the return bootstraps from x_t itself. Rows
+    after the end (an auto-reset's dummy step, padding, another episode) have no effect, but must
+    be finite. The advantages of the dummy steps themselves mean nothing: mask them.
 
     Args:
       v_tm1: [T, ...] V(x_{t-1}), time first.
       v_t: [T, ...] V(x_t); the last step bootstraps from v_t[-1].
       r_t: [T, ...] reward on reaching x_t.
       discount_t: [T, ...] discount on reaching x_t, 0 where the episode terminated.
-      lambda_: weight of longer returns, a number or [T, ...]; 0 bootstraps at x_t.
+      lambda_: weight lambda_t of longer returns, a number or [T, ...]; 0 bootstraps at x_t.
 
     Returns:
       [T, ...] advantage_tm1, in units of return; no gradient flows.
@@ -50,14 +50,14 @@ def gae(
     delta_t = r_t + discount_t * v_t - v_tm1  # [T, ...]
 
     def backwards(i, advantage):
-        """Adds the next step's advantage, which is complete, to the delta of one step."""
+        """Adds the next step's advantage, already complete, to one step's delta."""
         t = r_t.shape[0] - 2 - i
         decay = discount_t[t] * (lambda_[t] if lambda_.ndim else lambda_)
         row = advantage[t] + decay * advantage[t + 1]
         return jax.lax.dynamic_update_index_in_dim(advantage, row, t, 0)
 
-    # Written over delta_t in place: on CPU that takes a quarter less time than lax.scan, which
-    # first fills its result with zeros. The last step's advantage is its delta.
+    # Advantages overwrite delta_t in place: on CPU that takes a quarter less time than lax.scan,
+    # which first fills its result with zeros. The last step's advantage is its delta.
     return jax.lax.fori_loop(0, r_t.shape[0] - 1, backwards, delta_t)
 
 

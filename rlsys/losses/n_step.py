@@ -27,10 +27,10 @@ def n_step_return(
     If no episode ends on the way, G^(n)_t = sum_{i<n} gamma^i r_{t+i} + gamma^n v_{t+n-1}. The last
     n - 1 steps of the array take as many rewards as there are, then bootstrap from the last v.
 
-    No return looks past the end of an episode: there discount_t is 0 if it terminated, and
-    lambda_t is 0 if it was cut short, so that its return bootstraps from x_t itself. The rows
-    after the end (an auto-reset's dummy step, padding, another episode) must be finite and have no
-    effect. The returns of the dummy steps themselves mean nothing: mask them.
+    No return looks past an episode's last x_t if discount_t is 0 where the episode terminated, and
+    lambda_t is 0 where it was cut short, so that the return bootstraps from x_t itself. Rows after
+    the end (an auto-reset's dummy step, padding, another episode) have no effect, but must be
+    finite. The returns of the dummy steps themselves mean nothing: mask them.
 
     Args:
       v_t: [T, ...] value of x_t, time first: V(x_t), or Q(x_t, a) of the action to be evaluated.
@@ -50,8 +50,8 @@ def n_step_return(
         raise ValueError(f"n must be at least 1, not {n}.")
 
     length, more = r_t.shape[0], min(n, r_t.shape[0]) - 1
-    # Past the array's end come steps that return its last v. Slices of padded arrays, not a
-    # shift of the last round's result: XLA on CPU is 3 times slower at the latter.
+    # Past the array's end come steps that return its last v. Each round slices padded arrays, as
+    # XLA on CPU is 3 times slower at shifting the last round's result.
     beyond = jnp.broadcast_to(v_t[-1:], (more, *v_t.shape[1:]))  # [n - 1, ...]
     one_step = jnp.concatenate([r_t + discount_t * v_t, beyond])  # [T + n - 1, ...]
     stay = jnp.concatenate([r_t + discount_t * (1.0 - lambda_t) * v_t, beyond])

@@ -1,4 +1,4 @@
-"""PopArt brings the value targets of many tasks to one scale and keeps the network's outputs.
+"""PopArt brings value targets of many tasks to one scale; unnormalised outputs stay the same.
 
 van Hasselt et al. 2016, "Learning values across many orders of magnitude",
 https://arxiv.org/abs/1602.07714, §2; for many tasks Hessel et al. 2019, "Multi-task Deep
@@ -26,7 +26,7 @@ class PopArtState(NamedTuple):
     mean: jax.Array  # [N] mu
     variance: jax.Array  # [N] sigma^2
     count: jax.Array  # type: ignore[assignment]  # [N] float32, number of targets seen
-    rest: jax.Array | float = 0.0  # [N] the true mean minus mean, which float32 rounds
+    rest: jax.Array | float = 0.0  # [N] the exact mean minus the rounded `mean`
 
 
 def init(num_tasks: int) -> PopArtState:
@@ -56,8 +56,8 @@ def with_floor(state: PopArtState, relative: float | jax.Array) -> PopArtState:
     """Return statistics whose sigma is at least relative |mu|, for a loss to use.
 
     The returns of a policy that is all but perfect hardly differ. In units of their deviation the
-    smallest error of a value is large, and its loss takes over a network that it shares. This floor
-    measures errors by a share of the values' size instead. Go on updating the exact statistics, and
+    smallest error of a value is large, and its loss takes over a network shared with the policy.
+    The floor measures errors by a share of the values' size instead. Update the exact state, and
     give those returned here to scale, normalize, unnormalize and preserve_outputs.
 
     Args:
@@ -114,7 +114,7 @@ def update(
         raise ValueError(f"step_size {jnp.shape(step_size)} must be a number or [{num_tasks}].")
     y = jnp.asarray(targets, jnp.float32)
     counts = jnp.ones_like(y, bool) if mask is None else _broadcast("mask", mask, y).astype(bool)
-    each = y[0] if jnp.ndim(task) < y.ndim else y  # task says nothing of time: sum over it first
+    each = y[0] if jnp.ndim(task) < y.ndim else y  # task has no time axis: sum over time first
     task = _broadcast("task", task, each)
     belongs = jax.nn.one_hot(task, num_tasks, dtype=bool)  # [..., N]
 
@@ -133,7 +133,7 @@ def update(
         """Gives each target its task's x: [N] -> [T, ...]."""
         return jnp.broadcast_to(jnp.asarray(x)[task], y.shape)
 
-    # The batch's mean from the old one, then its spread about a center that is a float32 near it.
+    # First the batch's mean, relative to the old; then its spread about center, that mean rounded.
     n, sum_d = totals(jnp.ones_like(y), y - of_task(state.mean))
     some = jnp.maximum(n, 1.0)
     center = state.mean + sum_d / some
@@ -201,8 +201,8 @@ def preserve_outputs(
       W' = (sigma / sigma') W,  b' = (sigma b + mu - mu') / sigma'
 
     Args:
-      old: PopArtState for which kernel and bias are right.
-      new: PopArtState for which they are to be right.
+      old: PopArtState that kernel and bias belong to.
+      new: PopArtState that the result is to belong to.
       kernel: [D, N] W of the layer, which has one normalised value for each task.
       bias: [N] b of the layer.
 

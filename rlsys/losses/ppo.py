@@ -1,4 +1,4 @@
-"""Proximal policy optimisation (PPO) learns by losses that are clipped.
+"""Proximal policy optimisation (PPO) learns by clipped losses.
 
 Schulman et al. 2017, "Proximal Policy Optimization Algorithms",
 https://arxiv.org/abs/1707.06347, §3, eq. 7. The clipped value loss is not in the paper but in its
@@ -10,7 +10,7 @@ This file needs jax and nothing else: copy it.
 import jax
 import jax.numpy as jnp
 
-MAX_LOG_RATIO = 20.0
+MAX_LOG_RATIO = 20.0  # larger log ratios count as this, so that their exp is finite
 
 
 def clipped_surrogate(
@@ -24,7 +24,7 @@ def clipped_surrogate(
 
       loss = -min(ratio A, clip(ratio, 1 - clip_eps, 1 + clip_eps) A),  ratio = pi(a) / mu(a)
 
-    The ratio is held at e^20 at most, so that no sample, not even one of weight 0, makes the
+    The ratio is at most e^20, so that no sample, not even one of weight 0, makes the
     gradient inf or nan.
 
     Args:
@@ -41,7 +41,7 @@ def clipped_surrogate(
     """
     _check_shapes(log_pi_a=log_pi_a, log_mu_a=log_mu_a, advantage=advantage)
     log_mu_a, advantage = jax.lax.stop_gradient((log_mu_a, advantage))
-    # Selects that pass nan on, as jnp.minimum does, in 0.6 of its time on CPU.
+    # jnp.where passes nan on, as jnp.minimum does, in 0.6 of its time on CPU.
     log_ratio = log_pi_a - log_mu_a
     ratio = jnp.exp(jnp.where(log_ratio > MAX_LOG_RATIO, MAX_LOG_RATIO, log_ratio))
     gain = ratio * advantage
@@ -62,7 +62,7 @@ def clipped_value_loss(
 
     Args:
       v: [...] V(x) of the network that learns.
-      v_old: [...] V(x) of the network when it acted.
+      v_old: [...] V(x) of the network before learning.
       target: [...] target of V(x), e.g. the lambda-return.
       clip_eps: distance of v from v_old beyond which there is nothing to gain, in units of v.
 

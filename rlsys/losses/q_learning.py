@@ -42,10 +42,10 @@ def n_step_double_q(
     n - 1 steps of the array take as many rewards as there are, then bootstrap from the last v.
     n_step.py has G alone; this file repeats its recursion so that either can be copied alone.
 
-    No return looks past the end of an episode: there discount_t is 0 if it terminated, and
-    lambda_t is 0 if it was cut short, so that its return bootstraps from x_t itself. The
-    rows after the end (an auto-reset's dummy step, padding, another episode) must be finite and
-    have no effect. The errors of the dummy steps themselves mean nothing: mask them.
+    No return looks past an episode's last x_t if discount_t is 0 where the episode terminated, and
+    lambda_t is 0 where it was cut short, so that the return bootstraps from x_t itself. Rows after
+    the end (an auto-reset's dummy step, padding, another episode) have no effect, but must be
+    finite. The errors of the dummy steps themselves mean nothing: mask them.
 
     Args:
       q_tm1: [T, ..., A] Q(x_{t-1}, .) of the online network, time first.
@@ -60,7 +60,7 @@ def n_step_double_q(
       h_inv: the inverse of h.
 
     Returns:
-      [T, ...] target minus prediction: positive where Q(x_{t-1}, a_{t-1}) is to grow. Gradient
+      [T, ...] target minus prediction: positive where Q(x_{t-1}, a_{t-1}) is too low. Gradient
       flows into q_tm1 at a_tm1 only; targets are constants.
 
     Raises:
@@ -72,8 +72,8 @@ def n_step_double_q(
 
     v_t = h_inv(_pick(q_target_t, a_star_t))  # [T, ...]
     length, more = r_t.shape[0], min(n, r_t.shape[0]) - 1
-    # Past the array's end come steps that return its last v. Slices of padded arrays, not a
-    # shift of the last round's result: XLA on CPU is 3 times slower at the latter.
+    # Past the array's end come steps that return its last v. Each round slices padded arrays, as
+    # XLA on CPU is 3 times slower at shifting the last round's result.
     beyond = jnp.broadcast_to(v_t[-1:], (more, *v_t.shape[1:]))  # [n - 1, ...]
     one_step = jnp.concatenate([r_t + discount_t * v_t, beyond])  # [T + n - 1, ...]
     stay = jnp.concatenate([r_t + discount_t * (1.0 - lambda_t) * v_t, beyond])

@@ -27,14 +27,14 @@ def retrace(
       delta_t = r_t + discount_t V(x_t) - Q(x_{t-1}, a_{t-1}),  V(x_t) = sum_a pi(a | x_t) Q(x_t, a)
       c_t = min(1, pi(a_t | x_t) / mu(a_t | x_t))
 
-    The paper's c is lambda_t c_t here. The last step bootstraps from V(x_T) alone. The paper adds
-    Q(x_{t-1}, a_{t-1}) and subtracts it again in delta_t. It cancels, and is left out of the
-    computation: q_tm1 and a_tm1 only say which entries the targets are for, by their shapes.
+    The paper's c is lambda_t c_t here. The last step bootstraps from V(x_T) alone. G_{t-1} adds
+    Q(x_{t-1}, a_{t-1}) and delta_t subtracts it, so it cancels and is not computed: the values of
+    q_tm1 and a_tm1 are not used, only their shapes are checked.
 
-    No target looks past the end of an episode: there discount_t is 0 if it terminated, and
-    lambda_t is 0 if it was cut short, so that its target bootstraps from V(x_t). The rows after
-    the end (an auto-reset's dummy step, padding, another episode) must be finite and have no
-    effect. The targets of the dummy steps themselves mean nothing: mask them.
+    No target looks past an episode's last x_t if discount_t is 0 where the episode terminated, and
+    lambda_t is 0 where it was cut short, so that the target bootstraps from V(x_t). Rows after the
+    end (an auto-reset's dummy step, padding, another episode) have no effect, but must be finite.
+    The targets of the dummy steps themselves mean nothing: mask them.
 
     Args:
       q_tm1: [T, ..., A] Q(x_{t-1}, .), time first.
@@ -63,7 +63,7 @@ def retrace(
         g_tm1 = r_t + discount_t * (v_t + trace_t * (g_t - q_a_t))
         return g_tm1, g_tm1
 
-    # The first carry Q(x_T, a_T) is its own target, so the last step gets no correction.
+    # The first carry is G_T = Q(x_T, a_T), so the last step gets no correction.
     return jax.lax.scan(backwards, steps[1][-1], steps, reverse=True)[1]
 
 

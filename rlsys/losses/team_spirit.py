@@ -32,8 +32,8 @@ def zero_sum(reward: jax.Array) -> jax.Array:
     if teams < 2:
         raise ValueError(f"zero-sum rewards need at least 2 teams, not those of {reward.shape}.")
     mean = jnp.mean(reward, -1)  # [..., team]
-    # Not the sum over all teams less the own: a large reward of the own team would cost the digits
-    # of the others'.
+    # Not the sum over all teams minus the own team's: in float32 a large reward of the own team
+    # would round away digits of the others'.
     others = [jnp.mean(jnp.delete(mean, team, axis=-1), -1) for team in range(teams)]
     return reward - jnp.stack(others, -1)[..., None]
 

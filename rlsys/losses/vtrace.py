@@ -38,15 +38,14 @@ def vtrace(
       pg_advantage_s = min(clip_pg_rho, rho_s) (r_s + gamma q_{s+1} - V(x_s))
       q_{s+1} = lambda_s v_{s+1} + (1 - lambda_s) V(x_{s+1})
 
-    These are the paper's indices: in them r_t, gamma and lambda_t belong to the step from x_t to
-    x_{t+1}. If lambda is 1, as in the paper, q is v. If rho is 1, pg_advantage is the advantage of
-    GAE, whatever lambda is.
+    Indices above are the paper's: r_t, gamma and lambda_t belong to the step from x_t to x_{t+1}.
+    Those below are of the arguments. If lambda is 1, as in the paper, q is v. If rho is 1,
+    pg_advantage is the advantage of GAE, whatever lambda is.
 
-    No target looks past the end of an episode: there discount_t is 0 if it terminated, and
-    lambda_t is 0 if it was cut short, so that its return bootstraps from x_t itself. The
-    rows after the end must be finite and have no effect. Set rho_tm1 to 0 at a step that is to be
-    left out (an auto-reset's dummy step): it then has no error and no advantage, and no trace
-    passes it.
+    No target looks past an episode's last x_t if discount_t is 0 where the episode terminated, and
+    lambda_t is 0 where it was cut short, so that the return bootstraps from x_t itself. Rows after
+    the end have no effect, but must be finite. Set rho_tm1 to 0 at a step that is to be left out
+    (an auto-reset's dummy step): it then has no error and no advantage, and no trace passes it.
 
     Args:
       v_tm1: [T, ...] V(x_{t-1}), time first.
@@ -54,7 +53,7 @@ def vtrace(
       r_t: [T, ...] reward on reaching x_t.
       discount_t: [T, ...] discount on reaching x_t, 0 where the episode terminated.
       rho_tm1: [T, ...] pi(a_{t-1} | x_{t-1}) / mu(a_{t-1} | x_{t-1}), at least 0; may be inf.
-      lambda_: decay of traces, a number or [T, ...]; 0 bootstraps at x_t.
+      lambda_: decay lambda_t of traces, a number or [T, ...]; 0 bootstraps at x_t.
       clip_rho: rho-bar, the largest rho in a target; it decides which policy's value is learned.
       clip_pg_rho: the largest rho in an advantage.
 
@@ -78,7 +77,7 @@ def vtrace(
         pg_advantage_tm1 = jnp.minimum(clip_pg_rho, rho_tm1) * (td_error + beyond)
         return error_tm1, VTrace(v_tm1 + error_tm1, pg_advantage_tm1)
 
-    # All in one scan: on CPU each further pass over [T, ...] costs more than the scan itself. The
+    # One scan does all: on CPU each further pass over [T, ...] costs more than the scan itself. The
     # first carry is made from data, since shard_map refuses a literal.
     return jax.lax.scan(backwards, jnp.zeros_like(steps[0][0]), steps, reverse=True)[1]
 

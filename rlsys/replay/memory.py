@@ -23,7 +23,7 @@ def num_bytes(tree: Any) -> int:
 
 
 def free_bytes() -> float:
-    """Return the bytes that the machine, or a cgroup if less, lets this process still take."""
+    """Return the bytes that this process may still take, by the machine and by its cgroups."""
     try:
         groups = _cgroups(Path("/proc/self/cgroup").read_text(), Path("/sys/fs/cgroup"))
     except OSError:  # not Linux
@@ -46,7 +46,7 @@ V2 = _Files("memory.max", "memory.current", "inactive_file")
 def _cgroups(own: str, root: Path) -> list[tuple[Path, _Files]]:
     """List the folders of the cgroups that bound this process: its own, and those around it.
 
-    A container may not see its own path below the root, which then holds its limit itself.
+    If a container does not see its own path below the root, the root holds its limit.
 
     Args:
       own: content of /proc/self/cgroup, whose lines are number:controllers:path.
@@ -78,12 +78,12 @@ def _left_in(group: tuple[Path, _Files]) -> float:
         stat = (folder / "memory.stat").read_text().splitlines()
         cached = int(dict(line.split() for line in stat)[files.cache])
         return int(limit) - int((folder / files.used).read_text()) + cached
-    except (OSError, KeyError, ValueError):  # a group that is not ours to read
+    except (OSError, KeyError, ValueError):  # a group that this process cannot read
         return math.inf
 
 
 def check_sweep(num_members: int, on_host: int, on_devices: int, devices: Iterable[Any]) -> str:
-    """Say in a sentence how much memory a sweep's members take beside their environments.
+    """Return a sentence on the memory that a sweep's members take beside their environments.
 
     Args:
       num_members: number of members.
@@ -112,7 +112,7 @@ def check_sweep(num_members: int, on_host: int, on_devices: int, devices: Iterab
 
 
 def check_replay(num_bytes: int, capacity: int) -> str:
-    """Say in a sentence how much memory a replay will take when it is full.
+    """Return a sentence on the memory that a replay will take when it is full.
 
     Args:
       num_bytes: bytes of the full replay.

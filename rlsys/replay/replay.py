@@ -4,8 +4,8 @@ Each environment has a ring of its last S steps. A sequence is a window of one r
 `burn_in` steps, `length` learned steps, `lookahead` steps that only returns read, and one more
 observation. Its number, start * B + env, says where its learning starts. A sum tree holds the
 priorities, with one leaf for each stored step and the sequence that starts there: however short the
-episodes are, there is room for every sequence. The recurrent state is kept every `stride` steps at
-most, in a ring of its own. This is Kapturowski et al. 2019, section 2.3, except that there
+episodes are, there is room for every sequence. The recurrent state is kept at most once in `stride`
+steps, in a ring of its own. This is Kapturowski et al. 2019, section 2.3, except that in the paper
 sequences never cross an episode's end.
 
 Sampling is proportional to priority^priority_exponent; importance weights are
@@ -37,7 +37,7 @@ class Steps(NamedTuple):
 
 
 class Starts(NamedTuple):
-    """Holds, for each step [B, S], what is known of the sequence that starts there."""
+    """Holds, for each step [B, S], figures of the sequence whose learning starts there."""
 
     learned: Any  # int32, steps it learns; 0 where no sequence starts or it can no longer be drawn
     uses: Any  # int32, how often it was sampled
@@ -63,12 +63,12 @@ class Replay:
         importance_exponent: float = 0.6,
         seed: int | np.random.SeedSequence = 0,
     ):
-        """Allocate the rings. Of the first three only the shapes [B, ...] and the dtypes matter.
+        """Allocate the rings. Only the dtypes and shapes [N, ...] of the first three matter, not N.
 
         Args:
           timestep: an example of what environments give.
           core_state: an example of the agent's state.
-          aux: an example of what the actor gives: a NamedTuple, kept to compute initial priorities.
+          aux: an example of what act gives: a NamedTuple, kept to compute initial priorities.
             Its field lstm, the recurrent state before each step, is kept where a sequence needs it.
           num_envs: B.
           capacity: steps held, of all environments together.
@@ -77,7 +77,7 @@ class Replay:
           burn_in: steps before the learned ones, which warm up the recurrent state.
           lookahead: steps after the learned ones, which their returns read. With length 1, stride 1
             and lookahead n - 1 a sequence is an n-step transition.
-          cross_episodes: let a sequence run on into the next episode.
+          cross_episodes: let a sequence run on into the next episode; a lookahead needs it.
           priority_exponent, importance_exponent, seed: alpha, beta and the seed of the draws.
 
         Raises:
@@ -96,7 +96,7 @@ class Replay:
 
         self._frames = core_state.frames
         depth = max([0, *(x.shape[1] for x in jax.tree.leaves(core_state.frames))])
-        self._before = max(depth, 1)  # steps needed before a window: frames, at least a_{t-1}
+        self._before = max(depth, 1)  # steps read before a window: for frames and a_{t-1}
         self._size = capacity // self.num_envs  # S
         window = self._before + burn_in + self._ahead + 1
         if self._size < 2 * window:
@@ -106,7 +106,7 @@ class Replay:
             )
         steps = Steps(timestep, core_state.a_tm1, np.zeros(1, bool), aux._replace(lstm=()))
         starts = Starts(np.zeros(1, np.int32), np.zeros(1, np.int32))
-        # States that sequences need lie `stride` steps apart or more, also those of two segments.
+        # States that sequences need lie `stride` steps apart or more, even across segments.
         self._num_states = self._size // stride + 2
         self._made_with = {
             "capacity": capacity, "num_envs": num_envs, "length": length, "stride": stride,
@@ -142,10 +142,10 @@ class Replay:
 
         Returns:
           numbers [W] of the sequences that are now complete, which can be drawn once set_priorities
-          has given them a priority, but for those that learn nothing; their steps from the first
+          has given them a priority, except those that learn nothing; their steps from the first
           learned one on, a Trajectory [T' + 1, W', ...] without observations, T' = length +
-          lookahead; its mask [T', W']. W' is W rounded up to a multiple of B, so that few shapes
-          are compiled; the columns beyond W are masked.
+          lookahead; the mask [T', W'] of learned steps. W' is W rounded up to a multiple of B, so
+          that few shapes are compiled; the columns beyond W are masked.
         """
         trajectory = jax.tree.map(np.asarray, trajectory)
         lstm, aux = trajectory.aux.lstm, trajectory.aux._replace(lstm=())
@@ -178,7 +178,7 @@ class Replay:
             self._steps._replace(timestep=self._steps.timestep._replace(obs=())), rows
         )
         mask = offsets[:-1, None] < learned[filled]
-        mask &= ~window.timestep.first[1:] & window.learns[:-1]  # rules 1 and 3
+        mask &= ~window.timestep.first[1:] & window.learns[:-1]  # rules 1 and 3 in types.py
         mask[:, len(env) :] = False
         learned = np.where(mask[:, : len(env)].any(axis=0), learned, 0)
         rings.write(
@@ -199,7 +199,7 @@ class Replay:
         start = self._now - 1 - (self._now - 1 - slot) % self._size
         learned, uses = self._starts.learned[env, slot], self._starts.uses
         np.add.at(uses, (env, slot), 1)
-        # Steps since it was complete: since its last learned step, or the next segment's first.
+        # Steps since a sequence was complete: at its last step, or at the next segment's first.
         age = self._now - (start + learned + self._ahead - self._length + (learned < self._length))
         self._sampled += batch_size, age.sum() * self.num_envs, uses[env, slot].sum()
         probability = self._priorities.leaves[leaf] / self._priorities.total
@@ -215,7 +215,7 @@ class Replay:
         return start * self.num_envs + env, Sample(trajectory, mask, np.float32(weights))
 
     def set_priorities(self, numbers: np.ndarray, priorities: np.ndarray) -> None:
-        """Give sequences [W] priorities, before the exponent; overwritten ones are left out."""
+        """Set priorities [W] of sequences [W], before the exponent; lost sequences are skipped."""
         priorities = np.maximum(np.asarray(priorities, np.float64), MIN_PRIORITY)
         if not np.isfinite(priorities).all():
             raise ValueError(f"priorities must be finite numbers: {priorities}")
@@ -233,12 +233,12 @@ class Replay:
         return {
             "replay/sequences": float(len(self)),  # number that can be drawn
             "replay/drawable_share": self._drawable_share(),
-            "replay/sample_age": samples[1] / count,  # environment steps since it was complete
+            "replay/sample_age": samples[1] / count,  # environment steps since one was complete
             "replay/sample_uses": samples[2] / count,
         }
 
     def _drawable_share(self) -> float:
-        """Return the share of the agent's stored steps that some drawable sequence learns."""
+        """Return the share of the agent's stored steps that some drawable sequence learns from."""
         num = min(self._now, self._size)
         slots = np.arange(self._now - num, self._now) % self._size  # from the oldest step on
         env, start = np.nonzero(self._priorities.leaves.reshape(self.num_envs, -1)[:, slots])
@@ -266,7 +266,7 @@ class Replay:
           counters: as `state` returned them.
 
         Raises:
-          UserError: it comes from a Replay that was made with other arguments.
+          UserError: they come from a Replay that was made with other arguments.
         """
         if counters["made_with"] != self._made_with:
             raise UserError(
@@ -306,7 +306,7 @@ class Replay:
     def _core_state(self, env: np.ndarray, t: np.ndarray, forgotten: np.ndarray) -> CoreState:
         """Return what the agents of env [N] remembered before steps t [N].
 
-        forgotten: [N] True where the recurrent state has no use and may not be kept: zeros instead.
+        forgotten: [N] True where the recurrent state is unused, and perhaps not kept: gives zeros.
         """
         rows = self._rows(env, t, np.arange(-self._before, 0))
         obs, frames = self._steps.timestep.obs, self._frames

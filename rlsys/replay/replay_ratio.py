@@ -8,7 +8,7 @@ observation is being replayed", 0.8 for R2D2, and do not say if padding counted.
 
 from typing import Any
 
-FIELDS = ("replay_ratio", "batch_size", "length", "learning_starts")  # that decide what is due
+FIELDS = ("replay_ratio", "batch_size", "length", "learning_starts")  # decide what is due
 
 
 class ReplayRatio:
@@ -17,18 +17,18 @@ class ReplayRatio:
     def __init__(self, config: Any):
         self._config = config
         self._fields = {name: getattr(config, name) for name in FIELDS}
-        # Steps that were played, and learned, before those that replay_ratio compares.
+        # Steps played, and steps learned, that replay_ratio does not compare.
         self._played_before, self._learned_before = config.learning_starts, 0
         self.learned_steps = 0  # by all updates of all processes
         self._of_update = float(
             config.batch_size * config.length
-        )  # a guess, until the first update is done
+        )  # steps of an update: a guess until one is done
 
     def due(self, env_steps: int) -> int:
         """Return the number of updates that are due after env_steps environment steps.
 
-        Each is taken to learn as many steps as the last ones did. If they learn more or fewer, the
-        next call makes up for it.
+        Each is expected to learn as many steps as the last ones did. If it learns more or fewer,
+        the next call makes up for it.
         """
         allowed = (env_steps - self._played_before) * self._config.replay_ratio
         learned = self.learned_steps - self._learned_before
@@ -51,8 +51,8 @@ class ReplayRatio:
     def restore(self, meta: dict[str, Any], env_steps: int) -> None:
         """Go on from what `state` returned after env_steps environment steps.
 
-        If a field has changed since, the ratio holds from here on: there is no debt to learn or to
-        wait for from the time under the other fields.
+        If one of FIELDS has changed since, the ratio holds from here on: what was played or learned
+        under the old ones makes no update due, and delays none.
         """
         self.learned_steps, self._of_update = meta["learned_steps"], meta["of_update"]
         before = meta.get("fields", self._fields)  # checkpoints of earlier versions have none

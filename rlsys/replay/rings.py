@@ -15,5 +15,5 @@ def take(rings, rows):
 
 
 def write(rings, index, values):
-    """Set each array of rings, at index, to the array of values in its place."""
+    """Set array[index] = value for each array of rings and its value of values."""
     jax.tree.map(lambda to, x: to.__setitem__(index, x), rings, values)

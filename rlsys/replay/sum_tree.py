@@ -27,7 +27,7 @@ class SumTree:
 
     @staticmethod
     def nbytes(capacity: int) -> int:
-        """Return the bytes that a tree of so many leaves takes."""
+        """Return the bytes that a tree of `capacity` leaves takes."""
         return 8 * (2 << _depth(capacity))
 
     def set(self, leaves: np.ndarray, values: np.ndarray) -> None:

@@ -2,8 +2,8 @@
 
 A segment is an episode or, with cross_episodes, all steps of the environment. Windows of `length`
 learned steps begin every `stride` steps of a segment, each after `burn_in` steps that warm up the
-recurrent state. For a segment's first windows some of these lie before the segment: they are burnt
-in too, and forgotten, because the segment opens with `first`. The last window ends with its
+recurrent state. Some burn-in steps of a segment's first windows lie before the segment: the state
+that they leave is forgotten, as the segment opens with `first`. The last window ends with its
 segment; it is left out if the window before it has learned all of its steps.
 """
 
@@ -53,13 +53,13 @@ def find(
     start = t - length
     full = (start >= segment) & ((start - segment) % stride == 0)
 
-    # Before an opening the segment ended at t - 1. Its last window is the first one that reaches
-    # beyond that end; no other learns what the window before it did not.
+    # Where t opens a segment, the one before ended at t - 1. Its last window is the first that
+    # would reach beyond that end; later ones would learn nothing new.
     beyond = (t - 1 - length) - before  # >= 0 where the segment held a full window
     last = before + np.maximum(-(-beyond // stride), 0) * stride
     cut = (opened >= 0) & np.where(beyond < 0, t - 1 > before, beyond % stride != 0)
 
-    # Windows that begin burn-in with their segment, or before it, start from zeros.
+    # Windows whose burn-in begins at their segment's start, or before, need no state: zeros.
     needed = (t > segment) & ((t - segment + burn_in) % stride == 0)
 
     (full_t, full_env), (cut_t, cut_env), (at, state_env) = map(np.nonzero, (full, cut, needed))
@@ -75,7 +75,7 @@ def find(
 
 
 def covered(shape: tuple[int, int], env: np.ndarray, start: np.ndarray, learned: np.ndarray):
-    """Tell which of the steps [B, T] = shape are learned by at least one window [W]."""
+    """Tell which steps [B, T] = shape at least one of W windows learns: bool [B, T]."""
     edges = np.zeros((shape[0], shape[1] + 1), np.int32)
     np.add.at(edges, (env, start), 1)
     np.add.at(edges, (env, start + learned), -1)
