@@ -40,10 +40,6 @@ def make_envs(*configs: Any) -> list[Envs]:
     return [make(task, share, seed) for task, seed in dealt]
 
 
-class Interrupted(Exception):
-    """An unroll was broken off, as the run stops; it is as if it had not begun."""
-
-
 class Actors:
     """Some actors, each with its share of the environments and a thread of its own.
 
@@ -184,19 +180,14 @@ class Actors:
 
     def _play(self, i: int, snapshot: "_Snapshot") -> "_Played":
         """Plays one unroll of actor i, in its thread."""
-
-        def policy(*args):
-            if self._stopping():
-                raise Interrupted
-            return self._policies[i](*args)
-
         trajectory, self.states[i] = unroll(
             self.envs[i],
-            policy,
+            self._policies[i],
             snapshot.params[i % len(snapshot.params)],  # inference runs where these are
             self.states[i],
             self._config.unroll_length,
             self._timer,
+            self._stopping,
         )
         trajectory = trajectory._replace(task_id=self._task_ids[i])
         episodes = self.envs[i].pop_episodes()

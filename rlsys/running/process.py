@@ -42,7 +42,8 @@ def prepare() -> None:
 def check_32_bits() -> None:
     """Raise UserError if a program has turned on numbers of 64 bits, in which nothing here is meant
     to be computed: half of it would double silently, and some would not compile."""
-    if jax.config.read("jax_enable_x64") or jax.config.jax_enable_x64:  # of all, or here
+    here = jax.numpy.result_type(float).itemsize > 4
+    if here or jax.config.read("jax_enable_x64"):  # of all threads
         raise UserError(
             "rlsys trains in 32 bits, and jax_enable_x64 is on: "
             'jax.config.update("jax_enable_x64", False) before training turns it off'

@@ -19,8 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlsys.acting.actors import Actors, Interrupted, make_envs
-from rlsys.acting.unroll import Unroll
+from rlsys.acting.actors import Actors, make_envs
+from rlsys.acting.unroll import Interrupted, Unroll
 from rlsys.envs import Episode, shared_spaces
 from rlsys.learning import hosts, learner
 from rlsys.learning.sampler import Sampler

@@ -143,8 +143,12 @@ def make_samplers(
     same = [vmapped.with_seed_of(configs[0], config) for config in configs]  # one program for all
     return {
         f"replay-{i}": Sampler(
-            replay, config, functools.partial(compiled, jax.device_put(own)), run.log.time,
-            lenient=True, stopping=run.stopping,
-        )  # fmt: skip
+            replay,
+            config,
+            functools.partial(compiled, jax.device_put(own)),
+            run.log.time,
+            lenient=True,
+            stopping=run.stopping,
+        )
         for i, (config, own, replay) in enumerate(zip(configs, same, replays, strict=True))
     }
