@@ -199,7 +199,8 @@ def test_several_hangups_save_one_checkpoint(tmp_path):
         process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 3, output
-    assert "SIGHUP: the run stops after" in output and "make resume RUN=run" in output
+    assert output.count(": the run stops after ") == 1  # to whichever arrived first
+    assert "make resume RUN=run" in output
 
 
 @pytest.mark.parametrize("delay", [0.05, 0.5, 1.5, 2.5])
