@@ -6,7 +6,7 @@ ENV ?=
 BASE ?=
 ARGS ?=
 MACHINE ?= here
-EXTRA ?= dev
+EXTRA ?=
 RESUME ?=
 RUN ?=
 RUNS ?=
@@ -20,17 +20,18 @@ LOCK := 'import ensurepip, ssl, sys, venv; print("requirements-%d.%d.lock" % sys
 COMMA := ,
 SPACE := $(subst ,, )
 
-# .venv/built holds the Python and the extras that .venv was built with.
-# A make whose command line names others builds .venv again: make test PYTHON=python3.12
-BUILT := $(shell cat .venv/built 2>/dev/null)
+# .venv/built holds the Python and the extras that .venv was built with, .venv/wanted those of a build that was cut
+# off. They are kept from one make to the next. EXTRA=cuda adds to them, and PYTHON=python3.12 builds .venv again.
+BUILT := $(subst $(COMMA),$(SPACE),$(shell cat .venv/built .venv/wanted 2>/dev/null | tail -n 1))
+GIVEN_EXTRAS := $(subst $(COMMA),$(SPACE),$(EXTRA))
+EXTRAS := dev $(sort $(filter-out dev,$(wordlist 2,$(words $(BUILT)),$(BUILT)) $(GIVEN_EXTRAS)))
 ifneq ($(origin PYTHON),file)
-STALE := $(if $(filter $(BUILT),$(PYTHON)),,stale)
+OTHER_PYTHON := $(if $(filter $(firstword $(BUILT)),$(PYTHON)),,stale)
 endif
-ifneq ($(origin EXTRA),file)
-STALE += $(filter-out $(BUILT),$(EXTRA))
-endif
+PYTHONS = $(if $(OTHER_PYTHON),,$(firstword $(BUILT))) $(PYTHON)
+STALE := $(strip $(OTHER_PYTHON) $(filter-out $(BUILT),$(EXTRAS)))
 
-TARGETS := .venv help train sweep plan tasks resume eval export report bench profile test test-slow lint format clean
+TARGETS := install .venv help train sweep plan tasks resume eval export report bench profile test test-slow lint format clean
 .PHONY: $(TARGETS) stale
 
 # A word that make would ignore is an error: make train algo=ppo would train R2D2.
@@ -43,10 +44,19 @@ $(foreach goal,$(filter-out $(TARGETS) .venv/built stale,$(MAKECMDGOALS)),$(erro
 
 # These can be seen before .venv is built, so they are said before.
 HELP := $(findstring --help,$(ARGS))
-$(foreach extra,$(filter-out dev cuda tpu,$(subst $(COMMA),$(SPACE),$(EXTRA))),$(error there is no EXTRA=$(extra), \
+$(foreach extra,$(filter-out dev cuda tpu,$(GIVEN_EXTRAS)),$(error there is no EXTRA=$(extra), \
   only dev, cuda and tpu))
 ifneq ($(filter resume eval export,$(MAKECMDGOALS)),)
 $(if $(strip $(RUN)$(HELP)),,$(error which run? make $(firstword $(MAKECMDGOALS)) RUN=runs/<name>, or RUN=latest))
+$(if $(HELP),,$(if $(wildcard $(if $(filter latest,$(RUN)),runs/*/config.json,$(subst $(SPACE),\ ,$(RUN)))),, \
+  $(error there is no run $(RUN))))
+endif
+ifneq ($(filter report,$(MAKECMDGOALS)),)
+$(if $(strip $(RUNS)$(HELP)),,$(error which runs? make report RUNS="runs/<name> runs/<name>"))
+endif
+ifneq ($(and $(filter sweep,$(MAKECMDGOALS)),$(strip $(RESUME))),)
+$(if $(wildcard $(if $(filter latest,$(RESUME)),runs/*/config.json,$(subst $(SPACE),\ ,$(RESUME)))),, \
+  $(error there is no sweep $(RESUME)))
 endif
 ifneq ($(filter train sweep plan profile,$(MAKECMDGOALS)),)
 MODULE := $(subst .,/,$(ALGO))
@@ -58,67 +68,75 @@ endif
 help:  ## List these targets.
 	@grep -hE '^[.a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-.venv: .venv/built  ## Build .venv with the newest Python that works. [PYTHON=<path>] [EXTRA=<dev|cuda|tpu>, joined by commas]
+install: .venv/built  ## Build .venv, as any target does that needs it. [PYTHON=<path>] [EXTRA=<cuda|tpu>, which is remembered]
+	@read -r python extras <.venv/built && echo ".venv has $$python with the extras $$extras"
+
+.venv: install
 
 stale:
 
-.venv/built: pyproject.toml $(wildcard requirements-*.lock) $(if $(strip $(STALE)),stale)
+.venv/built: pyproject.toml $(wildcard requirements-*.lock) $(if $(STALE),stale)
 	@test ! -L .venv || { echo ".venv is a link, and building it would empty what it leads to"; exit 2; }
-	@for python in $(PYTHON); do \
+	@for python in $(PYTHONS); do \
 	  lock=$$($$python -c $(LOCK) 2>/dev/null) && test -f "$$lock" || continue; \
-	  echo "building .venv with $$python and $$lock (once, a minute or two)"; \
-	  $$python -m venv --clear .venv && \
-	  $(BIN)/pip install --quiet --disable-pip-version-check -r $$lock && \
-	  $(BIN)/pip install --quiet --disable-pip-version-check -c $$lock -e '.[$(EXTRA)]' && \
-	  echo "$$python $(EXTRA)" >.venv/built; \
+	  extras="$(subst $(SPACE),$(COMMA),$(strip $(EXTRAS)))"; \
+	  if test "$(OTHER_PYTHON)$?" = stale; then \
+	    echo "adding $$extras to .venv"; \
+	  else \
+	    echo "building .venv with $$python and $$lock (once, a minute or two)"; \
+	    $$python -m venv --clear .venv && echo "$$python $(EXTRAS)" >.venv/wanted && \
+	    $(BIN)/pip install --quiet --disable-pip-version-check -r $$lock; \
+	  fi && \
+	  $(BIN)/pip install --quiet --disable-pip-version-check -c $$lock -e ".[$$extras]" && \
+	  echo "$$python $(EXTRAS)" >.venv/built && rm -f .venv/wanted; \
 	  exit; \
 	done; \
-	echo "no Python here can build .venv (tried: $(PYTHON)): install Python 3.11, 3.12 or 3.13 with its modules venv," \
+	echo "no Python here can build .venv (tried: $(strip $(PYTHONS))): install Python 3.11, 3.12 or 3.13 with its modules venv," \
 	  "ensurepip and ssl (on Debian and Ubuntu the package python3-venv), or name one: make $(MAKECMDGOALS) PYTHON=<path>" >&2; \
 	exit 2
 
-train: .venv  ## Train an agent. ALGO=<r2d2|apex|impala|ppo|module of your own> [ENV=<task>] [ARGS="--field value ..."]
+train: .venv/built  ## Train an agent. ALGO=<r2d2|apex|impala|ppo|module of your own> [ENV=<task>] [ARGS="--field value ..."]
 	@$(BIN)/python -m rlsys.train $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
 
-sweep: .venv  ## Train for every combination of values and seeds in one program, or resume such a sweep. ALGO= ENV= ARGS="--learning-rate 1e-4 1e-3 --seeds 5" | RESUME=<dir>
+sweep: .venv/built  ## Train for every combination of values and seeds in one program, or resume such a sweep. ALGO= ENV= ARGS="--learning-rate 1e-4 1e-3 --seeds 5" | RESUME=<dir>
 	@$(BIN)/python -m rlsys.sweep $(if $(RESUME),resume "$(RESUME)",$(ALGO) $(if $(ENV),--env $(ENV))) $(ARGS)
 
-plan: .venv  ## Predict the speed and memory of `make train` with the same words. [MACHINE=here|h100|8xh100|<file>]
+plan: .venv/built  ## Predict the speed and memory of `make train` with the same words. [MACHINE=here|h100|8xh100|<file>]
 	@$(BIN)/python -m rlsys.plan $(ALGO) --machine "$(MACHINE)" $(if $(ENV),--env $(ENV)) $(ARGS)
 
-tasks: .venv  ## List the families of EnvPool's tasks, or the tasks of one. [FAMILY=atari]
+tasks: .venv/built  ## List the families of EnvPool's tasks, or the tasks of one. [FAMILY=atari]
 	@$(BIN)/python -m rlsys tasks $(FAMILY)
 
-resume: .venv  ## Continue a run from its newest checkpoint. RUN=<dir|latest|pattern> [ARGS="--field value ..."]
+resume: .venv/built  ## Continue a run from its newest checkpoint. RUN=<dir|latest|pattern> [ARGS="--field value ..."]
 	@$(BIN)/python -m rlsys.train resume "$(RUN)" $(ARGS)
 
-eval: .venv  ## Play episodes with a run's newest checkpoint and print their mean return. RUN=<dir> [ARGS="--episodes 100"]
+eval: .venv/built  ## Play episodes with a run's newest checkpoint and print their mean return. RUN=<dir> [ARGS="--episodes 100"]
 	@$(BIN)/python -m rlsys.train eval "$(RUN)" $(ARGS)
 
-export: .venv  ## Write a run's policy to one file, which rlsys.load_policy() reads. RUN=<dir> [OUT=policy.zip]
+export: .venv/built  ## Write a run's policy to one file, which rlsys.load_policy() reads. RUN=<dir> [OUT=policy.zip]
 	@$(BIN)/python -m rlsys.train export "$(RUN)" --out "$(OUT)" $(ARGS)
 
-report: .venv  ## Draw a table and learning curves of runs and sweeps. RUNS="<dir> <dir> ..." [ARGS="--out <dir>"]
+report: .venv/built  ## Draw a table and learning curves of runs and sweeps. RUNS="<dir> <dir> ..." [ARGS="--out <dir>"]
 	@$(BIN)/python -m rlsys.results.report $(RUNS) $(ARGS)
 
-bench: .venv  ## Measure the speed of every part, which takes half an hour. [BASE=<earlier.json>] [ARGS="--only learner replay"]
+bench: .venv/built  ## Measure the speed of every part, which takes half an hour. [BASE=<earlier.json>] [ARGS="--only learner replay"]
 	@$(BIN)/python -m experiments.bench $(if $(BASE),--base "$(BASE)") $(ARGS)
 
-profile: .venv  ## Train briefly and say where the time goes. ALGO= [ENV=<task>] [ARGS="--field value ..."]
+profile: .venv/built  ## Train briefly and say where the time goes. ALGO= [ENV=<task>] [ARGS="--field value ..."]
 	@$(BIN)/python -m experiments.profile $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
 
-test: .venv  ## Run the tests, except those that take minutes; two cores need less than ten minutes.
+test: .venv/built  ## Run the tests, except those that take minutes; two cores need less than ten minutes.
 	@echo "running the tests, which takes less than ten minutes on two cores"
 	@$(BIN)/python -m pytest -n 2 -m 'not slow' tests
 
-test-slow: .venv  ## Run every test, the long ones too.
+test-slow: .venv/built  ## Run every test, the long ones too.
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup tests
 
-lint: .venv  ## Check the style and the types of the code.
+lint: .venv/built  ## Check the style and the types of the code.
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-format: .venv  ## Rewrite the code in the project's style.
+format: .venv/built  ## Rewrite the code in the project's style.
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-clean:  ## Remove .venv and the caches of ruff, mypy and pytest, and keep runs and compiled programs.
+clean:  ## Remove .venv, its extras and the caches of ruff, mypy and pytest; keep runs and compiled programs.
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -7,8 +7,6 @@ that do them, beside what XLA runs. The run itself ends with the trace, in a fol
 """
 
 import contextlib
-import os
-import signal
 import sys
 import threading
 import time
@@ -17,7 +15,7 @@ from pathlib import Path
 import jax
 
 from rlsys import cli, train
-from rlsys.running import process
+from rlsys.running import process, signals
 from rlsys.types import Stopped, UserError
 
 WARM = 3  # lines of the log with updates: by then every program is compiled
@@ -35,7 +33,7 @@ def wait_until_warm(folder: Path, ended: threading.Event) -> bool:
 
 
 def record(folder: Path, seconds: float, ended: threading.Event) -> None:
-    """Traces the run in `folder` for so long when it is warm, then has it stop as by ctrl-C."""
+    """Traces the run in `folder` for so long when it is warm, then has it stop."""
     if not wait_until_warm(folder, ended):
         return
     options = jax.profiler.ProfileOptions()
@@ -43,8 +41,7 @@ def record(folder: Path, seconds: float, ended: threading.Event) -> None:
     jax.profiler.start_trace(folder / "trace", profiler_options=options)
     ended.wait(seconds)
     jax.profiler.stop_trace()
-    if not ended.is_set():
-        os.kill(os.getpid(), signal.SIGINT)
+    signals.stop("the trace is complete")
 
 
 def main(words: list[str]) -> None:
@@ -64,8 +61,7 @@ def main(words: list[str]) -> None:
     thread = threading.Thread(target=record, args=(folder, float(seconds or 3.0), ended))
     thread.start()
     try:
-        # Both come from record, KeyboardInterrupt where the run is evaluated already.
-        with contextlib.suppress(KeyboardInterrupt, Stopped):
+        with contextlib.suppress(Stopped):
             train.main([*words, "--run-dir", str(folder)])
     finally:
         ended.set()

@@ -299,6 +299,20 @@ class Presets(NamedTuple):
             changes |= self.for_tasks(config, num_tasks)
         return dataclasses.replace(config, **changes)
 
+    def nearest(self, config: Any) -> tuple[str, dict[str, Any]]:
+        """The name of the preset that differs from a Config in the fewest fields, and the Config's
+        own values of these fields; env, seed and run_dir, which a preset leaves open, count not."""
+
+        def differs(preset: Any) -> dict[str, Any]:
+            names = [f.name for f in dataclasses.fields(config)]
+            found = {name: getattr(config, name) for name in names}
+            found = {n: value for n, value in found.items() if value != getattr(preset, n)}
+            return {n: value for n, value in found.items() if n not in ("env", "seed", "run_dir")}
+
+        found = {name: differs(preset) for name, preset in self.configs.items()}
+        name = min(found, key=lambda name: (len(found[name]), self.configs[name].env != config.env))
+        return name, found[name]
+
     def _suiting(self, env: str, on_cpu: bool) -> str:
         """The name of the preset that suits tasks."""
         if on_cpu and env in self.on_cpu:

@@ -93,16 +93,66 @@ def test_make_takes_the_first_python_that_works(checkout: Path, tmp_path: Path) 
     assert "pip install" not in make(checkout, ".venv", pythons).stdout  # it stands
 
 
-def test_make_builds_again_for_another_python_or_other_extras(
-    checkout: Path, tmp_path: Path
-) -> None:
+def test_make_builds_again_for_another_python(checkout: Path, tmp_path: Path) -> None:
     first, second = python(tmp_path, "first", "3.12"), python(tmp_path, "second", "3.11")
     assert "first pip install" in make(checkout, ".venv", f"PYTHON={first}").stdout
     assert "pip install" not in make(checkout, ".venv").stdout  # nothing was named, so it stays
     assert "-r requirements-3.11.lock" in make(checkout, ".venv", f"PYTHON={second}").stdout
-    words = (f"PYTHON={second}", "EXTRA=dev,cuda")
-    assert "-e .[dev,cuda]" in make(checkout, ".venv", *words).stdout
-    assert "pip install" not in make(checkout, ".venv", *words).stdout
+    assert "pip install" not in make(checkout, ".venv", f"PYTHON={second}").stdout
+    (checkout / "requirements-3.11.lock").touch()
+    assert "-r requirements-3.11.lock" in make(checkout, ".venv").stdout  # the Python is remembered
+
+
+def test_an_extra_is_added_at_any_time_and_remembered(checkout: Path, tmp_path: Path) -> None:
+    def built() -> str:
+        return (checkout / ".venv/built").read_text()
+
+    first, second = python(tmp_path, "first", "3.12"), python(tmp_path, "second", "3.11")
+    make(checkout, "install", f"PYTHON={first}")
+    program = checkout / ".venv/bin/python"
+    program.write_text("#!/bin/sh\necho it runs $*\n")
+    program.chmod(0o755)
+    done = make(checkout, "train", "EXTRA=cuda")
+    assert "-e .[dev,cuda]" in done.stdout and "it runs -m rlsys.train r2d2" in done.stdout
+    assert "-r requirements" not in done.stdout  # the rest stays as it is
+    assert built() == f"{first} dev cuda\n"
+    for words in (["train"], ["test"], ["train", "EXTRA=cuda"], ["train", "EXTRA=dev"]):
+        done = make(checkout, *words)
+        assert "it runs" in done.stdout and "pip install" not in done.stdout, done
+    assert f"{first} with the extras dev cuda" in make(checkout, "install").stdout
+    # However it is built again, the extra stays.
+    (checkout / "pyproject.toml").touch()
+    assert "-e .[dev,cuda]" in make(checkout, "install").stdout
+    assert "-e .[dev,cuda]" in make(checkout, "install", f"PYTHON={second}").stdout
+    assert "-e .[dev,cuda,tpu]" in make(checkout, "install", "EXTRA=tpu").stdout
+    assert built() == f"{second} dev cuda tpu\n"
+
+
+def test_a_build_that_fails_forgets_no_extra(checkout: Path, tmp_path: Path) -> None:
+    first = python(tmp_path, "first", "3.12")
+    make(checkout, "install", f"PYTHON={first}", "EXTRA=cuda")
+    good = (tmp_path / "first").read_text()
+    (tmp_path / "first").write_text(good.replace("echo first pip", "exit 1 # "))
+    (checkout / "pyproject.toml").touch()
+    assert make(checkout, "install").returncode == 2
+    (tmp_path / "first").write_text(good)
+    assert "-e .[dev,cuda]" in make(checkout, "install").stdout
+
+
+def test_what_can_be_seen_before_the_build_is_said_before(checkout: Path, tmp_path: Path) -> None:
+    first = python(tmp_path, "first", "3.12")
+    for words, said in (
+        (["train", "EXTRA=gpu"], "there is no EXTRA=gpu"),
+        (["resume"], "which run?"),
+        (["resume", "RUN=runs/no-such"], "there is no run runs/no-such"),
+        (["eval", "RUN=latest"], "there is no run latest"),
+        (["export", "RUN=runs/ppo-*"], "there is no run runs/ppo-*"),
+        (["sweep", "RESUME=runs/no-such"], "there is no sweep runs/no-such"),
+        (["report"], "which runs?"),
+    ):
+        done = make(checkout, *words, f"PYTHON={first}")
+        assert done.returncode == 2 and said in done.stderr, (words, done)
+        assert not (checkout / ".venv").exists()
 
 
 def test_make_says_in_one_sentence_that_no_python_works(checkout: Path, tmp_path: Path) -> None:

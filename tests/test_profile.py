@@ -21,8 +21,11 @@ def test_the_log_s_activities_are_spans_on_their_threads(tmp_path, capfd, algori
     words += ["--checkpoint-every", "1000000"]
     profile.main([*words, "--seconds", "2", "--run-dir", str(tmp_path)])
     (path,) = tmp_path.glob("trace/**/*.trace.json.gz")
-    output = capfd.readouterr().out
+    output, errors = capfd.readouterr()
     assert str(path) in output and "make resume" in output
+    # No signal was sent, so none is spoken of.
+    assert "the trace is complete: saving a checkpoint" in output
+    assert "SIG" not in output + errors
     with gzip.open(path) as file:
         events = json.load(file)["traceEvents"]
     found = [e for e in events if e.get("ph") == "X" and e["name"] in spans]

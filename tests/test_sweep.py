@@ -22,6 +22,7 @@ from rlsys.learning import learner
 from rlsys.replay import memory
 from rlsys.running import config_file
 from rlsys.running.checkpoint import Checkpoints
+from rlsys.running.display import Display
 from rlsys.running.health import Health
 from rlsys.running.log import Log
 from rlsys.running.run import Run
@@ -471,7 +472,7 @@ def test_printed_commands_are_the_members(tmp_path, monkeypatch, capfd):
 
 def test_the_table_shows_the_best_members(tmp_path):
     found = members("ppo", ["--seeds", "25"])
-    logs = [Log(tmp_path / str(i), 100, display=False) for i in range(25)]
+    logs = [Log(tmp_path / str(i), 100, display=Display(shown=False)) for i in range(25)]
     healths = [Health(member.config) for member in found]
     shown = status.Status(found, logs, healths)
     episodes = [Episode(float(10 * i), 5, 2 * i + 1, "CartPole-v1") for i in range(24)]

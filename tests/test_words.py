@@ -266,6 +266,7 @@ def test_make_takes_all_that_is_right(words, line, checkout):  # noqa: F811
     for path in ("rlsys/algorithms/ppo.py", "rlsys/algorithms/r2d2.py", "my/own.py"):
         (checkout / path).parent.mkdir(parents=True, exist_ok=True)
         (checkout / path).touch()
+    (checkout / "runs/ppo-1").mkdir(parents=True)
     done = make(checkout, "-n", *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].split() == f".venv/bin/python -m {line}".split()

@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import io
-import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +21,7 @@ from experiments.bench.figures import Figure
 from experiments.bench.processes import stream
 from rlsys import algorithms
 from rlsys.replay.memory import num_bytes
-from rlsys.running import metrics_file
+from rlsys.running import metrics_file, signals
 from rlsys.types import Stopped
 
 
@@ -47,9 +45,9 @@ def training(quick: bool, seconds: float) -> Iterator[Figure]:
 
 
 def stop_when(folder: Path, seconds: float, ended: threading.Event) -> None:
-    """Stop the run in `folder` as ctrl-C would, so long after its programs are compiled."""
+    """Stop the run in `folder` so long after its programs are compiled."""
     if profile.wait_until_warm(folder, ended) and not ended.wait(seconds):
-        os.kill(os.getpid(), signal.SIGINT)
+        signals.stop("measured")
 
 
 def train(name: str, words: list[str], seconds: float) -> Iterator[dict[str, Any]]:
@@ -77,7 +75,7 @@ def train(name: str, words: list[str], seconds: float) -> Iterator[dict[str, Any
     lines = [line for line in lines if line["learner_steps"]][profile.WARM - 1 :]
 
     def median(key: str) -> float:
-        return float(np.median([line[key] for line in lines]))
+        return float(np.median([line.get(key, 0.0) for line in lines]))
 
     rate = median("env_steps_per_second")
     spent = parts.seconds_per_step(name, config, "act learn", 3, 0.3)

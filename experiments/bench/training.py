@@ -73,7 +73,7 @@ def measure(name: str, words: list[str]) -> Iterator[dict[str, float]]:
         algorithms.find(name).train(config)
         lines = [line for line in metrics_file.read(Path(folder, "run")) if line["learner_steps"]]
     keys = [key for key in lines[-1] if key.startswith("time/")] + ["env_steps_per_second"]
-    medians = {key: float(np.median([line[key] for line in lines[2:]])) for key in keys}
+    medians = {key: float(np.median([line.get(key, 0.0) for line in lines[2:]])) for key in keys}
     memory = peak_memory()
     parts = seconds_per_step(name, config, "alone act learn", 3, 0.5)
     least = {part: float(seconds.min()) for part, seconds in parts.items()}

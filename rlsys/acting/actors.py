@@ -2,7 +2,6 @@
 
 import collections
 import concurrent.futures
-import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -121,7 +120,7 @@ class Actors:
         ahead = self._config.unrolls_ahead
         if ahead or not self._unrolls:
             self._play_on(ahead + 1, params, learner_step)
-        with self._timer("waiting") if ahead else contextlib.nullcontext():
+        with self._timer("waiting"):
             unroll = self._take()
         self._play_on(ahead, params, learner_step)  # while the learner learns
         return unroll

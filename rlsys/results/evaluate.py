@@ -12,9 +12,10 @@ from PIL import Image
 from rlsys import streams
 from rlsys.envs import Envs, Episode, Task, make, shared_spaces
 from rlsys.learning import hosts
-from rlsys.running import files, process
+from rlsys.running import files, output, process
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import Checkpoints
+from rlsys.running.display import Display
 from rlsys.running.session import Session
 from rlsys.types import Policy, Stopped, UserError
 
@@ -192,7 +193,7 @@ def report(folder: Path, score: str, episodes: dict[str, list[Episode]]) -> Path
     found = summaries(score, episodes)
     for name, result in found["results"].items():
         is_score = name.partition(" ")[0] == score
-        print(f"{'score' if is_score else 'also'}: {describe(name, result)}", flush=True)
+        output.say(f"{'score' if is_score else 'also'}: {describe(name, result)}")
     return write(folder, found)
 
 
@@ -210,16 +211,17 @@ def conclude(algorithm: Algorithm, session: Session) -> Path:
         raise Stopped
     if not primary:
         return run.folder
-    with run.ending_well():
+    playing = "playing the episodes of the evaluation"
+    with run.ending_well(), Display() as display, display.phase(playing):
         episodes = play_tasks(
             algorithm, config, session.network, session.params, config.eval_episodes
         )
     report(run.folder, algorithm.score_mode, episodes)
     run.print_health()
-    print(
+    output.say(
         f"{run.folder}: config.json, metrics.jsonl, evaluation.json, checkpoints/, and events "
         f"for TensorBoard\n"
-        f"make eval RUN={run.folder}    more episodes, and a gif of one"
+        f"more episodes, and a gif of one:\nmake eval RUN={run.folder}"
     )
     return run.folder
 

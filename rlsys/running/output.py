@@ -1,10 +1,12 @@
-"""Standard output and standard error that outlast whoever reads them."""
+"""Standard output and standard error that outlast whoever reads them, and lines that fit them."""
 
 import contextlib
 import errno
 import io
 import os
+import shutil
 import sys
+import textwrap
 from typing import Any, TextIO
 
 GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)  # a pipe or terminal that nobody reads any more
@@ -51,3 +53,22 @@ def make_lasting() -> None:
         if isinstance(stream, io.TextIOWrapper):  # letters that it cannot show are spelled out
             stream.reconfigure(errors="backslashreplace")
     sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)  # type: ignore[assignment]
+
+
+def wrapped(text: str, width: int) -> str:
+    """Break lines between words where they are longer than width. A word that is longer, such as a
+    path, stays whole, and so does a line that is a command to copy."""
+    lines = [
+        [line]
+        if line.startswith("make ")
+        else textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
+        for line in text.split("\n")
+    ]
+    return "\n".join(line for group in lines for line in group)
+
+
+def say(text: str) -> None:
+    """Print a text, in a terminal without breaking words; a file gets its lines as they are."""
+    if sys.stdout.isatty():
+        text = wrapped(text, shutil.get_terminal_size().columns)
+    print(text, flush=True)

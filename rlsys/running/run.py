@@ -14,15 +14,19 @@ import jax
 import numpy as np
 
 from rlsys.learning import hosts
-from rlsys.running import changes, config_file
+from rlsys.running import changes, config_file, output
 from rlsys.running.checkpoint import CheckpointError, Checkpoints
 from rlsys.running.checkpoint.arrays import SavedTree
 from rlsys.running.checkpoint.manifest import Damaged
+from rlsys.running.display import Display
 from rlsys.running.health import Health, first_not_finite
 from rlsys.running.lock import Lock
 from rlsys.running.log import Log, Silent
 from rlsys.running.signals import Signals, ending_well
 from rlsys.types import UserError
+
+FIRST_CHECKPOINT = 10_000  # environment steps
+TIMES = 4  # as many steps are played at the next checkpoint, until checkpoint_every lie between
 
 
 class Run:
@@ -38,7 +42,14 @@ class Run:
     """
 
     def __init__(
-        self, algorithm: str, config: Any, trees: list[str], *, resume: bool = False, content=None
+        self,
+        algorithm: str,
+        config: Any,
+        trees: list[str],
+        *,
+        resume: bool = False,
+        content=None,
+        display: Display | None = None,
     ):
         """Makes the folder, or opens the one that config.run_dir names to go on in it.
 
@@ -49,6 +60,7 @@ class Run:
             processes.
           resume: go on with the run in config.run_dir.
           content: of config.json, in place of algorithm and config.
+          display: shows the run's progress.
 
         Raises:
           UserError: the folder holds another run, or one of another number of processes, or
@@ -73,6 +85,7 @@ class Run:
         goes_on = "make sweep RESUME=" if "members" in content else "make resume RUN="
         self._goes_on = f"{goes_on}{self.folder}"
         self._lock: Lock | None = None
+        self._display = display
         try:
             self._open(trees, resume)
         except BaseException:
@@ -112,7 +125,9 @@ class Run:
             resume_at = self.env_steps if resume else None
             group = config.num_envs * len(self._content.get("members", [config]))
             options = {"group": group, "health": self._health}
-            self.log = Log(self.folder, config.env_steps, resume_at, **options)
+            self.log = Log(
+                self.folder, config.env_steps, resume_at, display=self._display, **options
+            )
 
     def __enter__(self):
         self._signals.__enter__()
@@ -134,7 +149,7 @@ class Run:
             kept = [f"checkpoint {n}" for n in self.checkpoints.numbers()[-1:]] or ["no checkpoint"]
             raise FloatingPointError(f"{error}; {kept[0]} is kept in {self.folder}") from error
         if self.stopped and not error and hosts.is_primary():
-            print(f"stopped; to go on: {self._goes_on}")
+            output.say(f"stopped; to go on:\n{self._goes_on}")
 
     def _take_lock(self) -> None:
         """Has process 0 lock the folder for all.
@@ -226,14 +241,21 @@ class Run:
 
         They are due every log_every and checkpoint_every environment steps and at the end, and the
         log with each checkpoint, so that a resumed run logs where the one that went on did.
+
+        The first checkpoints come earlier, so that a run that is killed has something to resume,
+        and loses a part of what it has done, whatever its speed. They too are due by environment
+        steps, not by the clock: episodes start afresh at a checkpoint, so a run would repeat itself
+        no more. The gaps grow by a factor, as episodes that are cut are shorter than most.
         """
         # Decided here alone, so that a signal cannot end the run without its last checkpoint.
         self._signal = hosts.all_max(self._signals.number)
         self.ended = self._signal > 0 or self.ended_by_steps
         if self._signal:
-            name = signal.Signals(self._signal).name
-            self.log.say(f"{name}: saving a checkpoint, then stopping")
-        save = self.ended or self.env_steps - self._saved >= self._config.checkpoint_every
+            why = self._signals.words or signal.Signals(self._signal).name
+            self.log.say(f"{why}: saving a checkpoint, then stopping")
+        early = max(FIRST_CHECKPOINT - self._saved, (TIMES - 1) * self._saved)
+        gap = min(self._config.checkpoint_every, early)
+        save = self.ended or self.env_steps - self._saved >= gap
         if self._signal and self.number and self.env_steps == self._saved:
             save = False  # nothing was played since the newest
         self.saving = save
@@ -336,4 +358,4 @@ class Run:
     def print_health(self) -> None:
         """Prints how healthy the run was, in one line."""
         if self._health and hosts.is_primary():
-            print(self._health.summary(), flush=True)
+            output.say(self._health.summary())

@@ -27,6 +27,8 @@ from rlsys.learning.sampler import Sampler
 from rlsys.replay.replay import Replay
 from rlsys.running import health, process
 from rlsys.running.algorithm import Algorithm, FromSamples
+from rlsys.running.display import Display
+from rlsys.running.first_lines import first_lines
 from rlsys.running.run import Run
 from rlsys.types import LearnerState
 
@@ -81,6 +83,7 @@ class Session:
         self._counted = 0  # environment steps of it
         self.metrics: list[dict[str, Any]] = []  # of updates, on the devices
         self.line_due = self._save_due = False
+        self._begun: set[str] = set()  # names of what was done once already
 
     @property
     def ended(self) -> bool:
@@ -128,9 +131,14 @@ class Session:
             if not self.ended:  # the signal came since
                 _, self._save_due = self.run.due()
             self.line_due = bool(self.metrics)
+        if self.line_due:  # what is measured now waits for the updates
+            with self.run.log.time("learner"), self.run.during("the updates that were begun"):
+                jax.block_until_ready((self.state, self.metrics))
 
     def _get(self) -> Iterator[Unroll]:
-        yield self.actors.get(self.state.params, self.learner_steps)
+        with self._first("compiling act and playing the first unroll"):
+            unroll = self.actors.get(self.state.params, self.learner_steps)
+        yield unroll
 
     def _until_stopped(self, unrolls: Iterator[Unroll]) -> Iterator[Unroll]:
         """Gives unrolls, each of which is counted, until there are no more or a signal has come."""
@@ -145,6 +153,13 @@ class Session:
             yield self._next(unroll)
         self.actors.drop()
 
+    def _first(self, phase: str) -> contextlib.AbstractContextManager:
+        """The display names what takes long when it is first done, as a program is compiled."""
+        if phase in self._begun:
+            return contextlib.nullcontext()
+        self._begun.add(phase)
+        return self.run.log.phase(phase)
+
     def _next(self, unroll: Unroll) -> Unroll:
         progress = np.full(
             self.state.progress.shape, self.env_steps / self.config.env_steps, np.float32
@@ -153,6 +168,7 @@ class Session:
         self.state = self.state._replace(progress=progress)
         self._counted = unroll.env_steps * hosts.count() // self._num_members
         self.run.env_steps += self._counted
+        self.run.log.display.env_steps = self.run.env_steps
         self.run.log.episodes(self._name_episodes(self.actors.pop_episodes()))
         self._last = unroll
         return unroll
@@ -175,7 +191,8 @@ class Session:
         not been played.
         """
         updates = "an unroll's updates, which are one program"
-        with self.run.log.time("learner"), self.run.during(updates):
+        first = self._first("compiling the update")
+        with first, self.run.log.time("learner"), self.run.during(updates):
             jax.block_until_ready(self.metrics[-1:])  # one unroll's updates wait at most
             if self.run.stopping():
                 self.run.env_steps -= self._counted
@@ -193,7 +210,8 @@ class Session:
     def update(self, program: Callable, sample: Any) -> Any:
         """Makes an update on samples: program(settings, state, sample) -> state, (priorities,
         metrics). Gives the priorities, on the devices."""
-        with self.run.log.time("learner"), self.run.during("an update"):
+        first = self._first("compiling the update")
+        with first, self.run.log.time("learner"), self.run.during("an update"):
             self.state, (priorities, metrics) = program(self.settings, self.state, sample)
         self.metrics.append(metrics)
         self.run.learner_steps += 1
@@ -207,13 +225,13 @@ class Session:
           FloatingPointError: a metric is not finite.
         """
         assert self._last is not None, "a line comes after an unroll"
-        with self.run.log.time("learner"), self.run.during("the updates that were begun"):
-            jax.block_until_ready(self.metrics)
+        first = self._first("compiling what the log measures")
+        with first, self.run.log.time("log"), self.run.during("the line of the log"):
             more = more | health.dead_units(self.network, self.state.params, self._last.trajectory)
-        for sampler in self.samplers:
-            lag = self.learner_steps - self._last.learner_step
-            more |= sampler.metrics(self.env_steps) | {"params_lag": lag}
-        self.run.write(self.metrics, more)
+            for sampler in self.samplers:
+                lag = self.learner_steps - self._last.learner_step
+                more |= sampler.metrics(self.env_steps) | {"params_lag": lag}
+            self.run.write(self.metrics, more)
         self.metrics.clear()
 
     def save(self, **meta: Any) -> None:
@@ -221,16 +239,22 @@ class Session:
         if not self._save_due:
             return
         trees: dict[str, Any] = {"learner": self.state, "actors": self.actors.states}
-        for name, sampler in self._samplers.items():
-            trees[name], meta[name] = sampler.state()
-        self.run.save(trees, meta)
+        with self.run.log.phase("saving a checkpoint"), self.run.log.time("checkpoint"):
+            for name, sampler in self._samplers.items():
+                trees[name], meta[name] = sampler.state()
+            self.run.save(trees, meta)
         if not self.ended:
             self.actors.restart(self.run.number)
 
     def restore(self) -> dict[str, Any]:
         """Goes on from the newest checkpoint; gives what meta holds."""
         templates = {"learner": self.state, "actors": self.actors.states}
-        with self.run.going_on(), self.run.during("the reading of the checkpoint"):
+        reading = "the reading of the checkpoint"
+        with (
+            self.run.going_on(),
+            self.run.log.phase("reading the checkpoint"),
+            self.run.during(reading),
+        ):
             trees, meta = self.run.restore(templates)
             self.state = learner.place(self.mesh, trees["learner"], self._state_spec)
             self.actors.states = trees["actors"]
@@ -255,22 +279,29 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
     mesh = learner.make_mesh(reserved=config.actor_devices)
     algorithm.check_mesh(mesh, config)
     own = hosts.share(config)
-    pools = make_envs(own)
-    network = algorithm.make_network(config, *shared_spaces(pools))
-    learning, replays = algorithm.learning, dict[str, Replay]()
-    if isinstance(learning, FromSamples):
-        replays = {"replay": learning.make_replay(own, network)}
     with contextlib.ExitStack() as stack:
+        display = stack.enter_context(Display(shown=hosts.is_primary()))
+        with display.phase("making environments"):
+            pools = make_envs(own)
+        network = algorithm.make_network(config, *shared_spaces(pools))
+        learning, replays = algorithm.learning, dict[str, Replay]()
+        if isinstance(learning, FromSamples):
+            replays = {"replay": learning.make_replay(own, network)}
+        names = ["learner", "actors", *replays]
         run = stack.enter_context(
-            Run(algorithm.name, config, ["learner", "actors", *replays], resume=resume)
+            Run(algorithm.name, config, names, resume=resume, display=display)
         )
         policies = algorithm.make_policies(network, config)
-        actors = Actors(
-            pools, policies, network.initial, own, run.log.time, own.join, stopping=run.stopping
-        )
+        with run.log.phase("starting environments"):
+            actors = Actors(
+                pools, policies, network.initial, own, run.log.time, own.join, stopping=run.stopping
+            )
         stack.callback(actors.close)
         settings = learner.place(mesh, config)  # else its numbers would cross at every step
-        state = learner.place(mesh, algorithm.make_state(network, config))
+        with run.log.phase("making the network"):
+            state = learner.place(mesh, algorithm.make_state(network, config))
+        for line in first_lines(algorithm.presets, config, network, mesh, state.params):
+            run.log.say(line)
         samplers = dict[str, Sampler]()
         if isinstance(learning, FromSamples):
             run.log.say(replays["replay"].memory)

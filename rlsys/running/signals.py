@@ -11,6 +11,7 @@ import select
 import signal
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +29,19 @@ def end_at_once() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def stop(why: str) -> None:
+    """Asks the run of this process to stop as SIGTERM does, from any thread, but without a signal;
+    without a run that is open it does nothing.
+
+    Args:
+      why: the words in which the run says so.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if isinstance(handler, types.MethodType) and isinstance(handler.__self__, Signals):
+        handler.__self__.words = why
+        handler.__self__.number = signal.SIGTERM
+
+
 class Signals:
     """Takes SIGINT, SIGTERM and SIGHUP, while it is entered in the main thread.
 
@@ -36,10 +50,12 @@ class Signals:
 
     Attributes:
       number: of the signal that came first, 0 if none has.
+      words: why the run is to stop, if it was not a signal that asked for it.
     """
 
     def __init__(self) -> None:
         self.number = 0
+        self.words = ""
         self._before: dict[int, Any] = {}
         self._watch = contextlib.ExitStack()
         self._doing, self._since, self._round = BEGUN, time.monotonic(), 0.0
@@ -61,7 +77,12 @@ class Signals:
                     self._say("stops after")
 
             self._watch.enter_context(
-                _watching(take, lambda: self._say("still waits for") if self.number else None)
+                _watching(
+                    take,
+                    lambda: (
+                        self._say("still waits for") if self.number and not self.words else None
+                    ),
+                )
             )
             for s in self._before:
                 signal.signal(s, self._on_signal)

@@ -20,9 +20,11 @@ from rlsys.learning.sampler import Sampler
 from rlsys.replay import memory
 from rlsys.replay.replay import Replay
 from rlsys.results import evaluate
-from rlsys.running import config_file, files, process
+from rlsys.running import config_file, files, output, process
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.checkpoint import Checkpoints
+from rlsys.running.display import Display
+from rlsys.running.first_lines import first_lines
 from rlsys.running.health import Health
 from rlsys.running.log import Log
 from rlsys.running.run import Run
@@ -72,34 +74,41 @@ def open_sweep(
 ) -> Iterator[tuple[Session, UnrollUpdates | SampleUpdates, Status]]:
     """Opens the run of a sweep, and closes it whatever happens."""
     process.check_32_bits()
-    config, pools = configs[0], make_envs(*configs)
-    num, mesh = len(members), vmapped.make_mesh(len(members), config.actor_devices)
-    network = algorithm.make_network(config, *shared_spaces(pools))
-    policies = vmapped.make_policies([algorithm.make_policies(network, c) for c in configs])
-    learning, replays = algorithm.learning, list[Replay]()
-    updates: UnrollUpdates | SampleUpdates
-    if isinstance(learning, FromSamples):
-        replays = [learning.make_replay(c, network) for c in configs]
-        updates = SampleUpdates(learning, network, configs, mesh, config.join, replays)
-    else:
-        updates = UnrollUpdates(learning, network, configs, mesh, config.join)
-    settings = vmapped.place_numbers(mesh, configs)
-    states = vmapped.stack([algorithm.make_state(network, c) for c in configs])
-    states = learner.place(mesh, states, vmapped.SHARDED)
-    print(f"compiling {num} members as one program, for {mesh.size} device(s)", flush=True)
-    example = vmapped.example(policies[0], states.params, network, config, num, config.join)
-    needs = updates.compile(settings, states, example)
-    print(memory.check_sweep(num, *needs, mesh.devices.flat), flush=True)
+    config, num = configs[0], len(members)
+    mesh = vmapped.make_mesh(num, config.actor_devices)
     with contextlib.ExitStack() as stack:
+        display = stack.enter_context(Display())
+        with display.phase("making environments"):
+            pools = make_envs(*configs)
+        network = algorithm.make_network(config, *shared_spaces(pools))
+        policies = vmapped.make_policies([algorithm.make_policies(network, c) for c in configs])
+        learning, replays = algorithm.learning, list[Replay]()
+        updates: UnrollUpdates | SampleUpdates
+        if isinstance(learning, FromSamples):
+            replays = [learning.make_replay(c, network) for c in configs]
+            updates = SampleUpdates(learning, network, configs, mesh, config.join, replays)
+        else:
+            updates = UnrollUpdates(learning, network, configs, mesh, config.join)
+        with display.phase("making the networks"):
+            settings = vmapped.place_numbers(mesh, configs)
+            states = vmapped.stack([algorithm.make_state(network, c) for c in configs])
+            states = learner.place(mesh, states, vmapped.SHARDED)
+        with display.phase(f"compiling {num} members as one program"):
+            example = vmapped.example(policies[0], states.params, network, config, num, config.join)
+            needs = updates.compile(settings, states, example)
+        sentence = memory.check_sweep(num, *needs, mesh.devices.flat)
         content = {"algorithm": algorithm.name, "members": [_to_json(m) for m in members]}
         names = ["learner", "actors", *(f"replay-{i}" for i in range(len(replays)))]
         run = stack.enter_context(
-            Run(algorithm.name, config, names, resume=resume, content=content)
+            Run(algorithm.name, config, names, resume=resume, content=content, display=display)
         )
+        lines = first_lines(algorithm.presets, config, network, mesh, states.params, num)
+        for line in (*lines, sentence):
+            run.log.say(line)
         resumed = run.env_steps if resume else None
         folders = [run.folder / "members" / str(i) for i in range(num)]
         healths = [Health(c) for c in configs]
-        options = {"group": config.num_envs, "display": False}
+        options = {"group": config.num_envs, "display": Display(shown=False)}
         logs = [
             stack.enter_context(Log(path, config.env_steps, resumed, health=health, **options))
             for path, health in zip(folders, healths, strict=True)
@@ -164,7 +173,7 @@ def _conclude(algorithm, network, configs, states, run: Run, status: Status) -> 
         value = ", ".join(f"{k} {row[k]:.4g}" for k in columns if k.endswith("return") and k in row)
         gone = f", set aside at learner step {row['set_aside_at']}" if "set_aside_at" in row else ""
         i = row["member"]
-        print(f"{status.members[i].name}: {value}{gone}{cuts.get(i, '')}")
+        output.say(f"{status.members[i].name}: {value}{gone}{cuts.get(i, '')}")
     try:
         with files.replacing(run.folder / "members.csv") as new, new.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns)
@@ -172,9 +181,9 @@ def _conclude(algorithm, network, configs, states, run: Run, status: Status) -> 
             writer.writerows(rows)
     except OSError as error:
         print(f"{run.folder}/members.csv could not be written: {error.strerror}.")
-    print(
+    output.say(
         f"{run.folder}: config.json, metrics.jsonl, checkpoints/, members.csv, and each member's "
-        f"run in members/\nmake eval RUN={run.folder}/members/0    more episodes of a member"
+        f"run in members/\nmore episodes of a member:\nmake eval RUN={run.folder}/members/0"
     )
 
 
