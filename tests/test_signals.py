@@ -74,7 +74,7 @@ def test_an_unroll_is_broken_off(tmp_path, capfd):
     assert len(steps) < 60
     output = capfd.readouterr()
     assert "SIGTERM: the run stops after a step of the environments" in output.err
-    assert f"stopped; to go on: make resume RUN={folder}" in output.out
+    assert f"make resume RUN={folder}" in output.out
     assert meta_counters(folder)["env_steps"] == 0 and not metrics(folder)
     assert play("resume", folder) == 0
     assert meta_counters(folder)["env_steps"] >= 9600
