@@ -60,6 +60,8 @@ class Actors:
         timer: Timer,
         join: int | None = None,
         members: Sequence[Any] = (),
+        *,
+        stopping: Callable[[], bool] = lambda: False,
     ):
         """An actor for each of envs.
 
@@ -73,6 +75,7 @@ class Actors:
             number of actors); if None one of each actor.
           members: Configs of a sweep's members, as make_envs took them; the keys that policies take
             are then [members].
+          stopping: tells, before each step, whether unrolls are to be broken off.
         """
         self._join_size = len(envs) if join is None else join
         possible = list(range(1, len(envs) + 1))
@@ -92,7 +95,7 @@ class Actors:
         names = list(dict.fromkeys(e.name for e in envs))
         self._task_ids = [np.full(e.num_envs, names.index(e.name), np.int32) for e in envs]
         self._policies, self._config, self._timer = policies, config, timer
-        self._members = members or [config]
+        self._members, self._stopping = members or [config], stopping
         self._devices = learner.actor_devices(config.actor_devices)
         self._newest: _Snapshot | None = None
         self._snapshots: list[_Snapshot | None] = [None] * len(envs)  # one for each actor
@@ -112,7 +115,7 @@ class Actors:
           learner_step: the number of updates that made them.
 
         Raises:
-          whatever an actor raised.
+          whatever an actor raised; Interrupted once stopping() is true.
         """
         ahead = self._config.unrolls_ahead
         if ahead or not self._unrolls:
@@ -130,6 +133,12 @@ class Actors:
             self._begin(i % len(self.envs), params, learner_step)
         while self._unrolls:
             yield self._take()
+
+    def drop(self) -> None:
+        """Forgets the unrolls that were begun, once actors have broken them off."""
+        futures = [future for _, future in self._unrolls if not future.cancel()]
+        concurrent.futures.wait(futures)
+        self._unrolls = []
 
     def restart(self, checkpoint: int) -> None:
         """After drain: starts all environments afresh; the next get takes new parameters."""
@@ -177,6 +186,7 @@ class Actors:
             self.states[i],
             self._config.unroll_length,
             self._timer,
+            self._stopping,
         )
         trajectory = trajectory._replace(task_id=self._task_ids[i])
         episodes = self.envs[i].pop_episodes()
