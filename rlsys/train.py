@@ -31,7 +31,7 @@ from rlsys.config import RunConfig, check_at_least, from_dict
 from rlsys.learning import hosts
 from rlsys.results.evaluate import EvalConfig, evaluate_run
 from rlsys.results.export import ExportConfig, export
-from rlsys.running import config_file, output, run
+from rlsys.running import config_file, output, process
 from rlsys.types import UserError
 
 
@@ -113,6 +113,7 @@ def use(command: str, args: list[str], where: hosts.Address | None) -> None:
     options = cli.parse(default, args, about, usage=usage, also=also)
     if command == "eval":
         check_at_least(options, 1, "episodes")
+        check_at_least(options, 0, "seed")
         evaluate_run(algorithm, config, options)
     elif command == "export":
         export(algorithm, config, options)
@@ -122,6 +123,6 @@ def use(command: str, args: list[str], where: hosts.Address | None) -> None:
 
 
 if __name__ == "__main__":
-    run.prepare_process()
+    process.prepare()
     output.make_lasting()
     hosts.leave(cli.exit_code(lambda: main(sys.argv[1:])))

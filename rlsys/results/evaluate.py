@@ -11,7 +11,7 @@ from rlsys.envs import Episode, make, shared_spaces
 from rlsys.learning import hosts
 from rlsys.results import evaluations, exploitability, gif, playing
 from rlsys.results.playing import SEED, play_tasks
-from rlsys.running import events, output
+from rlsys.running import events, output, process
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import CheckpointError, Checkpoints
 from rlsys.running.display import Display
@@ -180,7 +180,8 @@ def conclude(algorithm: Algorithm, session: Session) -> Path:
     if not primary:
         return run.folder
     agent = Saved(session.network, session.params, run.env_steps, run.learner_steps)
-    with Display() as display, display.phase("playing the episodes of the evaluation"):
+    playing = "playing the episodes of the evaluation"
+    with run.ending_well(), Display() as display, display.phase(playing):
         episodes = play_tasks(algorithm, config, *agent[:2], config.eval_episodes)
     counters = {"env_steps": run.env_steps, "learner_steps": run.learner_steps}
     exact = exploitability.of_run(config.tasks, *agent[:2])
@@ -229,6 +230,7 @@ def saved(algorithm: Algorithm, config: Any, params: str = NEWEST) -> Saved:
     """
     if params not in (NEWEST, BEST):
         raise UserError(f"params must be {NEWEST} or {BEST}, not {params!r}")
+    process.check_32_bits()
     pools = [make(task, 1, SEED) for task in config.eval_tasks]
     network = algorithm.make_network(config, *shared_spaces(pools))
     for envs in pools:
