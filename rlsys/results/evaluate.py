@@ -209,6 +209,10 @@ class EvalConfig:
     gif: bool = True
     """Record an episode, played in the way that is the algorithm's score."""
 
+    def __post_init__(self):
+        if self.episodes < 1:
+            raise UserError(f"episodes must be 1 or more, not {self.episodes}")
+
 
 def saved(algorithm: Algorithm, config: Any, params: str = NEWEST) -> Saved:
     """Reads an agent in a run's newest checkpoint.
