@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rlsys.results import match, ratings
-from rlsys.results.playing import SEED
 from rlsys.results.curves import short
+from rlsys.results.playing import SEED
 from rlsys.running import files
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import Checkpoints
@@ -86,9 +86,7 @@ def snapshots(run: match.RunOfGame, most: int = 0) -> list[Snapshot]:
     order = sorted(range(len(about)), key=lambda i: about[i]["number"])
     if most and len(order) > most:
         order = [order[round(i)] for i in np.linspace(0, len(order) - 1, most)]
-    past = [
-        Snapshot(str(about[i]["number"]), about[i]["env_steps"], saved[str(i)]) for i in order
-    ]
+    past = [Snapshot(str(about[i]["number"]), about[i]["env_steps"], saved[str(i)]) for i in order]
     return [*past, Snapshot("newest", run.agent.env_steps, run.agent.params)]
 
 
@@ -140,7 +138,7 @@ def describe(lines: list[dict[str, Any]]) -> list[str]:
     for x in lines:
         text.append(
             f"{x['snapshot']:<8}{x['env_steps']:>13,}{x['elo']:>9.0f}"
-            f"{x['elo_half_width_95']:>4.0f}{min(x['nash_average'], 0.0):>15.3f}"
+            f"{x['elo_half_width_95']:>4.0f}{-abs(round(x['nash_average'], 3)) or 0.0:>15.3f}"
             f"{x['nash_share']:>8.2f}{x['score_against_random']:>17.3f}"
         )
     return [
@@ -207,8 +205,8 @@ def rate_run(algorithm: Algorithm, config: Any, options: RatingsConfig) -> list[
     found = snapshots(run, options.selves)
     num_pairs = len(found) * (len(found) + 1) // 2
     print(
-        f"{run.game.name}: {len(found) - 1} past selves, the newest policy and a player of random "
-        f"moves play {num_pairs * options.games:,} games ({run.mode})",
+        f"{run.game.name}: {len(found) - 1} past selves, the newest policy and random moves play\n"
+        f"{num_pairs * options.games:,} games ({run.mode})",
         flush=True,
     )
     table = round_robin(run, found, options.games, options.seed)

@@ -5,6 +5,7 @@ Both sides of all games act in batches: one call a step for each player, whateve
 
 import dataclasses
 import json
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,8 +113,8 @@ def _play(
     for _ in range(MAX_STEPS):
         action = np.zeros(pairs.size, np.int32)
         for i, mine in rows.items():
-            part = timestep if len(rows) == 1 else jax.tree.map(lambda x, m=mine: x[m], timestep)
-            action[mine], memory[i] = contenders[i].act(part, memory[i])
+            own_part = jax.tree.map(operator.itemgetter(mine), timestep)
+            action[mine], memory[i] = contenders[i].act(own_part, memory[i])
         timestep = envs.step(action)
         reward += playing * timestep.reward[first]
         playing &= (timestep.discount[first] > 0) & ~timestep.truncated[first]
@@ -245,7 +246,8 @@ def match(sides: Sequence[tuple[Algorithm, Any] | str], options: MatchConfig) ->
     for other, its in others:
         if its != game:
             raise UserError(f"{folder} plays {game.name!r} and {other} plays {its.name!r}")
-    contenders, about = [], []
+    contenders: list[Contender] = []
+    about: list[dict[str, Any]] = []
     for side in sides:
         if isinstance(side, str):
             contenders.append(player_contender(side, game))
@@ -284,20 +286,20 @@ def describe(found: dict[str, Any], first: str, second: str) -> list[str]:
     """Lines on a match, as match() writes it, from the first side's view."""
 
     def line(words: str, x: dict[str, float]) -> str:
-        return (
-            f"{words:<15}{x['won']:>7} won {x['drawn']:>7} drawn {x['lost']:>7} lost   "
-            f"score {x['score']:.3f} ({x['interval_95_low']:.3f} to {x['interval_95_high']:.3f})"
-        )
+        counts = "".join(f"{x[name]:>8,}" for name in ("won", "drawn", "lost"))
+        interval = f"{x['interval_95_low']:.3f} to {x['interval_95_high']:.3f}"
+        return f"{words:<16}{counts}{x['score']:>9.3f}   {interval}"
 
     whole = found["result"]
     lines = [
         f"{found['game']}, {whole['games']:,} games",
         f"  {first}",
         f"  against {second}",
+        f"{'':<16}     won   drawn    lost    score   95 % interval",
         line("all games", whole),
         line("  it began", found["began"]),
         line("  it did not", found["did_not_begin"]),
-        "score: the mean of 1 for a win, 0.5 for a draw; in brackets its 95 % interval",
+        "score: the mean of 1 for a win, 0.5 for a draw",
     ]
     if abs(whole["mean_reward"] - 2 * whole["score"] + 1) > 1e-6:  # not 1, 0 or -1 alone
         lines.insert(-1, f"mean reward {whole['mean_reward']:.4g}")

@@ -1,7 +1,9 @@
 """A person plays a game against a trained policy, in the terminal."""
 
 import dataclasses
+import operator
 import sys
+import textwrap
 from typing import Any
 
 import jax
@@ -97,7 +99,8 @@ def play(
     envs = make(run.game, 2, seed)
     policy = run.contender("the policy")
     try:
-        print(f"{run.game.name} against {run.config.run_dir} ({run.mode}). {board.rules} {HELP}")
+        print(f"{run.game.name} against {run.config.run_dir} ({run.mode})")
+        print(textwrap.fill(f"{board.rules} {HELP}", 79))
         if person_begins is None:
             person_begins = ask_who_begins(np.random.default_rng(seed))
         timestep = envs.reset()
@@ -107,9 +110,9 @@ def play(
         print(f"You have X, the policy has O. {'You begin' if person_begins else 'It begins'}.")
         memory, last = policy.start(1, seed), ""
         while timestep.discount[me] > 0 and not timestep.truncated[me]:
-            mine = jax.tree.map(lambda x, row=other: x[row : row + 1], timestep)
             action = np.zeros(2, np.int32)
-            action[other : other + 1], memory = policy.act(mine, memory)
+            its_part = jax.tree.map(operator.itemgetter([other]), timestep)
+            action[[other]], memory = policy.act(its_part, memory)
             if envs.to_move[me]:
                 print(f"\n{last}{boards.draw(board, timestep.obs['obs'][me])}")
                 action[me] = ask_move(board, timestep.obs[MASK][me])
