@@ -126,7 +126,7 @@ export: .venv/built  ## Write a run's policy to one file, which rlsys.load_polic
 match: .venv/built  ## Play two runs of a game against each other. RUN="<dir> <dir|random|blocker|perfect>" [ARGS="--episodes 1000 --mode greedy"]
 	@$(BIN)/python -m rlsys.train match $(foreach run,$(RUN),"$(run)") $(ARGS)
 
-ratings: .venv/built  ## Rate a run's past selves and its policy by games against each other. RUN=<dir> [ARGS="--games 20"]
+ratings: .venv/built  ## Rate a run's past selves and its policy by games against each other. RUN=<dir> [ARGS="--games 40"]
 	@$(BIN)/python -m rlsys.train ratings "$(RUN)" $(ARGS)
 
 play: .venv/built  ## Play TicTacToe, ConnectFour, Othello or Hex against a run's policy. RUN=<dir>

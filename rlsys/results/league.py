@@ -27,7 +27,7 @@ ANNOTATED = 12  # a matrix of at most so many players has its numbers written in
 class RatingsConfig:
     """Rates a run's past selves and its newest policy by games against each other."""
 
-    games: int = 20
+    games: int = 40
     """The number of games of each pair, an even one: each side begins half of them."""
     selves: int = 16
     """The largest number of past selves that play, evenly spread over the run; 0 for all that the
@@ -84,6 +84,8 @@ def snapshots(run: match.RunOfGame, most: int = 0) -> list[Snapshot]:
     every = {str(i): run.agent.params for i in range(len(about))}
     saved = checkpoints.restore({"opponents": every}, number)[1]["opponents"]
     order = sorted(range(len(about)), key=lambda i: about[i]["number"])
+    if about[order[-1]]["env_steps"] == run.agent.env_steps:  # it is the newest policy
+        del order[-1]
     if most and len(order) > most:
         order = [order[round(i)] for i in np.linspace(0, len(order) - 1, most)]
     past = [Snapshot(str(about[i]["number"]), about[i]["env_steps"], saved[str(i)]) for i in order]
@@ -154,8 +156,9 @@ def plot(path: Path, found: list[Snapshot], table: Table, title: str) -> None:
     number = len(found)
     figure = Figure(figsize=(11.5, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1.0])
+    left.set_facecolor("0.85")  # the diagonal
     image = left.imshow(table.score, cmap="RdBu", vmin=0.0, vmax=1.0)
-    names = [short(x.env_steps, None) for x in found]
+    names = [short(float(f"{x.env_steps:.3g}"), None) for x in found]
     names[-1] += "\nnewest"
     every = max(1, -(-number // 18))
     ticks = range((number - 1) % every, number, every)  # the newest among them

@@ -46,8 +46,9 @@ def ask(question: str) -> str:
     """
     print(question, end="", flush=True)
     line = sys.stdin.readline()
+    if not sys.stdin.isatty():  # a terminal shows what is typed
+        print(line.rstrip("\n"))
     if not line:
-        print()
         raise Quit
     text = line.strip().lower()
     if text in ("q", "quit", "exit"):
@@ -73,9 +74,9 @@ def ask_move(board: boards.Board, legal: np.ndarray) -> int:
         text = ask("Your move: ")
         action = boards.read_move(board, text)
         if text == "?":
-            print(f"Legal moves: {' '.join(names)}")
+            print(textwrap.fill(f"Legal moves: {' '.join(names)}", 79))
         elif action is None:
-            print(f"{text!r} is no move. {board.rules.rpartition('. ')[2]} {HELP}")
+            print(f"{text!r} is no move. {HELP}")
         elif not legal[action]:
             print(f"{boards.name_move(board, action)} is not legal here. {HELP}")
         else:
