@@ -16,10 +16,17 @@ from rlsys.running.checkpoint import Checkpoints
 TINY = "--hidden-size 16 --head-size 8 --num-envs 32 --minibatches 1 --epochs 1"
 
 
-def random_like(shapes: Any, seed: int, scale: float = 0.3) -> Any:
-    """Arrays of such shapes, of normal numbers; nothing is compiled for them."""
+def random_like(shapes: Any, seed: int) -> Any:
+    """Arrays of such shapes, of random numbers; nothing is compiled for them. Statistics, such as
+    deviations, are positive."""
     random = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: random.normal(0.0, scale, x.shape).astype(x.dtype), shapes)
+
+    def draw(path, x):
+        number = random.normal(0.0, 0.3, x.shape)
+        learned = "params" in jax.tree_util.keystr(path)
+        return (number if learned else np.abs(number)).astype(x.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def write_run(
