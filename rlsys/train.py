@@ -140,8 +140,9 @@ def take_folder(command: str, args: list[str], default: Any, about: str, also: A
     Raises:
       UserError: there is none.
     """
-    if args and not args[0].startswith("-"):
-        return args.pop(0)
+    folder = args.pop(0) if args and not args[0].startswith("-") else ""
+    if folder:
+        return folder
     if cli.wants_help(args):
         cli.parse(default, args, about, usage=f"rlsys {command} RUN", also=also)
     raise UserError(f"{command} needs the folder of a run: make {command} RUN=runs/...")
