@@ -23,7 +23,7 @@ import tyro
 from gymnasium import spaces
 
 from rlsys import envs, train
-from rlsys.running import run
+from rlsys.running import process
 
 NETWORK = "--torso shallow --hidden-size 16 --frame-stack 1"
 WAYS = {"first come": [], "in turn": ["--unrolls-ahead", "0", "--batch-size", "64"]}
@@ -86,5 +86,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run.prepare_process()
+    process.prepare()
     main(tyro.cli(Config))

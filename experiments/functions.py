@@ -27,7 +27,7 @@ from rlsys.losses.gae import gae
 from rlsys.losses.q_learning import n_step_double_q
 from rlsys.losses.value_rescaling import h, h_inv
 from rlsys.losses.vtrace import vtrace
-from rlsys.running import run
+from rlsys.running import process
 
 SHAPES = ((20, 32), (128, 1024), (1000, 32), (1000, 1024))
 ACTIONS, TASKS, FEATURES, N = 6, 5, 256, 5
@@ -213,5 +213,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run.prepare_process()
+    process.prepare()
     main(tyro.cli(Config, config=(tyro.conf.FlagConversionOff,)))

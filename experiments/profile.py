@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 
 from rlsys import cli, train
-from rlsys.running import run, signals
+from rlsys.running import process, signals
 from rlsys.types import Stopped, UserError
 
 WARM = 3  # lines of the log with updates: by then every program is compiled
@@ -76,5 +76,5 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run.prepare_process()
+    process.prepare()
     sys.exit(cli.exit_code(lambda: main(sys.argv[1:])))

@@ -22,7 +22,7 @@ from experiments.bench import parts
 from rlsys import algorithms
 from rlsys.learning import learner
 from rlsys.plan import cost
-from rlsys.running import run
+from rlsys.running import process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run.prepare_process()
+    process.prepare()
     options = tyro.cli(Config)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(options.devices))

@@ -22,7 +22,7 @@ import sys
 from rlsys import algorithms, cli
 from rlsys.envs.tasks import list_tasks
 from rlsys.learning import hosts
-from rlsys.running import output, run
+from rlsys.running import output, process
 from rlsys.running.metrics import describe
 from rlsys.types import UserError
 
@@ -64,7 +64,7 @@ def main(args: list[str]) -> None:
 
 def start() -> None:
     """Runs the command that the process was started with, and ends the process."""
-    run.prepare_process()
+    process.prepare()
     output.make_lasting()
     hosts.leave(cli.exit_code(lambda: main(sys.argv[1:])))
 

@@ -1,9 +1,12 @@
 """The command line: words become a Config, errors become sentences."""
 
+import contextlib
 import dataclasses
 import decimal
 import difflib
+import errno
 import glob
+import io
 import itertools
 import re
 import sys
@@ -21,6 +24,7 @@ from rlsys.types import Stopped, UserError
 TYRO = (tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes)
 Word = Annotated[str, tyro.conf.arg(metavar="WORD", help_behavior_hint="")]  # of no field
 REGISTRY = ConstructorRegistry()
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
 SYNONYMS = {  # fields as other libraries call them
     "batch": "batch-size",
     "buffer-size": "replay-capacity",
@@ -70,12 +74,24 @@ def _truth(words: list[str]) -> bool:
         raise ValueError(f"it must be true or false, not {words[0]!r}") from None
 
 
+def _number(words: list[str]) -> float:
+    """Reads a number."""
+    try:
+        return float(words[0])
+    except ValueError:
+        raise ValueError(f"it must be a number, not {words[0]!r}") from None
+
+
 @REGISTRY.primitive_rule
 def _rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """Tells tyro how to read a bool and an int."""
+    """Tells tyro how to read a bool, a float and an int."""
     if info.type is bool:
         return PrimitiveConstructorSpec(
             1, "true|false", _truth, lambda x: isinstance(x, bool), lambda x: [str(x).lower()]
+        )
+    if info.type is float:
+        return PrimitiveConstructorSpec(
+            1, "FLOAT", _number, lambda x: isinstance(x, float | int), lambda x: [str(x)]
         )
     if info.type is int:
         return PrimitiveConstructorSpec(
@@ -151,7 +167,7 @@ def parse(default: Any, args: list[str], description: str, *, usage: str = "", a
       also: a dataclass of flags that were taken already, which the help lists beside the fields.
 
     Raises:
-      UserError: there is no such field.
+      UserError: there is no such field, or a value is none that it takes.
     """
     known = [*fields_of(default), *(fields_of(also) if also else ()), "--help"]
     args = spell_out(args, default)
@@ -161,15 +177,31 @@ def parse(default: Any, args: list[str], description: str, *, usage: str = "", a
             raise UserError(f"{unknown('field', name, known)}; --help lists all")
     fields = [("command", type(also), also)] if also and wants_help(args) else []
     Words = dataclasses.make_dataclass("Words", [*fields, ("config", type(default), default)])
-    found: Any = tyro.cli(
-        Words,
-        prog=usage or None,
-        args=args,
-        config=TYRO,
-        description=description,
-        registry=REGISTRY,
-    )
+    error = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(error):
+            found: Any = tyro.cli(
+                Words,
+                prog=usage or None,
+                args=args,
+                config=TYRO,
+                description=description,
+                registry=REGISTRY,
+            )
+    except SystemExit as end:
+        if end.code:
+            raise UserError(_plain(error.getvalue())) from None
+        raise
     return found.config
+
+
+def _plain(box: str) -> str:
+    """Gives what tyro says in the first part of its box as one sentence."""
+    rows = [row.strip("│| ") for row in box.splitlines()]
+    rule = next((i for i, row in enumerate(rows) if i and re.fullmatch("[─-]+", row)), None)
+    said = " ".join(rows[1:rule])
+    said = said.removeprefix("Error parsing ").replace("Unrecognized options:", "no field takes")
+    return re.sub(r"^Missing value for argument '(\S+)'.*", r"\1 needs a value", said)
 
 
 def run_folder(word: str, *, sweep: bool | None = None) -> str:
@@ -217,6 +249,15 @@ def exit_code(command: Callable[[], None]) -> int:
     except FloatingPointError as error:
         print(sentence(error), file=sys.stderr)
         return 1
+    except OSError as error:
+        if not error.filename or error.errno not in UNWRITABLE:
+            traceback.print_exc()
+            return 1
+        print(f"rlsys: {error.filename}: {error.strerror}.", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"rlsys: this does not fit the memory: {error}", file=sys.stderr)
+        return 2
     except Exception as error:
         if lost := hosts.lost(error):
             print(f"rlsys: {lost}.", file=sys.stderr)

@@ -4,12 +4,15 @@ A Config is a frozen dataclass whose float fields a sweep may vary.
 """
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import jax
 
 from rlsys import envs
 from rlsys.types import UserError
+
+LARGEST = 2**53  # whole numbers up to here are exact in float64
 
 
 def register(cls):
@@ -33,6 +36,16 @@ def not_learned(default: Any) -> Any:
 def not_of_learning(cls) -> list[str]:
     """Names of a Config's fields that change nothing of what is learned."""
     return [f.name for f in dataclasses.fields(cls) if not f.metadata.get("learned", True)]
+
+
+def check_numbers(config) -> None:
+    """Raises UserError if a field is not finite, or a whole number that float64 cannot hold."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{field.name} must be finite, not {value}")
+        if isinstance(value, int) and field.name != "seed" and abs(value) > LARGEST:
+            raise UserError(f"{field.name} must lie within 2^53, or no float64 holds it")
 
 
 def check_at_least(config, least: int, names: str) -> None:
@@ -146,6 +159,7 @@ class RunConfig:
     plays_games: ClassVar[bool] = False  # learns from rows that wait for another player's move
 
     def __post_init__(self):
+        check_numbers(self)
         games = [task.name for task in self.tasks if envs.two_players(task)]
         if games and not self.plays_games:
             raise UserError(f"{games[0]!r} is a game of two players, which only ppo can play")

@@ -41,7 +41,7 @@ from rlsys.results.export import ExportConfig, export
 from rlsys.results.league import RatingsConfig, rate_run
 from rlsys.results.match import MatchConfig, game_of, match
 from rlsys.results.person import PlayConfig, play_run
-from rlsys.running import config_file, output, run
+from rlsys.running import config_file, output, process
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
 
@@ -222,6 +222,6 @@ def play_match(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run.prepare_process()
+    process.prepare()
     output.make_lasting()
     hosts.leave(cli.exit_code(lambda: main(sys.argv[1:])))

@@ -7,7 +7,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 
-from rlsys.running.run import prepare_process
+from rlsys.running import process
 
-prepare_process()  # the cache of compiled programs, above all
+process.prepare()  # the cache of compiled programs, above all
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -199,7 +199,8 @@ def test_several_hangups_save_one_checkpoint(tmp_path):
         process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 3, output
-    assert "SIGHUP: the run stops after" in output and "make resume RUN=run" in output
+    assert output.count(": the run stops after ") == 1  # to whichever arrived first
+    assert "make resume RUN=run" in output
 
 
 @pytest.mark.parametrize("delay", [0.05, 0.5, 1.5, 2.5])
@@ -259,11 +260,11 @@ def test_output_on_a_full_disk_does_not_end_a_run(tmp_path):
 def test_a_full_disk_at_the_end_still_prints_the_results(tmp_path, monkeypatch, capfd):
     write = Path.write_text
 
-    def full(self, text, *args):
+    def full(self, text, *args, **options):
         if "evaluation.json" in self.name:
             write(self, text[:10])
             raise OSError(28, "No space left on device")
-        return write(self, text, *args)
+        return write(self, text, *args, **options)
 
     monkeypatch.setattr(Path, "write_text", full)
     assert play(*PPO, "--run-dir", tmp_path / "run") == 0

@@ -39,8 +39,8 @@ SEVERAL = """
 import sys
 from rlsys import train
 from rlsys.learning import hosts
-from rlsys.running import run
-run.prepare_process()
+from rlsys.running import process
+process.prepare()
 hosts.start(hosts.Address(sys.argv[1], 2, int(sys.argv[2])))
 hosts.end, end = lambda: None, hosts.end  # there is more than one run
 for words in sys.argv[3:]:

@@ -135,7 +135,7 @@ def test_a_transfer_unasked_is_refused(tmp_path, monkeypatch, lines):
 MEMORY = """
 import sys, psutil
 from rlsys import train
-from rlsys.running import run
+from rlsys.running import process
 from rlsys.running.log import Log
 
 write = Log.write
@@ -145,7 +145,7 @@ def writing(self, env_steps, *rest, **options):
     print("rss", env_steps, psutil.Process().memory_info().rss, flush=True)
 
 Log.write = writing
-run.prepare_process()
+process.prepare()
 train.main(sys.argv[1:])
 """
 GROWTH = 12e6  # bytes from 300,000 steps to a million: the log's own lists of episodes, arenas

@@ -165,6 +165,7 @@ def test_a_side_that_remembers_keeps_a_state_for_each_row(runs):
         ("{other} perfect", "perfect is neither a run nor a player of ConnectFour-v1"),
         ("random perfect", "random and perfect are no runs"),
         ("{a} random --episodes 7", "episodes must be 2 or more, and even"),
+        ("{a} random --seed -1", "seed must be 0 or more"),
         ("{a} random --mode ladder", "mode must be greedy or sampled for a run of ppo"),
         ("{q} random --mode sampled", "mode must be greedy or ladder for a run of r2d2"),
         ("{a} random --games 7", "there is no field '--games'"),

@@ -15,6 +15,7 @@ from rlsys import algorithms, cli, train
 from rlsys.results import report
 from rlsys.sweep import __main__ as sweep
 from rlsys.sweep.members import members
+from rlsys.types import UserError
 
 TINY = (
     "--num-envs 64 --unroll-length 8 --refresh-steps 8 --env-steps 1024 --eval-episodes 2 "
@@ -44,12 +45,9 @@ def test_numbers_are_read_exactly_and_wherever_they_stand():
 
 
 @pytest.mark.parametrize("number", ["1.5", "1e-3", "many", "nan", "inf", "--1", "", "0,2", "1,00"])
-def test_what_is_no_whole_number_is_refused_by_its_flag(number, capfd):
-    with pytest.raises(SystemExit) as exit_info:
+def test_what_is_no_whole_number_is_refused_by_its_flag(number):
+    with pytest.raises(UserError, match=r"^--env-steps: it must be a whole number"):
         algorithms.config_of("ppo", [f"--env-steps={number}"])
-    assert exit_info.value.code == 2
-    error = capfd.readouterr().err
-    assert "--env-steps: it must be a whole number" in error
 
 
 @pytest.mark.parametrize(
@@ -80,10 +78,29 @@ def test_a_sweep_takes_the_same_flags():
     assert [m.config.popart for m in found] == [True, False]
 
 
-def test_what_is_neither_true_nor_false_is_refused(capfd):
-    with pytest.raises(SystemExit):
-        config("--popart maybe")
-    assert "--popart: it must be true or false, not 'maybe'" in capfd.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--popart maybe", "--popart: it must be true or false, not 'maybe'"),
+        ("--core-size 1.5", "--core-size: it must be a whole number, not '1.5'"),
+        ("--learning-rate abc", "--learning-rate: it must be a number, not 'abc'"),
+        ("--learning-rate", "--learning-rate needs a value"),
+        ("--learning-rate 1 2", "no field takes 2"),
+        ("--observe x", "--observe: "),
+        ("--learning-rate 1e400", "learning_rate must be finite, not inf"),
+        ("--value-cost nan", "value_cost must be finite, not nan"),
+        ("--horizon-seconds inf", "horizon_seconds must be finite, not inf"),
+        ("--env-steps 1e400", "env_steps must lie within 2^53"),
+        ("--num-envs 1e15", "this does not fit the memory"),
+        ("--seed -1", "seed must be 0 or more, not -1"),
+    ],
+)
+@pytest.mark.parametrize("columns", ["40", "200"])
+def test_a_wrong_value_is_refused_in_one_sentence(words, said, columns, monkeypatch, capfd):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run(train.main, f"ppo {words}") == 2
+    error = capfd.readouterr().err
+    assert error.startswith(f"rlsys: {said}") and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from experiments.bench.figures import Figure
-from rlsys.running import run
+from rlsys.running import process
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def stream(function: Callable[..., Iterator[T]], *args: object) -> Iterator[T]:
 
 
 def _send(sender: Any, function: Callable, args: tuple) -> None:
-    run.prepare_process()
+    process.prepare()
     for item in function(*args):
         sender.send(item)
 

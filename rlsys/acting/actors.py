@@ -61,7 +61,9 @@ class Actors:
         timer: Timer,
         join: int | None = None,
         members: Sequence[Any] = (),
+        *,
         opponents: Opponents | None = None,
+        stopping: Callable[[], bool] = lambda: False,
     ):
         """An actor for each of envs.
 
@@ -77,6 +79,7 @@ class Actors:
             are then [members].
           opponents: the past selves to play against, by config.self_play; None where there are
             none.
+          stopping: tells, before each step, whether unrolls are to be broken off.
         """
         self._join_size = len(envs) if join is None else join
         possible = list(range(1, len(envs) + 1))
@@ -96,7 +99,7 @@ class Actors:
         names = list(dict.fromkeys(e.name for e in envs))
         self._task_ids = [np.full(e.num_envs, names.index(e.name), np.int32) for e in envs]
         self._policies, self._config, self._timer = policies, config, timer
-        self._members = members or [config]
+        self._members, self._stopping = members or [config], stopping
         self._opponents = opponents
         self._seats = [
             Seats(policy, e.num_envs, config.self_play) if opponents else None
@@ -121,7 +124,7 @@ class Actors:
           learner_step: the number of updates that made them.
 
         Raises:
-          whatever an actor raised.
+          whatever an actor raised; Interrupted once stopping() is true.
         """
         ahead = self._config.unrolls_ahead
         if ahead or not self._unrolls:
@@ -139,6 +142,12 @@ class Actors:
             self._begin(i % len(self.envs), params, learner_step)
         while self._unrolls:
             yield self._take()
+
+    def drop(self) -> None:
+        """Forgets the unrolls that were begun, once actors have broken them off."""
+        futures = [future for _, future in self._unrolls if not future.cancel()]
+        concurrent.futures.wait(futures)
+        self._unrolls = []
 
     def restart(self, checkpoint: int) -> None:
         """After drain: starts all environments afresh; the next get takes new parameters."""
@@ -191,6 +200,7 @@ class Actors:
             self.states[i],
             self._config.unroll_length,
             self._timer,
+            self._stopping,
         )
         trajectory = trajectory._replace(task_id=self._task_ids[i])
         episodes, results = self.envs[i].pop_episodes(), list[Result]()

@@ -4,6 +4,7 @@ The file is a zip of policy.json (what the policy is) and params.npz (its parame
 reads without pickle. rlsys.results.export writes it.
 """
 
+import functools
 import io
 import json
 import zipfile
@@ -30,6 +31,17 @@ NETWORKS: dict[str, Callable[..., networks.AgentNetwork]] = {
     "policy_value": networks.policy_value_network,
     "q": networks.q_network,
 }
+
+
+def _in_32_bits(function: Callable) -> Callable:
+    """Have a function compute as in training, also in a program with jax_enable_x64."""
+
+    @functools.wraps(function)
+    def wrapped(*args, **options):
+        with jax.enable_x64(False):
+            return function(*args, **options)
+
+    return wrapped
 
 
 class ExportedPolicy:
@@ -74,6 +86,7 @@ class ExportedPolicy:
         self._expected = networks.sample_obs(self._network.observation_space)  # [1, ...]
         self._batch = 0
 
+    @_in_32_bits
     def reset(self, batch: int = 1, *, seed: int = 0) -> None:
         """Begins an episode in each of `batch` environments, and forgets all earlier ones.
 
@@ -96,6 +109,7 @@ class ExportedPolicy:
             sample = actor_critic.sample
             self._policy = actor_critic.make_policy(sample, self._network, greedy=greedy)
 
+    @_in_32_bits
     def act(self, obs: Any, reward: Any = None, first: Any = None) -> np.ndarray:
         """Chooses an action for each of B environments.
 
@@ -162,6 +176,7 @@ class ExportedPolicy:
         return reward * np.float32(options["reward_scale"])
 
 
+@_in_32_bits
 def load(path: str | Path, mode: str | None = None) -> ExportedPolicy:
     """Reads a policy that `make export` wrote.
 

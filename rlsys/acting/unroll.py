@@ -1,6 +1,7 @@
 """An unroll: an actor plays some steps with fixed parameters."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -43,20 +44,38 @@ class Act(Protocol):
     ) -> tuple[Any, Any, CoreState, jax.Array]: ...
 
 
-def unroll(envs: Envs, policy: Act, params, state: ActorState, length: int, timer: Timer):
+class Interrupted(Exception):
+    """An unroll was broken off, as the run stops; it is as if it had not begun."""
+
+
+def unroll(
+    envs: Envs,
+    policy: Act,
+    params,
+    state: ActorState,
+    length: int,
+    timer: Timer,
+    stopping: Callable[[], bool] = lambda: False,
+):
     """Plays `length` steps with fixed parameters.
 
     Args:
       policy: the agent's.
       timer: measures "inference" and "environment".
+      stopping: tells, before each step, whether to break off.
 
     Returns:
       Trajectory [length + 1, B, ...] of numpy arrays, and the ActorState after it.
+
+    Raises:
+      Interrupted: stopping() was true.
     """
     timestep, core_state, key = state
     start, steps, actions, auxs = core_state, [timestep], [], []
     learns = []  # where another player moves, nothing is the policy's
     for _ in range(length):
+        if stopping():
+            raise Interrupted
         # What an actor sees is copied to the device implicitly: device_put takes 15 times as long.
         with timer("inference"), jax.transfer_guard_host_to_device("allow"):
             action, aux, core_state, key = policy(params, timestep, core_state, key)

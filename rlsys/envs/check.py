@@ -82,8 +82,13 @@ def raw(task: Task) -> Task:
 def main(config: Config) -> int:
     """Prints a line for each check of each task; returns the exit code."""
     try:
-        if config.steps < 1:
-            raise UserError(f"steps must be 1 or more, not {config.steps}")
+        for name, value, least in (
+            ("steps", config.steps, 1),
+            ("num_envs", config.num_envs, 1),
+            ("seed", config.seed, 0),
+        ):
+            if value < least:
+                raise UserError(f"{name} must be {least} or more, not {value}")
         failed = False
         for task in map(raw, read_tasks(config.env, Options())):
             print(f"{task.name}, {config.num_envs} environments, {config.steps} steps each")

@@ -30,6 +30,7 @@ class Sampler:
         timer: Callable[[str], contextlib.AbstractContextManager],
         *,
         lenient: bool = False,
+        stopping: Callable[[], bool] = lambda: False,
     ):
         """Begin with an empty replay.
 
@@ -40,11 +41,12 @@ class Sampler:
           timer: measures "replay" and "learner"; see acting.unroll.Timer.
           lenient: a priority that is not finite counts as 1, rather than ending the run: in a sweep
             other members go on.
+          stopping: tells whether the updates that are left may wait until the run is resumed.
         """
         self._replay, self._ratio = replay, ReplayRatio(config)
         self._batch_size = config.batch_size // hosts.count()
         self._initial_priorities, self._timer = initial_priorities, timer
-        self._lenient = lenient
+        self._lenient, self._stopping = lenient, stopping
         self._updates = 0  # updates so far, to name one that failed
         self._drawn = np.zeros(0, np.int64)  # of the last sample: its sequences' numbers
         # The numbers of a sample whose priorities have not come back, and what fetches them.
@@ -67,12 +69,14 @@ class Sampler:
         Raises:
           FloatingPointError: a priority is not finite.
         """
-        number, learned = self._ratio.due(env_steps), 0
-        for _ in range(number):
+        number, learned = 0, 0
+        for _ in range(self._ratio.due(env_steps)):
+            if self._stopping():
+                break
             with self._timer("replay"):  # while the updates before this one run
                 numbers, sample = self._replay.sample(self._batch_size)
                 learned += int(sample.mask.sum())
-            self._drawn = numbers
+            self._drawn, number = numbers, number + 1
             yield sample
         self._finish()
         if number:

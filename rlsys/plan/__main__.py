@@ -10,7 +10,7 @@ from rlsys import algorithms, cli
 from rlsys.plan.machine import load
 from rlsys.plan.predict import plan
 from rlsys.plan.prediction import Plan
-from rlsys.running import run
+from rlsys.running import output, process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,5 +88,6 @@ def show(title: str, found: Plan) -> None:
 
 
 if __name__ == "__main__":
-    run.prepare_process()
+    process.prepare()
+    output.make_lasting()
     sys.exit(cli.exit_code(lambda: main(sys.argv[1:])))

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlsys.config import check_at_least
 from rlsys.envs import Episode, make, shared_spaces
 from rlsys.learning import hosts
 from rlsys.results import evaluations, gif, playing
 from rlsys.results.playing import SEED, play_tasks
-from rlsys.running import events, output
+from rlsys.running import events, output, process
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import CheckpointError, Checkpoints
 from rlsys.running.display import Display
@@ -175,7 +176,8 @@ def conclude(algorithm: Algorithm, session: Session) -> Path:
     if not primary:
         return run.folder
     agent = Saved(session.network, session.params, run.env_steps, run.learner_steps)
-    with Display() as display, display.phase("playing the episodes of the evaluation"):
+    playing = "playing the episodes of the evaluation"
+    with run.ending_well(), Display() as display, display.phase(playing):
         episodes = play_tasks(algorithm, config, *agent[:2], config.eval_episodes)
     counters = {"env_steps": run.env_steps, "learner_steps": run.learner_steps}
     report(run.folder, evaluation(algorithm.score_mode, episodes, **counters))
@@ -210,8 +212,8 @@ class EvalConfig:
     """Record an episode, played in the way that is the algorithm's score."""
 
     def __post_init__(self):
-        if self.episodes < 1:
-            raise UserError(f"episodes must be 1 or more, not {self.episodes}")
+        check_at_least(self, 1, "episodes")
+        check_at_least(self, 0, "seed")
 
 
 def saved(algorithm: Algorithm, config: Any, params: str = NEWEST) -> Saved:
@@ -227,6 +229,7 @@ def saved(algorithm: Algorithm, config: Any, params: str = NEWEST) -> Saved:
     """
     if params not in (NEWEST, BEST):
         raise UserError(f"params must be {NEWEST} or {BEST}, not {params!r}")
+    process.check_32_bits()
     pools = [make(task, 1, SEED) for task in config.eval_tasks]
     network = algorithm.make_network(config, *shared_spaces(pools))
     for envs in pools:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from rlsys.config import check_at_least
 from rlsys.results import match, ratings
 from rlsys.results.curves import short
 from rlsys.results.playing import SEED
@@ -44,8 +45,7 @@ class RatingsConfig:
                 f"games must be 2 or more, and even, as each side begins half of them, not "
                 f"{self.games}"
             )
-        if self.selves < 0:
-            raise UserError(f"selves must be 0 or more, not {self.selves}")
+        check_at_least(self, 0, "selves seed")
 
 
 class Snapshot(NamedTuple):

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from rlsys import streams
+from rlsys.config import check_at_least
 from rlsys.envs import Task, is_game, make, players, read_tasks
 from rlsys.envs.spaces import MASK
 from rlsys.results.evaluate import Saved, saved
@@ -226,6 +227,14 @@ class MatchConfig:
     out: str = ""
     """The file of the result; if empty, one in runs/matches that is named after both sides."""
 
+    def __post_init__(self):
+        if self.episodes < 2 or self.episodes % 2:
+            raise UserError(
+                f"episodes must be 2 or more, and even, as each side begins half of the games, not "
+                f"{self.episodes}"
+            )
+        check_at_least(self, 0, "seed")
+
 
 def match(sides: Sequence[tuple[Algorithm, Any] | str], options: MatchConfig) -> Path:
     """Plays a match, prints its result and writes it to a file, whose path it returns.
@@ -236,11 +245,6 @@ def match(sides: Sequence[tuple[Algorithm, Any] | str], options: MatchConfig) ->
     Raises:
       UserError: the sides do not play the same game, or the file cannot be written.
     """
-    if options.episodes < 2 or options.episodes % 2:
-        raise UserError(
-            f"episodes must be 2 or more, and even, as each side begins half of the games, not "
-            f"{options.episodes}"
-        )
     games = {side[1].run_dir: game_of(side[1]) for side in sides if not isinstance(side, str)}
     (folder, game), *others = games.items()
     for other, its in others:

@@ -33,7 +33,7 @@ def write_text(path: Path, text: str) -> None:
       OSError: the file could not be written; what was at `path` before is still there.
     """
     with replacing(path) as new:
-        new.write_text(text)
+        new.write_text(text, encoding="utf-8")
 
 
 class Appended:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import shutil
 import sys
@@ -48,6 +49,9 @@ class Lasting:
 
 def make_lasting() -> None:
     """Make this process's output lasting, so that a run goes on whatever becomes of its reader."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # letters that it cannot show are spelled out
+            stream.reconfigure(errors="backslashreplace")
     sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)  # type: ignore[assignment]
 
 

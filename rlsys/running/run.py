@@ -1,10 +1,8 @@
 """A run: its folder, its log, its checkpoints, and when to stop."""
 
 import contextlib
-import ctypes
 import dataclasses
 import itertools
-import os
 import re
 import signal
 import time
@@ -24,7 +22,7 @@ from rlsys.running.display import Display
 from rlsys.running.health import Health, first_not_finite
 from rlsys.running.lock import Lock
 from rlsys.running.log import Log, Silent
-from rlsys.running.signals import Signals
+from rlsys.running.signals import Signals, ending_well
 from rlsys.types import UserError
 
 FIRST_CHECKPOINT = 10_000  # environment steps
@@ -115,7 +113,7 @@ class Run:
         self.changes = changes.record(
             saved.get("changes", []), self._changed, self.env_steps, self.learner_steps
         )
-        self.ended = self.env_steps >= config.env_steps
+        self.ended = self.ended_by_steps
         # Records in config.json of who trained from which step.
         self.trained_by = saved.get("trained_by", [])
         if not self.ended:
@@ -187,8 +185,30 @@ class Run:
 
     @property
     def stopped(self) -> bool:
-        """Whether a signal ended the run before its last step."""
-        return self._signal > 0 and self.env_steps < self._config.env_steps
+        """Whether a signal ended the run, before its last step or before its evaluation."""
+        return max(self._signal, self._signals.number) > 0
+
+    def stopping(self) -> bool:
+        """Whether a signal has come, so that what was begun may be dropped. Processes that train
+        together agree in due() first, and drop nothing."""
+        return self._signals.number > 0 and hosts.count() == 1 and not self.ended_by_steps
+
+    @property
+    def ended_by_steps(self) -> bool:
+        """Whether all steps are played."""
+        return self.env_steps >= self._config.env_steps
+
+    def during(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Has a signal that comes in the body be answered by what is waited for; see Signals."""
+        return self._signals.during(what)
+
+    def begin_round(self) -> None:
+        """Counts how long a round of unroll and updates takes, to say it if a signal comes."""
+        self._signals.begin_round()
+
+    def ending_well(self) -> contextlib.AbstractContextManager[None]:
+        """Has a signal in the body, which plays the evaluation, end the process with a sentence."""
+        return ending_well(f"all is trained and saved; to evaluate it: {self._goes_on}")
 
     def _begin(self) -> None:
         """Makes the folder of a new run."""
@@ -240,13 +260,15 @@ class Run:
         """
         # Decided here alone, so that a signal cannot end the run without its last checkpoint.
         self._signal = hosts.all_max(self._signals.number)
-        self.ended = self._signal > 0 or self.env_steps >= self._config.env_steps
+        self.ended = self._signal > 0 or self.ended_by_steps
         if self._signal:
             why = self._signals.words or signal.Signals(self._signal).name
             self.log.say(f"{why}: saving a checkpoint, then stopping")
         early = max(FIRST_CHECKPOINT - self._saved, (TIMES - 1) * self._saved)
         gap = min(self._config.checkpoint_every, early)
         save = self.ended or self.env_steps - self._saved >= gap
+        if self._signal and self.number and self.env_steps == self._saved:
+            save = False  # nothing was played since the newest
         self.saving = save
         write = save or self.env_steps - self._logged >= self._config.log_every
         self._logged = self.env_steps if write else self._logged
@@ -257,7 +279,7 @@ class Run:
 
         Steps that came in after due() may have been the last: a resumed run would end here too.
         """
-        self.ended = self.ended or self.env_steps >= self._config.env_steps
+        self.ended = self.ended or self.ended_by_steps
         self.number += 1
         self._saved = self._logged = self.env_steps  # where a resumed run counts from
         counters = {
@@ -268,7 +290,8 @@ class Run:
         if not hosts.is_primary():
             trees = {name: tree for name, tree in trees.items() if name != "learner"}
         try:
-            self._own.save(self.number, trees, {"counters": counters, **(meta or {})})
+            with self.during("the saving of a checkpoint"):
+                self._own.save(self.number, trees, {"counters": counters, **(meta or {})})
         except CheckpointError as error:
             self.log.say(f"{error} The run goes on; earlier checkpoints are kept.")
 
@@ -354,22 +377,3 @@ class Run:
         """Prints how healthy the run was, in one line."""
         if self._health and hosts.is_primary():
             output.say(self._health.summary())
-
-
-def prepare_process() -> None:
-    """Set up the process, which a program may do and an import may not.
-
-    Compiled programs are kept from one start to the next. Memory that XLA frees stays with the
-    process: given back at every call, it is faulted in again at the next, a third of the time of a
-    convolutional network's update on CPU.
-    """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlsys"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # glibc; malloc.h
-        m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = -1, -2, -4, -8
-        libc.mallopt(m_arena_max, 1)  # the settings below do not reach the arenas of other threads
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
-        libc.mallopt(m_top_pad, 256 * 2**20)

@@ -21,12 +21,12 @@ import numpy as np
 
 from rlsys.acting.actors import Actors, make_envs
 from rlsys.acting.opponents import Opponents
-from rlsys.acting.unroll import Unroll
+from rlsys.acting.unroll import Interrupted, Unroll
 from rlsys.envs import Episode, shared_spaces
 from rlsys.learning import hosts, learner
 from rlsys.learning.sampler import Sampler
 from rlsys.replay.replay import Replay
-from rlsys.running import health, initial
+from rlsys.running import health, initial, process
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.best import Evaluations
 from rlsys.running.display import Display
@@ -86,7 +86,8 @@ class Session:
         self.settings, self.state = settings, state
         self._samplers, self._state_spec, self._opponents = samplers, state_spec, opponents
         self._num_members, self._name_episodes = num_members, name_episodes
-        self._last: Unroll  # the last unroll that was learned from
+        self._last: Unroll | None = None  # that was learned from
+        self._counted = 0  # environment steps of it
         self.metrics: list[dict[str, Any]] = []  # of updates, on the devices
         self.line_due = self._save_due = self._evaluation_due = False
         self.evaluations = evaluations
@@ -124,20 +125,44 @@ class Session:
 
     def unrolls(self) -> Iterator[Unroll]:
         """Gives the next unroll and, before a checkpoint, all that actors have begun; each is
-        counted as played, and is to be learned from before the next."""
-        with self._first("compiling act and playing the first unroll"):
-            unroll = self.actors.get(self.state.params, self.learner_steps)
-        yield self._next(unroll)
+        counted as played, and is to be learned from before the next.
+
+        Once a signal has come, what actors have begun is dropped, so that the run ends soon.
+        """
+        self.run.begin_round()
+        yield from self._until_stopped(self._get())
         self.line_due, self._save_due = self.run.due()
         if self._save_due:
-            for unroll in self.actors.drain(self.state.params, self.learner_steps):
-                yield self._next(unroll)
-        if self.evaluations and not self.run.stopped:
+            begun = self.actors.drain(self.state.params, self.learner_steps)
+            yield from self._until_stopped(begun)
+        if self.run.stopping():
+            if not self.ended:  # the signal came since
+                _, self._save_due = self.run.due()
+            self.line_due = bool(self.metrics)
+        elif self.evaluations and not self.run.stopped:
             self._evaluation_due = self.evaluations.due(self.env_steps)
             self.line_due = self.line_due or self._evaluation_due
         if self.line_due:  # what is measured now waits for the updates
-            with self.run.log.time("learner"):
+            with self.run.log.time("learner"), self.run.during("the updates that were begun"):
                 jax.block_until_ready((self.state, self.metrics))
+
+    def _get(self) -> Iterator[Unroll]:
+        with self._first("compiling act and playing the first unroll"):
+            unroll = self.actors.get(self.state.params, self.learner_steps)
+        yield unroll
+
+    def _until_stopped(self, unrolls: Iterator[Unroll]) -> Iterator[Unroll]:
+        """Gives unrolls, each of which is counted, until there are no more or a signal has come."""
+        while not self.run.stopping():
+            try:
+                with self.run.during("a step of the environments"):
+                    unroll = next(unrolls, None)
+            except Interrupted:
+                break
+            if unroll is None:
+                return
+            yield self._next(unroll)
+        self.actors.drop()
 
     def _first(self, phase: str) -> contextlib.AbstractContextManager:
         """The display names what takes long when it is first done, as a program is compiled."""
@@ -152,7 +177,8 @@ class Session:
         )
         progress = learner.place(self.mesh, progress, self._state_spec)
         self.state = self.state._replace(progress=progress)
-        self.run.env_steps += unroll.env_steps * hosts.count() // self._num_members
+        self._counted = unroll.env_steps * hosts.count() // self._num_members
+        self.run.env_steps += self._counted
         self.run.log.display.env_steps = self.run.env_steps
         self.run.log.episodes(self._name_episodes(self.actors.pop_episodes()))
         self._last = unroll
@@ -170,9 +196,18 @@ class Session:
 
     def learn(self, program: Callable, batch: Any, unroll: Unroll) -> None:
         """Makes all updates on an unroll: program(settings, state, batch) -> state, metrics
-        [..., N] of N updates."""
-        with self._first("compiling the update"), self.run.log.time("learner"):
+        [..., N] of N updates.
+
+        If a signal has come while the updates before were waited for, the unroll is as if it had
+        not been played.
+        """
+        updates = "an unroll's updates, which are one program"
+        first = self._first("compiling the update")
+        with first, self.run.log.time("learner"), self.run.during(updates):
             jax.block_until_ready(self.metrics[-1:])  # one unroll's updates wait at most
+            if self.run.stopping():
+                self.run.env_steps -= self._counted
+                return
             self.state, metrics = program(self.settings, self.state, batch)
             if not self.config.unrolls_ahead:
                 jax.block_until_ready(metrics)
@@ -188,7 +223,8 @@ class Session:
     def update(self, program: Callable, sample: Any) -> Any:
         """Makes an update on samples: program(settings, state, sample) -> state, (priorities,
         metrics). Gives the priorities, on the devices."""
-        with self._first("compiling the update"), self.run.log.time("learner"):
+        first = self._first("compiling the update")
+        with first, self.run.log.time("learner"), self.run.during("an update"):
             self.state, (priorities, metrics) = program(self.settings, self.state, sample)
         self.metrics.append(metrics)
         self.run.learner_steps += 1
@@ -201,7 +237,9 @@ class Session:
         Raises:
           FloatingPointError: a metric is not finite.
         """
-        with self._first("compiling what the log measures"), self.run.log.time("log"):
+        assert self._last is not None, "a line comes after an unroll"
+        first = self._first("compiling what the log measures")
+        with first, self.run.log.time("log"), self.run.during("the line of the log"):
             more = more | health.dead_units(self.network, self.state.params, self._last.trajectory)
             for sampler in self.samplers:
                 lag = self.learner_steps - self._last.learner_step
@@ -248,7 +286,12 @@ class Session:
     def restore(self) -> dict[str, Any]:
         """Goes on from the newest checkpoint; gives what meta holds."""
         templates = {"learner": self.state, "actors": self.actors.states}
-        with self.run.going_on(), self.run.log.phase("reading the checkpoint"):
+        reading = "the reading of the checkpoint"
+        with (
+            self.run.going_on(),
+            self.run.log.phase("reading the checkpoint"),
+            self.run.during(reading),
+        ):
             trees, meta = self.run.restore(templates)
             self.state = learner.place(self.mesh, trees["learner"], self._state_spec)
             self.actors.states = trees["actors"]
@@ -281,6 +324,7 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
       UserError: it cannot be run here.
       CheckpointError: there is nothing to resume.
     """
+    process.check_32_bits()
     mesh = learner.make_mesh(reserved=config.actor_devices)
     algorithm.check_mesh(mesh, config)
     own = hosts.share(config)
@@ -306,8 +350,9 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
         opponents = Opponents(config.self_play, state.params) if opposed else None
         with run.log.phase("starting environments"):
             actors = Actors(
-                pools, policies, network.initial, own, run.log.time, own.join, opponents=opponents
-            )
+                pools, policies, network.initial, own, run.log.time, own.join,
+                opponents=opponents, stopping=run.stopping,
+            )  # fmt: skip
         stack.callback(actors.close)
         for line in first_lines(algorithm.presets, config, network, mesh, state.params):
             run.log.say(line)
@@ -317,7 +362,10 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
         if isinstance(learning, FromSamples):
             run.log.say(replays["replay"].memory)
             first = jax.jit(functools.partial(learning.initial_priorities, config))
-            samplers = {n: Sampler(x, config, first, run.log.time) for n, x in replays.items()}
+            samplers = {
+                n: Sampler(x, config, first, run.log.time, stopping=run.stopping)
+                for n, x in replays.items()
+            }
         session = Session(
             run, config, own, network, actors, mesh, settings, state, samplers,
             opponents=opponents, evaluations=Evaluations(algorithm, config, network),

@@ -19,7 +19,7 @@ import sys
 import time
 
 from rlsys import algorithms, cli
-from rlsys.running import config_file, output, run
+from rlsys.running import config_file, output, process
 from rlsys.sweep.members import Member, members
 from rlsys.sweep.sweep import of_json, sweep
 from rlsys.types import UserError
@@ -90,6 +90,6 @@ def load(folder: str, args: list[str]) -> tuple[str, list[Member]]:
 
 
 if __name__ == "__main__":
-    run.prepare_process()
+    process.prepare()
     output.make_lasting()
     sys.exit(cli.exit_code(lambda: main(sys.argv[1:])))

@@ -18,7 +18,7 @@ from rlsys.learning import learner
 from rlsys.learning.sampler import Sampler
 from rlsys.replay import memory
 from rlsys.replay.replay import Replay
-from rlsys.running import initial
+from rlsys.running import initial, process
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.display import Display
 from rlsys.running.first_lines import first_lines
@@ -61,7 +61,8 @@ def sweep(name: str, members: list[Member], folder: str = "", *, resume: bool = 
         states = jax.device_get(session.state)
     if session.run.stopped:
         raise Stopped
-    conclude(algorithm, session.network, configs, states, session.run, status)
+    with session.run.ending_well():
+        conclude(algorithm, session.network, configs, states, session.run, status)
     return session.folder
 
 
@@ -70,6 +71,7 @@ def open_sweep(
     algorithm: Algorithm, members: list[Member], configs: list[Any], *, resume: bool
 ) -> Iterator[tuple[Session, UnrollUpdates | SampleUpdates, Status]]:
     """Opens the run of a sweep, and closes it whatever happens."""
+    process.check_32_bits()
     config, num = configs[0], len(members)
     mesh = vmapped.make_mesh(num, config.actor_devices)
     with contextlib.ExitStack() as stack:
@@ -114,12 +116,13 @@ def open_sweep(
         status = Status(members, logs, healths)
         run.log.display.below, run.log.display.num_members = status.table, num
         actors = Actors(
-            pools, policies, network.initial, config, run.log.time, config.join, members=configs
-        )
+            pools, policies, network.initial, config, run.log.time, config.join, members=configs,
+            stopping=run.stopping,
+        )  # fmt: skip
         stack.callback(actors.close)
         samplers = dict[str, Sampler]()
         if isinstance(learning, FromSamples):
-            samplers = make_samplers(learning, configs, replays, run.log.time)
+            samplers = make_samplers(learning, configs, replays, run)
         share = config.num_envs // config.actors
         session = Session(
             run, config, config, network, actors, mesh, settings, states, samplers,

@@ -14,6 +14,7 @@ from rlsys.learning.sampler import Sampler
 from rlsys.replay import memory
 from rlsys.replay.replay import Replay
 from rlsys.running.algorithm import FromSamples, FromUnrolls
+from rlsys.running.run import Run
 from rlsys.running.session import Session
 from rlsys.sweep import vmapped
 from rlsys.types import SAMPLE_SPEC, LearnerState, Sample, Trajectory
@@ -135,14 +136,19 @@ def sample_shape(batch_size: int, num_steps: int, unroll: Trajectory) -> Sample:
 
 
 def make_samplers(
-    learning: FromSamples, configs: list[Any], replays: list[Replay], timer: Callable
+    learning: FromSamples, configs: list[Any], replays: list[Replay], run: Run
 ) -> dict[str, Sampler]:
     """A sampler for each member, by its name in a checkpoint."""
     compiled = jax.jit(learning.initial_priorities)
     same = [vmapped.with_seed_of(configs[0], config) for config in configs]  # one program for all
     return {
         f"replay-{i}": Sampler(
-            replay, config, functools.partial(compiled, jax.device_put(own)), timer, lenient=True
+            replay,
+            config,
+            functools.partial(compiled, jax.device_put(own)),
+            run.log.time,
+            lenient=True,
+            stopping=run.stopping,
         )
         for i, (config, own, replay) in enumerate(zip(configs, same, replays, strict=True))
     }
