@@ -174,3 +174,17 @@ def test_what_a_person_cannot_play_is_refused_in_a_sentence(tmp_path, runs, caps
     assert "mode must be greedy or sampled" in capsys.readouterr().err
     assert run(train.main, f"play {tmp_path / 'none'}") == 2
     assert "is no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("step, wins", [(-1, True), (1, False)])
+def test_neighbours_on_the_board_of_hex_are_neighbours_in_the_game(step, wins):
+    """Each row is drawn half a cell further right, so a cell touches the two half a cell away in
+    the row below: the same column, and the one to its left."""
+    env = envs.make(game("Hex-v1"), 2, 0)
+    timestep = env.reset()
+    begins = int(env.to_move.argmax())
+    mine = [11 * y + (10 - y if step < 0 else y) for y in range(11)]
+    theirs = [i for i in range(121) if i not in mine and i % 11 in (0, 1)]
+    for i in range(21):
+        timestep = env.step(np.full(2, mine[i // 2] if i % 2 == 0 else theirs[i // 2 * 2 % 20]))
+    assert (timestep.reward[begins] == 1) == wins
