@@ -31,7 +31,7 @@ endif
 PYTHONS = $(if $(OTHER_PYTHON),,$(firstword $(BUILT))) $(PYTHON)
 STALE := $(strip $(OTHER_PYTHON) $(filter-out $(BUILT),$(EXTRAS)))
 
-TARGETS := install .venv help train sweep plan tasks metrics resume eval export report bench profile test test-slow lint format clean
+TARGETS := install .venv help train sweep plan tasks metrics resume eval export match ratings play report bench profile test test-slow lint format clean
 .PHONY: $(TARGETS) stale
 
 # A word that make would ignore is an error: make train algo=ppo would train R2D2.
@@ -46,10 +46,14 @@ $(foreach goal,$(filter-out $(TARGETS) .venv/built stale,$(MAKECMDGOALS)),$(erro
 HELP := $(findstring --help,$(ARGS))
 $(foreach extra,$(filter-out dev cuda tpu,$(GIVEN_EXTRAS)),$(error there is no EXTRA=$(extra), \
   only dev, cuda and tpu))
-ifneq ($(filter resume eval export,$(MAKECMDGOALS)),)
+ifneq ($(filter resume eval export ratings play,$(MAKECMDGOALS)),)
 $(if $(strip $(RUN)$(HELP)),,$(error which run? make $(firstword $(MAKECMDGOALS)) RUN=runs/<name>, or RUN=latest))
 $(if $(HELP),,$(if $(wildcard $(if $(filter latest,$(RUN)),runs/*/config.json,$(subst $(SPACE),\ ,$(RUN)))),, \
   $(error there is no run $(RUN))))
+endif
+ifneq ($(filter match,$(MAKECMDGOALS)),)
+$(if $(filter 2,$(words $(RUN)))$(HELP),,$(error which two runs? make match RUN="runs/<name> runs/<name>", or one and \
+  random, blocker or perfect))
 endif
 ifneq ($(filter report,$(MAKECMDGOALS)),)
 $(if $(strip $(RUNS)$(HELP)),,$(error which runs? make report RUNS="runs/<name> runs/<name>"))
@@ -118,6 +122,15 @@ eval: .venv/built  ## Play episodes with a run's newest checkpoint and print the
 
 export: .venv/built  ## Write a run's policy to one file, which rlsys.load_policy() reads. RUN=<dir> [OUT=policy.zip]
 	@$(BIN)/python -m rlsys.train export "$(RUN)" --out "$(OUT)" $(ARGS)
+
+match: .venv/built  ## Play two runs of a game against each other. RUN="<dir> <dir|random|blocker|perfect>" [ARGS="--episodes 1000 --mode greedy"]
+	@$(BIN)/python -m rlsys.train match $(foreach run,$(RUN),"$(run)") $(ARGS)
+
+ratings: .venv/built  ## Rate a run's past selves and its policy by games against each other. RUN=<dir> [ARGS="--games 40"]
+	@$(BIN)/python -m rlsys.train ratings "$(RUN)" $(ARGS)
+
+play: .venv/built  ## Play TicTacToe, ConnectFour, Othello or Hex against a run's policy. RUN=<dir>
+	@$(BIN)/python -m rlsys.train play "$(RUN)" $(ARGS)
 
 report: .venv/built  ## Draw a table and learning curves of runs and sweeps. RUNS="<dir> <dir> ..." [ARGS="--out <dir>"]
 	@$(BIN)/python -m rlsys.results.report $(RUNS) $(ARGS)

@@ -4,6 +4,9 @@ rlsys train ALGORITHM [--env TASK] [--field value ...]    train an agent
 rlsys resume RUN [--field value ...]                      go on with a run
 rlsys eval RUN [--episodes N]                             play episodes with a run's agent
 rlsys export RUN [--out FILE]                             write a run's policy to one file
+rlsys match RUN RUN [--episodes N]                        play two runs against each other
+rlsys ratings RUN [--games N]                             rate a run's past selves and its policy
+rlsys play RUN                                            play a game against a run's policy
 rlsys sweep ALGORITHM [--field value value ...]           train many agents as one program
 rlsys plan ALGORITHM [--machine NAME]                     predict a run's speed and memory
 rlsys report RUN [RUN ...]                                draw a table and learning curves
@@ -29,7 +32,7 @@ MODULES = {
     "plan": "rlsys.plan.__main__",
     "report": "rlsys.results.report",
 }
-OF_A_RUN = ("resume", "eval", "export")
+OF_A_RUN = ("resume", "eval", "export", "match", "ratings", "play")
 
 
 def main(args: list[str]) -> None:

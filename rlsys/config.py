@@ -93,6 +93,8 @@ class RunConfig:
     """Environments, parameters, exploration and all else that is random follow from it."""
     run_dir: str = not_learned("")
     """The run's folder; if empty it is runs/<algorithm>-<task>-<time>-s<seed>."""
+    init_from: str = ""
+    """A run's folder: begin with its newest parameters and statistics, and a fresh optimiser."""
 
     discount: float = 0.99
     """gamma, by which the reward of a step later counts less."""

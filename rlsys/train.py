@@ -1,9 +1,14 @@
-"""Trains, goes on with a run, plays one, or exports its policy.
+"""Trains, goes on with a run, evaluates or plays it, or exports its policy.
 
 python -m rlsys.train ALGORITHM [--env TASK] [--preset NAME] [--field value ...]
 python -m rlsys.train resume RUN [--field value ...]
 python -m rlsys.train eval RUN [--episodes N]
 python -m rlsys.train export RUN [--out FILE]
+
+Games of two players, by self-play:
+python -m rlsys.train match RUN RUN [--episodes N]    of which one may be random, blocker, perfect
+python -m rlsys.train ratings RUN [--games N]
+python -m rlsys.train play RUN
 
 RUN is a run's folder, "latest", or a pattern such as "runs/ppo-*", of which the newest is taken.
 
@@ -24,15 +29,42 @@ if __name__ == "__main__":
 
 import dataclasses
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from rlsys import algorithms, cli
-from rlsys.config import RunConfig, check_at_least, from_dict
+from rlsys.config import RunConfig, from_dict
+from rlsys.envs.players import players_of
 from rlsys.learning import hosts
 from rlsys.results.evaluate import EvalConfig, evaluate_run
 from rlsys.results.export import ExportConfig, export
+from rlsys.results.league import RatingsConfig, rate_run
+from rlsys.results.match import MatchConfig, game_of, match
+from rlsys.results.person import PlayConfig, play_run
 from rlsys.running import config_file, output, process
+from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
+
+
+class OfRun(Protocol):
+    """Does something with a run that was trained; options: the command's dataclass."""
+
+    def __call__(self, algorithm: Algorithm, config: Any, options: Any, /) -> Any: ...
+
+
+class Command(NamedTuple):
+    """A command that takes a run's folder."""
+
+    default: Any  # a dataclass of its flags, whose docstring says what the command does
+    function: OfRun
+
+
+COMMANDS = {
+    "eval": Command(EvalConfig(), evaluate_run),
+    "export": Command(ExportConfig(), export),
+    "ratings": Command(RatingsConfig(), rate_run),
+    "play": Command(PlayConfig(), play_run),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +94,18 @@ def main(args: list[str]) -> None:
         print(f"{__doc__.strip()}\n\nAlgorithms: {', '.join(algorithms.NAMES)}")
         return
     command, *args = args
-    where = None
-    if command not in ("eval", "export"):
-        words = {}
-        for flag in ("--coordinator", "--num-processes", "--process-id"):
-            words[flag], args = cli.take(args, flag)
-        where = hosts.address(*words.values())
-    if command in ("resume", "eval", "export"):
-        use(command, args, where)
+    if command == "match":
+        play_match(args)
+        return
+    if command in COMMANDS:
+        use(command, args)
+        return
+    words = {}
+    for flag in ("--coordinator", "--num-processes", "--process-id"):
+        words[flag], args = cli.take(args, flag)
+    where = hosts.address(*words.values())
+    if command == "resume":
+        resume(args, where)
         return
     # Which devices there are cannot be asked before the processes have met.
     on_cpu = False if where else None
@@ -78,28 +114,15 @@ def main(args: list[str]) -> None:
     algorithms.find(command).train(config)
 
 
-def use(command: str, args: list[str], where: hosts.Address | None) -> None:
-    """Goes on with a run, plays it, or exports its policy.
+def load(folder: str) -> tuple[Algorithm, Any]:
+    """Returns the algorithm and the Config of a run.
 
     Args:
-      command: "resume", "eval" or "export".
-      args: the run's folder, and fields.
-      where: the processes meet here; None for one process.
+      folder: the run's, or a word for it; see cli.run_folder.
 
     Raises:
-      UserError: there is no such run, or a word is wrong.
+      UserError: there is no such run.
     """
-    folder = args.pop(0) if args and not args[0].startswith("-") else ""
-    default: Any = {"eval": EvalConfig(), "export": ExportConfig()}.get(command, RunConfig())
-    about, also = str(default.__doc__), None
-    if command == "resume":
-        about = "Goes on with a run from its newest checkpoint; fields may be changed."
-        also = Processes()
-    usage = f"rlsys {command} {folder or 'RUN'}"
-    if not folder:
-        if cli.wants_help(args):
-            cli.parse(default, args, about, usage=usage, also=also)
-        raise UserError(f"{command} needs the folder of a run: make {command} RUN=runs/...")
     folder = cli.run_folder(folder, sweep=False)
     saved = config_file.load(folder)
     if "members" in saved:
@@ -108,18 +131,94 @@ def use(command: str, args: list[str], where: hosts.Address | None) -> None:
             f"make sweep RESUME={folder} goes on with it"
         )
     algorithm = algorithms.find(saved["algorithm"])
-    config = from_dict(algorithm.Config, {**saved["config"], "run_dir": folder})
-    default = config if command == "resume" else default
-    options = cli.parse(default, args, about, usage=usage, also=also)
-    if command == "eval":
-        check_at_least(options, 1, "episodes")
-        check_at_least(options, 0, "seed")
-        evaluate_run(algorithm, config, options)
-    elif command == "export":
-        export(algorithm, config, options)
-    else:
-        hosts.start(where)
-        algorithm.train(options, resume=True)
+    return algorithm, from_dict(algorithm.Config, {**saved["config"], "run_dir": folder})
+
+
+def take_folder(command: str, args: list[str], default: Any, about: str, also: Any = None) -> str:
+    """Takes the folder of a run from a command's words; without one it shows the help, if asked.
+
+    Raises:
+      UserError: there is none.
+    """
+    folder = args.pop(0) if args and not args[0].startswith("-") else ""
+    if folder:
+        return folder
+    if cli.wants_help(args):
+        cli.parse(default, args, about, usage=f"rlsys {command} RUN", also=also)
+    raise UserError(f"{command} needs the folder of a run: make {command} RUN=runs/...")
+
+
+def use(command: str, args: list[str]) -> None:
+    """Does what one of COMMANDS does with a run.
+
+    Args:
+      command: its name.
+      args: the run's folder, and fields.
+
+    Raises:
+      UserError: there is no such run, or a word is wrong.
+    """
+    default, function = COMMANDS[command]
+    about = str(default.__doc__)
+    folder = take_folder(command, args, default, about)
+    algorithm, config = load(folder)
+    options = cli.parse(default, args, about, usage=f"rlsys {command} {folder}")
+    function(algorithm, config, options)
+
+
+def resume(args: list[str], where: hosts.Address | None) -> None:
+    """Goes on with a run.
+
+    Args:
+      args: the run's folder, and fields.
+      where: the processes meet here; None for one process.
+
+    Raises:
+      UserError: there is no such run, or a word is wrong.
+    """
+    about = "Goes on with a run from its newest checkpoint; fields may be changed."
+    folder = take_folder("resume", args, RunConfig(), about, Processes())
+    algorithm, config = load(folder)
+    usage = f"rlsys resume {folder}"
+    options = cli.parse(config, args, about, usage=usage, also=Processes())
+    hosts.start(where)
+    algorithm.train(options, resume=True)
+
+
+def play_match(args: list[str]) -> None:
+    """Plays a match.
+
+    Args:
+      args: two runs' folders, or one and the name of a player; and fields.
+
+    Raises:
+      UserError: they are not two, one is no run and no player, or a word is wrong.
+    """
+    sides: list[str] = []
+    while args and not args[0].startswith("-"):
+        sides.append(args.pop(0))
+    usage = f"rlsys match {' '.join(sides) or 'RUN RUN'}"
+    about = str(MatchConfig.__doc__)
+    if cli.wants_help(args) or len(sides) == 2:
+        options = cli.parse(MatchConfig(), args, about, usage=usage)
+    if len(sides) != 2:
+        raise UserError(
+            f"match needs two runs, or one and a player's name, not {len(sides)}: make match "
+            f'RUN="runs/<name> runs/<name>"'
+        )
+    # A plain word that is no folder may be a player, once a run says of which game.
+    plain = [x != "latest" and not Path(x).exists() and x.isidentifier() for x in sides]
+    if all(plain):
+        raise UserError(f"{sides[0]} and {sides[1]} are no runs, and one of the two must be")
+    found = [None if is_plain else load(x) for x, is_plain in zip(sides, plain, strict=True)]
+    games = [game_of(x[1]) for x in found if x]
+    known = players_of(games[0].env_id)
+    for word, is_plain in zip(sides, plain, strict=True):
+        if is_plain and word not in known:
+            raise UserError(
+                f"{word} is neither a run nor a player of {games[0].name}: {', '.join(known)}"
+            )
+    match([x or word for x, word in zip(found, sides, strict=True)], options)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,8 @@ def test_environments_play_equally_often_and_kinds_meet_the_same(monkeypatch):
     monkeypatch.setattr(playing, "eval_policy", make_player)
 
     names = ("Catch-v0", "Catch-v0:permute=1")
-    config = SimpleNamespace(tasks=read_tasks(",".join(names), Options()), num_envs=64)
+    tasks = read_tasks(",".join(names), Options())
+    config = SimpleNamespace(eval_tasks=tasks, num_envs=64)
     kinds = ("greedy", "sampled")
     played = playing.play_tasks(SimpleNamespace(eval_modes=kinds), config, None, None, 100)
     assert set(played) == {f"{kind} {name}" for kind in kinds for name in names}

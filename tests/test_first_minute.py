@@ -107,7 +107,7 @@ def test_a_run_in_a_terminal(tmp_path):
     assert "101%" not in shown
     # Words that begin a row are whole: the row before had no room for them.
     text = " ".join(found)
-    for words in ("over 2 episodes of", "events for TensorBoard", "more episodes, and a gif of"):
+    for words in ("over 2 episodes of", "events for TensorBoard", "more episodes:"):
         assert words in text, text
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # the cursor is back
 

@@ -23,10 +23,9 @@ from typing import NamedTuple
 import pytest
 from test_train import play
 
-from rlsys import algorithms, cli
+from rlsys import algorithms, cli, train
 from rlsys.config import RunConfig
-from rlsys.results.evaluate import EvalConfig
-from rlsys.results.export import ExportConfig
+from rlsys.results.match import MatchConfig
 from rlsys.sweep.members import members
 
 ROOT = Path(__file__).parent.parent
@@ -147,9 +146,10 @@ def check_make(line: str) -> None:
         algorithms.config_of(algorithm, [word for word in words if word != "--help"])
     elif target == "sweep" and "RESUME" not in values:
         assert len(members(algorithm, [w for w in words if w != "--print-commands"])) > 1
-    elif target in ("eval", "export", "resume"):
+    elif target in ("match", "resume", *train.COMMANDS):
         assert values["RUN"].startswith("runs/")
-        default = {"eval": EvalConfig(), "export": ExportConfig(), "resume": RunConfig()}[target]
+        defaults = {name: command.default for name, command in train.COMMANDS.items()}
+        default = (defaults | {"match": MatchConfig(), "resume": RunConfig()})[target]
         cli.parse(default, shlex.split(values.get("ARGS", "")), "")
 
 
@@ -258,6 +258,7 @@ def test_named_files_exist(readme):
     text = (ROOT / readme).read_text()
     made = {name for kind, name in (b.mark for b in BLOCKS) if kind in ("file", "needs")}
     made |= {"my_vtrace.py", "my_impala.py", "my_ppo.py", "play.py", "members.csv"}
+    made |= {"ratings.csv", "ratings.png"}
     for name in re.findall(r"[\w./-]+\.(?:csv|png|py)\b", text):
         places = (ROOT / readme).parent, ROOT, ROOT / "tests", ROOT / "rlsys/algorithms"
         assert name in made or any((place / name).exists() for place in places), name

@@ -195,7 +195,8 @@ def test_a_signal_saves_a_checkpoint_and_exits(tmp_path, algorithm, number):
     assert process.returncode == 3, output
     assert signal.Signals(number).name in output and "make resume RUN=run" in output
     newest, _, meta = checkpoint(tmp_path / "run")
-    assert newest >= 2 and meta["counters"]["env_steps"] > 1200
+    # The signal may come before the first step after a checkpoint.
+    assert newest >= 1 and meta["counters"]["env_steps"] >= 1200
 
 
 def test_a_synchronous_run_repeats_itself(tmp_path):

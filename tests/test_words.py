@@ -133,6 +133,9 @@ def test_the_nearest_field_is_named(words, nearest, capfd):
         (sweep.main, "ppo --help", "rlsys sweep ppo", "seeds print-commands preset env-steps"),
         (command.main, "plan ppo --help", "rlsys plan ppo", "machine preset env-steps"),
         (command.main, "eval --help", "rlsys eval RUN", "episodes"),
+        (command.main, "match --help", "rlsys match RUN RUN", "episodes mode seed out"),
+        (command.main, "ratings --help", "rlsys ratings RUN", "games selves mode seed"),
+        (command.main, "play --help", "rlsys play RUN", "mode seed"),
     ],
 )
 def test_help_says_what_the_command_does_and_lists_every_flag(main, words, begins, flags, capfd):
@@ -141,7 +144,9 @@ def test_help_says_what_the_command_does_and_lists_every_flag(main, words, begin
     assert exit_info.value.code == 0
     usage, _, about, *lines = capfd.readouterr().out.splitlines()
     assert usage.startswith(f"usage: {begins} ")
-    assert about.split()[0] in ("Trains", "Plays", "Goes", "Writes", "Predicts")
+    assert about.split()[0] in (
+        "Trains", "Plays", "Goes", "Writes", "Predicts", "Rates", "Has",
+    )  # fmt: skip
     for flag in flags.split():
         assert any(line.startswith(f"│ --{flag} ") for line in lines), flag
 
@@ -156,6 +161,8 @@ def test_the_command_rlsys(capfd):
     assert all(f"\nrlsys {name} " in done.stdout for name in command.MODULES)
     assert run(command.main, "tasks classic_control") == 0
     assert "CartPole-v1\n" in capfd.readouterr().out
+    with pytest.raises(SystemExit):  # as make gives it
+        command.main(["eval", "", "--help"])
     for words, said in (
         ("trian", "there is no command 'trian'; the nearest: train"),
         ("ppo --seed 3", "ppo is an algorithm: rlsys train ppo"),
@@ -236,6 +243,9 @@ def test_tasks_that_do_not_go_together_name_the_real_mismatch(algorithm, tmp_pat
         (["train", "EXTRA=dev,gpu"], "there is no EXTRA=gpu"),
         (["eval"], "which run? make eval RUN=runs/<name>, or RUN=latest"),
         (["resume", "ARGS=--seed 3"], "which run? make resume RUN="),
+        (["play"], "which run? make play RUN="),
+        (["ratings", "RUN=runs/none"], "there is no run runs/none"),
+        (["match", "RUN=runs/none"], "which two runs? make match RUN="),
     ],
 )
 def test_make_refuses_before_it_installs(words, said, checkout):  # noqa: F811
@@ -258,6 +268,14 @@ def test_make_refuses_before_it_installs(words, said, checkout):  # noqa: F811
         (["train", "ALGO=my.own"], "rlsys.train my.own"),
         (["eval", "RUN=runs/ppo-*"], 'rlsys.train eval "runs/ppo-*"'),
         (["eval", "ARGS=--help"], 'rlsys.train eval "" --help'),
+        (["eval", "RUN=", "ARGS=--help"], 'rlsys.train eval "" --help'),
+        (["match", "RUN=runs/* random"], 'rlsys.train match "runs/*" "random"'),
+        (["match", "ARGS=--help"], "rlsys.train match --help"),
+        (["play", "RUN=runs/ppo-1"], 'rlsys.train play "runs/ppo-1"'),
+        (
+            ["ratings", "RUN=runs/ppo-1", "ARGS=--games 4"],
+            'rlsys.train ratings "runs/ppo-1" --games 4',
+        ),
         (["tasks", "FAMILY=atari"], "rlsys tasks atari"),
         (["tasks"], "rlsys tasks"),
     ],

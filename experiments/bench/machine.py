@@ -1,11 +1,9 @@
 """The machine: what it is called, and its limits, which other figures are shares of."""
 
-import importlib.metadata
 import os
 import platform
 import re
 import shlex
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,16 +14,12 @@ import jax
 
 from experiments.bench import clock
 from experiments.bench.figures import Figure
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "rlax", "envpool", "numpy")
+from rlsys.running import provenance
 
 
 def about(words: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the machine, versions, commit and date of a result, and its command, in words."""
     names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    git = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True)
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     yield {
         "machine": {
             "cpu": names[0] if names else platform.machine(),
@@ -33,8 +27,8 @@ def about(words: list[str]) -> Iterator[dict[str, Any]]:
             "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
             "system": platform.platform(terse=True),
         },
-        "versions": {"python": platform.python_version()} | versions,
-        "commit": commit.stdout.strip(),
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
         "command": shlex.join(words),
     }

@@ -1,5 +1,6 @@
 """The algorithms, one file each, and how names find them."""
 
+import dataclasses
 import importlib
 import importlib.util
 from typing import Any
@@ -69,4 +70,8 @@ def config_of(
         on_cpu = env in presets.on_cpu and jax.default_backend() == "cpu"
     default = presets.choose(preset, env, on_cpu)
     about = f"{about}\n\nPresets: {', '.join(presets.configs)}."
-    return cli.parse(default, args, about, usage=f"rlsys {command} {name}", also=also)
+    config = cli.parse(default, args, about, usage=f"rlsys {command} {name}", also=also)
+    if config.init_from:
+        found = cli.run_folder(config.init_from, sweep=False)
+        config = dataclasses.replace(config, init_from=found)
+    return config

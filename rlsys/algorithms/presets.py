@@ -69,7 +69,7 @@ def ppo(Config: Any) -> Presets:
             num_envs=256,
             learning_rate=1e-3,
             minibatches=8,
-            entropy_cost=0.05,
+            entropy_cost=0.2,  # else play narrows, and what is not played is forgotten
             discount=0.998,
             popart=False,  # returns are of order 1
             hidden_size=128,

@@ -78,7 +78,7 @@ def draw(ends: Rows, curves: Rows, title: str) -> Figure:
             )  # fmt: skip
         axes.set_xlabel("environment steps" if i + columns >= len(tasks) else "")
         axes.set_ylabel("" if i % columns else "return")
-        axes.xaxis.set_major_formatter(_short)
+        axes.xaxis.set_major_formatter(short)
         axes.set_title(textwrap.fill(task or title, int(7 * wide / columns)), fontsize=9)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -135,7 +135,7 @@ def _colors(number: int) -> list[Any]:
     return list(colormaps["viridis"](np.linspace(0, 0.95, number)))
 
 
-def _short(steps: float, _) -> str:
+def short(steps: float, _) -> str:
     """500 k, 1.5 M."""
     for size, unit in ((1e6, " M"), (1e3, " k")):
         if steps >= size:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlsys.config import check_at_least
 from rlsys.envs import Episode, make, shared_spaces
 from rlsys.learning import hosts
 from rlsys.results import evaluations, exploitability, gif, playing
@@ -215,6 +216,10 @@ class EvalConfig:
     """The environments follow from it."""
     gif: bool = True
     """Record an episode, played in the way that is the algorithm's score."""
+
+    def __post_init__(self):
+        check_at_least(self, 1, "episodes")
+        check_at_least(self, 0, "seed")
 
 
 def saved(algorithm: Algorithm, config: Any, params: str = NEWEST) -> Saved:

@@ -27,7 +27,7 @@ from rlsys.learning import hosts, learner
 from rlsys.learning.sampler import Sampler
 from rlsys.replay.replay import Replay
 from rlsys.results import exploitability
-from rlsys.running import health, process
+from rlsys.running import health, initial, process
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.best import Evaluations
 from rlsys.running.display import Display
@@ -340,6 +340,7 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
         learning, replays = algorithm.learning, dict[str, Replay]()
         if isinstance(learning, FromSamples):
             replays = {"replay": learning.make_replay(own, network)}
+        start = None if resume else initial.read(algorithm, config, network)
         opposed = config.has_past_selves
         names = ["learner", "actors", *replays, *(["opponents"] if opposed else [])]
         run = stack.enter_context(
@@ -348,7 +349,8 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
         policies = algorithm.make_policies(network, config)
         settings = learner.place(mesh, config)  # else its numbers would cross at every step
         with run.log.phase("making the network"):
-            state = learner.place(mesh, algorithm.make_state(network, config))
+            state = initial.begin(algorithm.make_state(network, config), start)
+            state = learner.place(mesh, state)
         opponents = Opponents(config.self_play, state.params) if opposed else None
         with run.log.phase("starting environments"):
             actors = Actors(
@@ -358,12 +360,14 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
         stack.callback(actors.close)
         for line in first_lines(algorithm.presets, config, network, mesh, state.params):
             run.log.say(line)
+        if start:
+            run.log.say(start.sentence)
         samplers = dict[str, Sampler]()
         if isinstance(learning, FromSamples):
             run.log.say(replays["replay"].memory)
-            initial = jax.jit(functools.partial(learning.initial_priorities, config))
+            first = jax.jit(functools.partial(learning.initial_priorities, config))
             samplers = {
-                n: Sampler(x, config, initial, run.log.time, stopping=run.stopping)
+                n: Sampler(x, config, first, run.log.time, stopping=run.stopping)
                 for n, x in replays.items()
             }
         session = Session(

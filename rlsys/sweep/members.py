@@ -65,6 +65,11 @@ def check_together(configs: list[Any]) -> None:
             "eval_every is for a run alone: a sweep evaluates each member at its end only; "
             "--print-commands gives a command for each member"
         )
+    if any(config.has_past_selves for config in configs):
+        raise UserError(
+            "past selves are for a run alone: a sweep plays games with past_share 0; "
+            "--print-commands gives a command for each member"
+        )
     may_vary = numbers(configs[0])
     first, *others = [_flat(config) for config in configs]
     for name, other in itertools.product(first, others):

@@ -18,7 +18,7 @@ from rlsys.learning import learner
 from rlsys.learning.sampler import Sampler
 from rlsys.replay import memory
 from rlsys.replay.replay import Replay
-from rlsys.running import process
+from rlsys.running import initial, process
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.display import Display
 from rlsys.running.first_lines import first_lines
@@ -87,9 +87,11 @@ def open_sweep(
             updates = SampleUpdates(learning, network, configs, mesh, config.join, replays)
         else:
             updates = UnrollUpdates(learning, network, configs, mesh, config.join)
+        start = None if resume else initial.read(algorithm, config, network)
         with display.phase("making the networks"):
             settings = vmapped.place_numbers(mesh, configs)
-            states = vmapped.stack([algorithm.make_state(network, c) for c in configs])
+            new = [initial.begin(algorithm.make_state(network, c), start) for c in configs]
+            states = vmapped.stack(new)
             states = learner.place(mesh, states, vmapped.SHARDED)
         with display.phase(f"compiling {num} members as one program"):
             example = vmapped.example(policies[0], states.params, network, config, num, config.join)
@@ -101,7 +103,7 @@ def open_sweep(
             Run(algorithm.name, config, names, resume=resume, content=content, display=display)
         )
         lines = first_lines(algorithm.presets, config, network, mesh, states.params, num)
-        for line in (*lines, sentence):
+        for line in (*lines, *([start.sentence] if start else []), sentence):
             run.log.say(line)
         resumed = run.env_steps if resume else None
         folders = [run.folder / "members" / str(i) for i in range(num)]

@@ -57,7 +57,8 @@ def test_training_learns_and_eval_records_a_gif(tmp_path, env, words):
     assert run("eval", folder, "--episodes", "5") == 0
     assert score(folder)["episodes"] == 32 and evaluations.read(folder)[1]["episodes"] == 5
     with Image.open(folder / "episode.gif") as gif:
-        assert np.asarray(gif.convert("RGB")).max((0, 1)).tolist() == [255, 255, 0]
+        above_the_words = np.asarray(gif.convert("RGB"))[:16]
+        assert above_the_words.max((0, 1)).tolist() == [255, 255, 0]
 
 
 def learned(folder):

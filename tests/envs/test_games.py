@@ -172,3 +172,12 @@ def test_what_cannot_be_played_is_refused_in_a_sentence(words, message):
 def test_one_agent_can_play_against_a_player_with_any_algorithm():
     config = algorithms.config_of("r2d2", ["--env", "TicTacToe-v1:opponent=random"])
     assert [t.name for t in config.eval_tasks] == ["TicTacToe-v1:opponent=random"]
+
+
+def test_a_sweep_of_games_plays_no_past_selves():
+    from rlsys.sweep.members import check_together
+
+    words = ["--env", "TicTacToe-v1"]
+    with pytest.raises(UserError, match="a sweep plays games with past_share 0"):
+        check_together([algorithms.config_of("ppo", words)])
+    check_together([algorithms.config_of("ppo", [*words, "--past-share", "0"])])

@@ -1,0 +1,115 @@
+"""A run that begins with the parameters of another, which was trained before (--init-from)."""
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlsys.config import from_dict
+from rlsys.envs import Options, read_tasks
+from rlsys.learning import hosts
+from rlsys.running import config_file
+from rlsys.running.algorithm import Algorithm
+from rlsys.running.checkpoint import Checkpoints
+from rlsys.types import LearnerState, UserError
+
+# Fields of a network that may differ where the shapes agree: how exactly it computes, and a torso
+# that None chooses too.
+FREE = ("bfloat16", "torso")
+
+
+class Initial(NamedTuple):
+    """What a run takes over from another, in numpy."""
+
+    params: Any  # with the statistics of observations
+    popart: Any  # None where the run begins with its own: of other tasks, or without PopArt
+    sentence: str  # that says so
+
+
+def begin(state: LearnerState, initial: Initial | None) -> LearnerState:
+    """Puts what is taken over, if anything is, into the LearnerState before the first update."""
+    if initial is None:
+        return state
+    params, target = jax.tree.map(jnp.array, initial.params), None
+    if state.target_params is not None:
+        target = jax.tree.map(jnp.array, initial.params)
+    popart = state.popart if initial.popart is None else jax.tree.map(jnp.array, initial.popart)
+    return state._replace(params=params, target_params=target, popart=popart)
+
+
+def read(algorithm: Algorithm, config: Any, network: Any) -> Initial | None:
+    """Reads what a new run takes over from the run config.init_from; None if it names none.
+
+    The optimiser starts anew, and so do PopArt's statistics unless the tasks are the same.
+
+    Args:
+      algorithm: of the new run.
+      network: of the new run.
+
+    Raises:
+      UserError: there is no such run, or its network is another one.
+      CheckpointError: it has no checkpoint.
+    """
+    if not config.init_from:
+        return None
+    folder = Path(config.init_from)
+    saved = config_file.load(folder)
+    if "config" not in saved:
+        raise UserError(f"init_from {folder} is a sweep: its runs are {folder}/members/0 and so on")
+    there, other = saved["config"], saved["algorithm"]
+    kind = f", a run of {other}," if other != algorithm.name else ""
+    unfit = f"init_from {folder}{kind} does not fit this run of {algorithm.name}"
+    for name, here in config.network.items():
+        if name not in FREE and name in there and there[name] != here:
+            raise UserError(f"{unfit}: {name} is {there[name]} there, and {here} here")
+    checkpoints = Checkpoints(folder / "checkpoints")
+    number = hosts.gather(checkpoints.newest(["learner"]))[0]  # the same in all processes
+    _, trees, meta = checkpoints.restore({"learner": None}, number)
+    shapes = jax.eval_shape(functools.partial(algorithm.make_state, network, config))
+    params = _like(shapes.params, trees["learner"]["params"], unfit)
+    popart = None
+    if shapes.popart is not None and "popart" in trees["learner"]:
+        if _tasks(there) == [task.name for task in config.tasks]:
+            popart = _like(shapes.popart, trees["learner"]["popart"], unfit)
+    steps = meta["counters"]["env_steps"]
+    words = f"begins with the parameters of {folder} after {steps:,} environment steps"
+    return Initial(params, popart, words)
+
+
+def _like(wanted: Any, found: Any, unfit: str) -> Any:
+    """Gives a tree's leaves the structure of another.
+
+    Args:
+      wanted: the other: its structure and shapes.
+      found: nested dicts of arrays.
+      unfit: how the sentence begins that refuses a difference.
+
+    Raises:
+      UserError: they differ.
+    """
+    here, there = _by_name(wanted), _by_name(found)
+    for name in here | there:
+        words = [_text(tree[name]) if name in tree else "missing" for tree in (there, here)]
+        if words[0] != words[1]:
+            raise UserError(f"{unfit}: {name} is {words[0]} there, and {words[1]} here")
+    return jax.tree.unflatten(jax.tree.structure(wanted), [there[name] for name in here])
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _text(leaf: Any) -> str:
+    return f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
+
+
+def _tasks(config: dict[str, Any]) -> list[str]:
+    """The names of the tasks of a Config, as config.json holds it."""
+    options = from_dict(Options, config.get("env_options", {}))
+    return [task.name for task in read_tasks(config["env"], options, check=False)]
