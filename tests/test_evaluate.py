@@ -12,8 +12,9 @@ import pytest
 from environments import make
 
 from rlsys import cli, train
+from rlsys.acting import playing
 from rlsys.envs import Episode, Options, read_tasks
-from rlsys.results import evaluate, evaluations, playing
+from rlsys.results import evaluate, evaluations
 from rlsys.types import Timestep
 
 

@@ -17,10 +17,11 @@ from test_train import play
 
 import rlsys
 from rlsys import algorithms, streams
+from rlsys.acting import playing
 from rlsys.acting.exported import ExportedPolicy
 from rlsys.config import from_dict
 from rlsys.envs import make, space_json
-from rlsys.results import evaluate, playing
+from rlsys.results import evaluate
 from rlsys.running import config_file
 from rlsys.types import UserError
 

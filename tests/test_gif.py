@@ -9,10 +9,11 @@ from environments import make
 from PIL import Image
 from test_train import play
 
+from rlsys.acting import playing
 from rlsys.envs import Episode, Options
 from rlsys.envs.backend import Backend
 from rlsys.envs.envpool import EnvPoolEnvs
-from rlsys.results import gif, playing
+from rlsys.results import gif
 
 SMALL = (
     "--num-envs 4 --minibatches 1 --unroll-length 8 --refresh-steps 8 --hidden-size 8 "

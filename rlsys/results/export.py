@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from rlsys.acting import exported
+from rlsys.acting.playing import SEED
 from rlsys.envs import against_players, make
 from rlsys.envs.space_json import to_json
 from rlsys.networks import AgentNetwork
 from rlsys.networks.heads import DuelingHead
 from rlsys.results.evaluate import NEWEST, saved
-from rlsys.results.playing import SEED
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
 

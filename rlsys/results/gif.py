@@ -10,9 +10,9 @@ import numpy as np
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 
 from rlsys import streams
+from rlsys.acting import playing
+from rlsys.acting.playing import SEED, EvalPolicy, eval_policy
 from rlsys.envs import Episode, against_players
-from rlsys.results import playing
-from rlsys.results.playing import SEED, EvalPolicy, eval_policy
 from rlsys.running import files, output
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from rlsys.acting.playing import SEED
 from rlsys.config import check_at_least
 from rlsys.results import match, ratings
 from rlsys.results.curves import short
-from rlsys.results.playing import SEED
 from rlsys.running import files
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import Checkpoints

@@ -14,11 +14,11 @@ import jax
 import numpy as np
 
 from rlsys import streams
+from rlsys.acting.playing import MAX_STEPS, SEED
 from rlsys.config import check_at_least
 from rlsys.envs import Task, is_game, make, players, read_tasks
 from rlsys.envs.spaces import MASK
 from rlsys.results.evaluate import Saved, saved
-from rlsys.results.playing import MAX_STEPS, SEED
 from rlsys.running import files
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import Timestep, UserError

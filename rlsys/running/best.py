@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rlsys.acting.playing import play_tasks
 from rlsys.learning import hosts, learner
-from rlsys.results.playing import play_tasks
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import Stopped
 

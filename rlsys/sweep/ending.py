@@ -10,7 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from rlsys.results import evaluate, exploitability, playing
+from rlsys.acting import playing
+from rlsys.results import evaluate, exploitability
 from rlsys.running import config_file, files, output
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import Checkpoints

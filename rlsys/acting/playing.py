@@ -1,18 +1,27 @@
 """Episodes played with fixed parameters, in environments of their own."""
 
 import contextlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from rlsys import streams
 from rlsys.envs import Envs, Episode, Task, make
-from rlsys.running.algorithm import Algorithm
 from rlsys.types import Policy, Stopped
 
 SEED = 1_000_000_007  # of environments to evaluate in, the same for all runs
 MAX_STEPS = 27_000  # of an episode: Atari's 108,000 frames
+
+
+class Evaluated(Protocol):
+    """What an algorithm's record says of how it is evaluated; see running/algorithm.py."""
+
+    @property
+    def eval_modes(self) -> Sequence[str]: ...
+
+    @property
+    def make_eval_policy(self) -> Callable[[Any, Any, int, str], Policy]: ...
 
 
 class EvalPolicy(NamedTuple):
@@ -25,7 +34,7 @@ class EvalPolicy(NamedTuple):
 
 
 def eval_policy(
-    algorithm: Algorithm,
+    algorithm: Evaluated,
     config: Any,
     network: Any,
     task: Task,
@@ -73,7 +82,7 @@ def play(
 
 
 def play_tasks(
-    algorithm: Algorithm,
+    algorithm: Evaluated,
     config: Any,
     network: Any,
     params: Any,
