@@ -12,8 +12,8 @@ policy without memory has them. Writes results/poker-limits.csv.
 import numpy as np
 
 from experiments.study import RESULTS, write
-from rlsys.results.exploitability import exploitability
-from rlsys.results.poker import RULES, Tree, tree
+from rlsys.acting.exploitability import exploitability
+from rlsys.envs.poker import RULES, Tree, tree
 
 COSTS = (0.4, 0.2, 0.1, 0.05)
 ROUNDS, STEP = 4000, 0.01  # of the way to the policy that the present values ask for

@@ -11,8 +11,8 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments.study import RESULTS, Options, play_all, write
+from rlsys.acting.exploitability import NAME
 from rlsys.results import evaluate, evaluations, gather
-from rlsys.results.exploitability import NAME
 from rlsys.running import metrics_file
 
 GAMES = {

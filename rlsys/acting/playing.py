@@ -15,7 +15,7 @@ MAX_STEPS = 27_000  # of an episode: Atari's 108,000 frames
 
 
 class Evaluated(Protocol):
-    """What an algorithm's record says of how it is evaluated; see running/algorithm.py."""
+    """The part of an algorithm's record (running/algorithm.py) that evaluation asks for."""
 
     @property
     def eval_modes(self) -> Sequence[str]: ...

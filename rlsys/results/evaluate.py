@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlsys.acting import playing
+from rlsys.acting import exploitability, playing
 from rlsys.acting.playing import SEED, play_tasks
 from rlsys.config import check_at_least
 from rlsys.envs import Episode, make, shared_spaces
 from rlsys.learning import hosts
-from rlsys.results import evaluations, exploitability, gif
+from rlsys.results import evaluations, gif
 from rlsys.running import events, output, process
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import CheckpointError, Checkpoints

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlsys.acting import exploitability
 from rlsys.acting.actors import Actors, make_envs
 from rlsys.acting.opponents import Opponents
 from rlsys.acting.unroll import Interrupted, Unroll
@@ -26,7 +27,6 @@ from rlsys.envs import Episode, shared_spaces
 from rlsys.learning import hosts, learner
 from rlsys.learning.sampler import Sampler
 from rlsys.replay.replay import Replay
-from rlsys.results import exploitability
 from rlsys.running import health, initial, process
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.best import Evaluations

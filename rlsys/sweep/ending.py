@@ -10,8 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from rlsys.acting import playing
-from rlsys.results import evaluate, exploitability
+from rlsys.acting import exploitability, playing
+from rlsys.results import evaluate
 from rlsys.running import config_file, files, output
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import Checkpoints
