@@ -6,6 +6,7 @@ Each function takes an algorithm's Config and gives its Presets.
 import dataclasses
 from typing import Any
 
+from rlsys.acting.opponents import SelfPlay
 from rlsys.envs import Options
 from rlsys.running.presets import Presets
 
@@ -18,7 +19,7 @@ def power_of_two(n: int) -> int:
 
 
 def ppo(Config: Any) -> Presets:
-    """PPO on cart-pole, its recurrent form, and Atari."""
+    """PPO on cart-pole, its recurrent form, Atari, and games of two."""
     atari = Config(
         env="Pong-v5",
         env_options=Options(minimal_actions=True, clip_rewards=True),
@@ -34,6 +35,18 @@ def ppo(Config: Any) -> Presets:
         step_seconds=4 / 60,
         log_every=50_000,
         eval_episodes=32,
+    )
+    game = Config(  # of two players
+        env="TicTacToe-v1",
+        env_steps=2_000_000,
+        num_envs=256,
+        learning_rate=1e-3,
+        minibatches=8,
+        entropy_cost=0.2,  # else play narrows, and what is not played is forgotten
+        discount=0.998,
+        popart=False,  # returns are of order 1
+        hidden_size=128,
+        log_every=50_000,
     )
     configs = {
         "cartpole": Config(),
@@ -63,17 +76,13 @@ def ppo(Config: Any) -> Presets:
         "pixels": dataclasses.replace(
             atari, torso="impala", env_options=Options(clip_rewards=True)
         ),
-        "game": Config(  # of two players
-            env="TicTacToe-v1",
-            env_steps=2_000_000,
-            num_envs=256,
-            learning_rate=1e-3,
-            minibatches=8,
-            entropy_cost=0.2,  # else play narrows, and what is not played is forgotten
-            discount=0.998,
-            popart=False,  # returns are of order 1
-            hidden_size=128,
-            log_every=50_000,
+        "game": game,
+        "connectfour": dataclasses.replace(
+            game,
+            env="ConnectFour-v1",
+            env_steps=10_000_000,
+            hidden_size=256,
+            self_play=SelfPlay(past_every=25),
         ),
     }
 

@@ -1,0 +1,17 @@
+"""PPO learns TicTacToe and ConnectFour by self-play: `make train ALGO=ppo ENV=TicTacToe-v1`.
+
+    python -m experiments.games [--seeds 5] [--jobs 2]
+
+Each run ends with 1,000 games against each player that does not learn, in each way to play.
+"""
+
+import tyro
+
+from experiments.study import Options, study
+
+WORDS = "--eval-episodes 1000 --no-gif"
+
+if __name__ == "__main__":
+    options = tyro.cli(Options)
+    for name, task in (("tictactoe", "TicTacToe-v1"), ("connectfour", "ConnectFour-v1")):
+        study(name, {"ppo": ["ppo", "--env", task, *WORDS.split()]}, options)
