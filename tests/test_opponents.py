@@ -1,6 +1,7 @@
 """Past selves: how they are drawn, scored, seated and saved; a game keeps its opponent."""
 
 import functools
+import json
 import shutil
 
 import jax
@@ -261,3 +262,13 @@ def test_a_pool_that_does_not_fit_the_memory_is_refused(monkeypatch):
     monkeypatch.setattr("rlsys.replay.memory.free_bytes", lambda: 1e6)
     with pytest.raises(UserError, match=r"50 past selves need .* MB, and 1 MB are free"):
         played([])
+
+
+@pytest.mark.slow
+def test_self_play_learns_never_to_lose_tictactoe(tmp_path):
+    words = ["--env", "TicTacToe-v1", "--eval-episodes", "1000", "--run-dir", str(tmp_path / "run")]
+    ppo.ALGORITHM.train(algorithms.config_of("ppo", words))
+    results = json.loads((tmp_path / "run/evaluation.json").read_text())["results"]
+    assert results["greedy TicTacToe-v1:opponent=perfect"]["min"] == 0
+    assert results["greedy TicTacToe-v1:opponent=blocker"]["min"] >= 0
+    assert results["greedy TicTacToe-v1:opponent=random"]["mean"] > 0.7

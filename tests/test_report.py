@@ -12,7 +12,7 @@ from PIL import Image
 
 from rlsys import algorithms, cli
 from rlsys.config import RunConfig, not_of_learning
-from rlsys.results import curves, evaluations, report
+from rlsys.results import curves, evaluations, gather, report
 from rlsys.running import changes
 from rlsys.running.lock import Lock
 
@@ -317,3 +317,16 @@ def test_a_runs_gifs_are_linked(tmp_path):
     (line,) = [line for line in text.splitlines() if ".gif" in line]
     assert line.startswith(f"- {folders[0]}: ")
     assert line.endswith(", [best.gif](../a/best.gif), [episode.gif](../a/episode.gif)")
+
+
+def test_a_game_has_the_curves_of_its_evaluations(tmp_path):
+    game = config(0, env="TicTacToe-v1")
+    task = "TicTacToe-v1:opponent=random"
+    metrics = {
+        "episode_return": [0.1, 0.0, 0.2],
+        f"eval/sampled_return/{task}": [None, 0.5, 0.75],
+    }
+    write_run(tmp_path / "run", game, metrics, {f"sampled {task}": 0.8, f"greedy {task}": 0.9})
+    ends, curves = gather.collect(tmp_path / "run")
+    assert [row["task"] for row in ends] == [task]
+    assert [row["episode_return"] for row in curves] == [0.5, 0.75]

@@ -98,7 +98,8 @@ def collect(folder: Path) -> tuple[Rows, Rows]:
       (the kind of play that is the score, None if the run was not evaluated), evaluated_at (its
       environment steps) and results (evaluate.summary by kind of play);
       rows of task, env_steps, seconds, episodes (how many a line of the log counts) and
-      episode_return.
+      episode_return. Against a player of a game of two these are the returns of the evaluations
+      during training.
 
     Raises:
       UserError: the file of its evaluations cannot be read.
@@ -117,6 +118,8 @@ def collect(folder: Path) -> tuple[Rows, Rows]:
     for task in list(played) or sorted(named) or [""]:
         ends.append({"task": task} | last | about | {"results": played.get(task, {})})
         key = TASK_RETURN + task if task else "episode_return"
+        if not any(key in line for line in lines):  # only evaluations play against its player
+            key = f"eval/{found['score']}_return/{task}"
         for line in lines:
             if line.get(key) is not None:
                 point = {k: line[k] for k in (*last, "episodes")} | {"episode_return": line[key]}
