@@ -9,11 +9,11 @@ from environments import make
 
 from rlsys import algorithms
 from rlsys.acting import actor_critic
+from rlsys.acting import exploitability as exact
 from rlsys.envs import Episode, Options, read_tasks
 from rlsys.envs.poker import tree
 from rlsys.envs.spaces import MASK
 from rlsys.results import evaluate
-from rlsys.results import exploitability as exact
 
 KUHN, LEDUC = "KuhnPoker-v1", "LeducHoldem-v1"
 

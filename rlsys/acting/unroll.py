@@ -80,7 +80,7 @@ def unroll(
         with timer("inference"), jax.transfer_guard_host_to_device("allow"):
             action, aux, core_state, key = policy(params, timestep, core_state, key)
             action = np.asarray(action)  # waits for the device
-        learns.append(envs.to_move)
+        learns.append(getattr(envs, "to_move", ()))  # games alone need to have it
         with timer("environment"):
             timestep = envs.step(action)
         steps.append(timestep)
