@@ -46,7 +46,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("algorithm", ["r2d2", "impala", *SLOW])
+@pytest.mark.parametrize("algorithm", ["r2d2", *SLOW])
 def test_training_is_the_same_with_evaluations_and_after_a_kill(tmp_path, algorithm, monkeypatch):
     """To the bit: on 4 devices, with two tasks and several actors (IMPALA, PPO); the run killed in
     an evaluation goes on to the same evaluations and the same best parameters."""

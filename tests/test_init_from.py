@@ -93,7 +93,7 @@ def test_ppo_may_begin_with_what_impala_has_learned(folder):
     jax.tree.map(np.testing.assert_array_equal, found.params, old.params)
 
 
-@pytest.mark.parametrize("name", ["ppo", "apex"])
+@pytest.mark.parametrize("name", ["ppo", pytest.param("apex", marks=pytest.mark.slow)])
 def test_a_run_begins_with_them_and_a_resumed_one_does_not_read_them_again(
     name, folder, tmp_path, capsys
 ):
@@ -119,6 +119,7 @@ def test_a_run_begins_with_them_and_a_resumed_one_does_not_read_them_again(
     assert "a run with another init_from is a run of its own" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_members_of_a_sweep_begin_alike(folder, tmp_path, capsys):
     there = write_run(folder / "swept", f"ppo {SMALL}")
     words = f"ppo {SMALL} {ENDS} --seeds 2 --learning-rate 1e-12 --run-dir {tmp_path}/sweep"

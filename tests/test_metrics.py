@@ -1,5 +1,6 @@
 """The glossary has every metric that a run writes and no other; TensorBoard has them in groups."""
 
+import functools
 import json
 
 import pytest
@@ -12,17 +13,26 @@ from rlsys.running.metrics import GROUP_OF, GROUPS, glossary_name, tag
 from tests.test_log import events as events_of
 from tests.test_train import OTHERS, TASKS, WORDS, play
 
+GAME = "--env KuhnPoker-v1 --num-envs 32 --minibatches 2 --env-steps 2048 --log-every 1024"
+ALGORITHMS = ["r2d2", *(pytest.param(x, marks=pytest.mark.slow) for x in WORDS if x != "r2d2")]
+
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A short run of every algorithm, and one of self-play in a game whose tree is known."""
+def run_of(tmp_path_factory):
+    """Gives the folder of a short run of an algorithm, or of self-play in a game whose tree is
+    known; each is trained when it is first asked for."""
     folder = tmp_path_factory.mktemp("runs")
-    for name in algorithms.NAMES:
-        words = [*WORDS[name], "--unrolls-ahead", 1, "--env-steps", 1600, "--eval-every", 800]
-        assert play(name, *words, "--run-dir", folder / name) == 0
-    game = "--env KuhnPoker-v1 --num-envs 32 --minibatches 2 --env-steps 2048 --log-every 1024"
-    assert play("ppo", *game.split(), "--eval-episodes", 4, "--run-dir", folder / "game") == 0
-    return [folder / name for name in (*algorithms.NAMES, "game")]
+
+    @functools.cache
+    def run(name):
+        words = ["ppo", *GAME.split(), "--eval-episodes", 4]
+        if name != "game":
+            words = [name, *WORDS[name], "--unrolls-ahead", 1, "--env-steps", 1600]
+            words += ["--eval-every", 800]
+        assert play(*words, "--run-dir", folder / name) == 0
+        return folder / name
+
+    return run
 
 
 def names_of(folder):
@@ -30,8 +40,14 @@ def names_of(folder):
     return {glossary_name(name) for line in lines for name in json.loads(line)}
 
 
-def test_the_glossary_has_every_metric_and_no_other(runs):
-    written = set().union(*map(names_of, runs))
+def test_the_glossary_has_what_a_replay_and_self_play_write(run_of):
+    written = names_of(run_of("r2d2")) | names_of(run_of("game"))
+    assert len(written) > 60 and written - GROUP_OF.keys() == set(), "metrics without an entry"
+
+
+@pytest.mark.slow
+def test_the_glossary_has_every_metric_and_no_other(run_of):
+    written = set().union(*(names_of(run_of(name)) for name in (*algorithms.NAMES, "game")))
     assert written - GROUP_OF.keys() == set(), "metrics without an entry"
     assert GROUP_OF.keys() - written == set(), "entries of metrics that no run writes"
     for metrics in GROUPS.values():
@@ -39,11 +55,12 @@ def test_the_glossary_has_every_metric_and_no_other(runs):
             assert metric.words.endswith(".") and metric.words.count(". ") == 0, metric
 
 
-def test_in_poker_every_line_and_the_evaluation_have_the_exploitability(runs):
-    lines = [json.loads(x) for x in (runs[-1] / "metrics.jsonl").read_text().splitlines()]
+def test_in_poker_every_line_and_the_evaluation_have_the_exploitability(run_of):
+    folder = run_of("game")
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     logged = [line["eval/exploitability"] for line in lines]
     assert len(set(logged)) == len(logged) == 2 and min(logged) > 0
-    found = json.loads((runs[-1] / "evaluation.json").read_text())
+    found = json.loads((folder / "evaluation.json").read_text())
     assert found["exact"] == {"eval/exploitability": pytest.approx(logged[-1])}
 
 
@@ -55,30 +72,31 @@ def test_the_glossary_is_printed_in_80_columns(capfd):
     assert set(GROUP_OF) <= set(heads)
 
 
-def test_tags_stand_in_groups(runs):
-    for folder in runs[:-1]:
-        written = events_of(folder)
-        values = [(v, event.step) for event in written for v in event.summary.value]
-        tags = {value.tag for value, _ in values}
-        assert {one.partition("/")[0] for one in tags} - {"config", "replay"} == {
-            "train", "episode", "time", "health", "eval"
-        }  # fmt: skip
-        assert {"train/learning_rate", "train/loss", "episode/episode_return"} < tags
-        (config,) = [value for value, _ in values if value.tag.startswith("config")]
-        assert config.metadata.plugin_data.plugin_name == "text"
-        text = config.tensor.string_val[0].decode()
-        assert "| num_envs | " in text and "| env_steps | 1600 |" in text
-        found = json.loads((folder / "evaluation.json").read_text())
-        played = {
-            f"eval/{name.replace(' ', '_return/') if ' ' in name else f'{name}_return'}": result
-            for name, result in found["results"].items()
-        }
-        last = {value.tag: (value.simple_value, step) for value, step in values}
-        for name, result in played.items():  # after the evaluations during training
-            assert last[name] == (pytest.approx(result["mean"]), found["env_steps"])
-        several = folder.name in OTHERS
-        assert (f"eval/greedy_return/{TASKS[1]}" in tags) == several
-        assert (f"episode/episode_return/{TASKS[1]}" in tags) == several
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_tags_stand_in_groups(run_of, name):
+    folder = run_of(name)
+    written = events_of(folder)
+    values = [(v, event.step) for event in written for v in event.summary.value]
+    tags = {value.tag for value, _ in values}
+    assert {one.partition("/")[0] for one in tags} - {"config", "replay"} == {
+        "train", "episode", "time", "health", "eval"
+    }  # fmt: skip
+    assert {"train/learning_rate", "train/loss", "episode/episode_return"} < tags
+    (config,) = [value for value, _ in values if value.tag.startswith("config")]
+    assert config.metadata.plugin_data.plugin_name == "text"
+    text = config.tensor.string_val[0].decode()
+    assert "| num_envs | " in text and "| env_steps | 1600 |" in text
+    found = json.loads((folder / "evaluation.json").read_text())
+    played = {
+        f"eval/{name.replace(' ', '_return/') if ' ' in name else f'{name}_return'}": result
+        for name, result in found["results"].items()
+    }
+    last = {value.tag: (value.simple_value, step) for value, step in values}
+    for name, result in played.items():  # after the evaluations during training
+        assert last[name] == (pytest.approx(result["mean"]), found["env_steps"])
+    several = folder.name in OTHERS
+    assert (f"eval/greedy_return/{TASKS[1]}" in tags) == several
+    assert (f"episode/episode_return/{TASKS[1]}" in tags) == several
 
 
 def test_names_of_ones_own_are_in_train():
