@@ -9,9 +9,10 @@ import tyro
 
 from experiments.study import Options, study
 
-WORDS = "--eval-episodes 1000 --no-gif"
+TASKS = {"tictactoe": "TicTacToe-v1", "connectfour": "ConnectFour-v1"}
+WORDS = "--eval-episodes 1000 --eval-every 500000 --no-gif"
 
 if __name__ == "__main__":
     options = tyro.cli(Options)
-    for name, task in (("tictactoe", "TicTacToe-v1"), ("connectfour", "ConnectFour-v1")):
+    for name, task in TASKS.items():
         study(name, {"ppo": ["ppo", "--env", task, *WORDS.split()]}, options)
