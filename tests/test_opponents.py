@@ -16,12 +16,12 @@ from rlsys.acting.opponents import (
     Opponents,
     PastSelf,
     Result,
-    Seats,
     SelfPlay,
     after_game,
     join,
     probabilities,
 )
+from rlsys.acting.seats import Seats
 from rlsys.algorithms import ppo
 from rlsys.learning import learner
 from rlsys.losses.opponent_quality import opponent_probabilities, quality_after_win

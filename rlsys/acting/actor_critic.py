@@ -1,4 +1,4 @@
-"""What IMPALA and PPO share: to act by a policy with values, and terms of their losses."""
+"""IMPALA and PPO share this: to act by a policy with values, and terms of their losses."""
 
 import functools
 from collections.abc import Callable

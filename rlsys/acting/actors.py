@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlsys import streams
-from rlsys.acting.opponents import Opponents, Pool, Result, Seats
+from rlsys.acting.opponents import Opponents, Pool, Result
+from rlsys.acting.seats import Seats
 from rlsys.acting.unroll import ActorState, Timer, Unroll, unroll
 from rlsys.envs import Envs, Episode, make
 from rlsys.learning import hosts, learner

@@ -25,7 +25,7 @@ SCORE_MODE = "greedy"
 
 
 class Aux(NamedTuple):
-    """What act keeps of each step, for a sequence's initial priority and recurrent state."""
+    """act keeps this of each step, for a sequence's initial priority and recurrent state."""
 
     q_a: Any  # [B] Q(x_t, a_t)
     q_max: Any  # [B] max_a Q(x_t, a)

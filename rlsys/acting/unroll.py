@@ -18,7 +18,7 @@ class Timer(Protocol):
 
 
 class ActorState(NamedTuple):
-    """What a checkpoint holds of an actor; its environments start afresh there."""
+    """The part of an actor that a checkpoint holds; its environments start afresh there."""
 
     timestep: Timestep  # [B, ...] x_t, in which it is yet to act
     core_state: CoreState  # [B, ...]

@@ -136,7 +136,7 @@ class Config(ActorCriticConfig):
 
 
 class Aux(NamedTuple):
-    """What act keeps of each step."""
+    """The part of each step that act keeps."""
 
     log_mu_a: Any  # [B] log mu(a_t | x_t)
     lstm: Any  # [B, ...] recurrent state before x_t

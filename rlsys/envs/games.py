@@ -56,7 +56,8 @@ class GameEnvs(EnvPoolEnvs):
 
     def _reset(self) -> Any:
         obs, info = self._pool.reset()
-        return self._seen(obs, info, np.zeros(self.num_games, bool))
+        order, rows = self._order(info)
+        return self._seen(obs, info, order, rows, np.zeros(self.num_games, bool))
 
     def _step(self, action: np.ndarray) -> Played:
         # Given two rows EnvPool plays the first one's action, whoever moves; Go takes one row only.
@@ -66,21 +67,29 @@ class GameEnvs(EnvPoolEnvs):
         obs, reward, terminated, truncated, info = self._pool.step(
             {name: move, "env_id": games, "players": {"env_id": games}}
         )
-        order = np.argsort(info["env_id"])  # EnvPool returns games in the order of their ends
+        order, rows = self._order(info)
         terminated, truncated = terminated[order], truncated[order]
-        obs = self._seen(obs, info, terminated | truncated)
+        obs = self._seen(obs, info, order, rows, terminated | truncated)
         first = (info["elapsed_step"][order] == 0).repeat(PLAYERS)
-        reward = np.where(first, np.float32(0), reward[self._rows(info)].astype(np.float32))
+        reward = np.where(first, np.float32(0), reward[rows].astype(np.float32))
         return Played(obs, first, reward, terminated.repeat(PLAYERS), truncated.repeat(PLAYERS))
 
-    def _rows(self, info: dict[str, Any]) -> np.ndarray:
-        """Returns where each row is in EnvPool's arrays, by game and player."""
-        return np.lexsort((info["players"]["id"], info["players"]["env_id"]))
+    def _order(self, info: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns where each game, and each row by game and player, is in EnvPool's arrays, which
+        come in the order in which games were stepped."""
+        players = info["players"]
+        return np.argsort(info["env_id"]), np.lexsort((players["id"], players["env_id"]))
 
-    def _seen(self, obs: Any, info: dict[str, Any], ended: np.ndarray) -> Any:
+    def _seen(
+        self, obs: Any, info: dict[str, Any], order: np.ndarray, rows: np.ndarray, ended: np.ndarray
+    ) -> Any:
         """Returns the observations [B, ...], each with the legal actions of its row, and sets who
-        moves. ended: [B / 2], the games that have just come to their end."""
-        rows, order = self._rows(info), np.argsort(info["env_id"])
+        moves.
+
+        Args:
+          order, rows: as _order gives them.
+          ended: [B / 2], the games that have just come to their end.
+        """
         player = np.asarray(info["current_player"])[order]
         self._mover = PLAYERS * self._games + player
         self.to_move = np.zeros(self.num_envs, bool)

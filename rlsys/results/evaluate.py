@@ -10,7 +10,7 @@ import numpy as np
 from rlsys.acting import exploitability, playing
 from rlsys.acting.playing import SEED, play_tasks
 from rlsys.config import check_at_least
-from rlsys.envs import Episode, make, shared_spaces
+from rlsys.envs import Episode, against_players, make, shared_spaces
 from rlsys.learning import hosts
 from rlsys.results import evaluations, gif
 from rlsys.running import events, output, process
@@ -237,7 +237,7 @@ def saved(algorithm: Algorithm, config: Any, params: str = NEWEST) -> Saved:
     if params not in (NEWEST, BEST):
         raise UserError(f"params must be {NEWEST} or {BEST}, not {params!r}")
     process.check_32_bits()
-    pools = [make(task, 1, SEED) for task in config.eval_tasks]
+    pools = [make(against_players(task)[0], 1, SEED) for task in config.tasks]
     network = algorithm.make_network(config, *shared_spaces(pools))
     for envs in pools:
         envs.close()

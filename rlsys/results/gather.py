@@ -1,4 +1,4 @@
-"""What runs and sweeps came to: which agent each trained, its score, and its returns on the way."""
+"""Gathers the results of runs and sweeps: the agent, its score, and its returns on the way."""
 
 import csv
 from pathlib import Path

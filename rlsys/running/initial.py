@@ -22,7 +22,7 @@ FREE = ("bfloat16", "torso")
 
 
 class Initial(NamedTuple):
-    """What a run takes over from another, in numpy."""
+    """The arrays that a run takes over from another, in numpy."""
 
     params: Any  # with the statistics of observations
     popart: Any  # None where the run begins with its own: of other tasks, or without PopArt

@@ -1,4 +1,4 @@
-"""What a run is trained by: the code, the versions, the devices and the command.
+"""Records by what a run is trained: the code, the versions, the devices and the command.
 
 config.json holds a record of it for the run's start and for each resume, under "trained_by".
 """

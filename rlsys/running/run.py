@@ -191,7 +191,7 @@ class Run:
     def stopping(self) -> bool:
         """Whether a signal has come, so that what was begun may be dropped. Processes that train
         together agree in due() first, and drop nothing."""
-        return self._signals.number > 0 and hosts.count() == 1 and not self.ended_by_steps
+        return self.signalled and hosts.count() == 1 and not self.ended_by_steps
 
     @property
     def ended_by_steps(self) -> bool:

@@ -1,0 +1,143 @@
+"""Who plays which row of an actor's games: the newest policy, or a past self (opponents.py)."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlsys.acting.opponents import PastSelf, Pool, Result, SelfPlay, probabilities
+from rlsys.envs.games import PLAYERS
+from rlsys.types import Policy, Timestep
+
+
+class Seats:
+    """Who sits where in an actor's games, and a policy that plays for all of them.
+
+    The last games are against past selves, who play player 1 in every other one and player 0 in the
+    rest. Their rows are in groups, one for each past self at once. A group holds two past selves,
+    an older and a newer one; a game that begins takes the newer one, and once no game plays the
+    older one, a newly drawn one takes its place.
+    """
+
+    def __init__(self, policy: Policy, num_rows: int, config: SelfPlay):
+        """Seats an actor's games.
+
+        Args:
+          policy: the actor's, of the learner's own seats.
+          num_rows: B, two for each game.
+
+        Raises:
+          UserError: the past selves' share comes to less than one game.
+        """
+        games = num_rows // PLAYERS
+        self._groups, size = config.groups(num_rows)
+        game = np.arange(games - self._groups * size, games)
+        self._past = PLAYERS * game + 1 - game % PLAYERS
+        self._own = PLAYERS * game + game % PLAYERS
+        self.learns = np.ones(num_rows, bool)  # [B] the learner's policy plays the row
+        self.learns[self._past] = False
+        self.against_past = np.zeros(num_rows, bool)  # [B] the learner's, against a past self
+        self.against_past[self._own] = True
+        self._results: list[Result] = []
+        self._act = _compiled(policy.apply, self._past.tobytes(), self._groups)
+        self._own_arrays = policy.own
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets the games; all begin anew."""
+        self._sets: Any = None  # [groups, 2, ...] parameters
+        self._newer = np.zeros(self._groups, int)  # which of a group's two
+        self._numbers = np.zeros((self._groups, 2), int)  # of the past selves
+        self._chances = np.ones((self._groups, 2))  # as Result has them
+        shape = self._groups, len(self._past) // self._groups
+        self._plays = np.zeros(shape, int)  # which of its group's two plays in a game
+
+    def meet(self, pool: Pool, key: jax.Array) -> None:
+        """Draws past selves for the groups in which all games play the newer one.
+
+        Args:
+          pool: to draw from.
+          key: jax key of the actor, by which they are drawn.
+        """
+        random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        chance = probabilities(pool)
+        fresh = self._sets is None
+        drawn: list[tuple[int, int, PastSelf]] = []
+        for group in range(self._groups):
+            free = (self._plays[group] == self._newer[group]).all()
+            index = random.choice(len(pool), p=chance)
+            if fresh or free:
+                place = 0 if fresh else 1 - self._newer[group]
+                drawn.append((group, place, pool[index]))
+                self._newer[group], self._numbers[group, place] = place, pool[index].number
+                self._chances[group, place] = len(pool) * chance[index]
+        if fresh:
+            both = [(x.params, x.params) for _, _, x in drawn]
+            self._sets = jax.tree.map(
+                lambda *xs: jax.numpy.asarray(np.stack(xs).reshape(-1, 2, *xs[0].shape)),
+                *(x for pair in both for x in pair),
+            )
+            return
+        for group, place, who in drawn:
+            self._sets = _put(self._sets, who.params, group, place)
+
+    def __call__(self, params: Any, timestep: Timestep, core_state: Any, key: jax.Array):
+        """Acts for all rows, as a Policy does."""
+        over = (timestep.discount[self._own] == 0) & ~timestep.first[self._own]
+        for i in np.flatnonzero(over):
+            group, game = divmod(i, self._plays.shape[1])
+            who = group, self._plays[group, game]
+            reward = float(timestep.reward[self._own[i]])
+            self._results.append(Result(int(self._numbers[who]), float(self._chances[who]), reward))
+        begins = np.asarray(timestep.first)[self._past].reshape(self._plays.shape)
+        self._plays = np.where(begins, self._newer[:, None], self._plays)
+        return self._act(
+            self._own_arrays, params, self._sets, self._plays, timestep, core_state, key
+        )
+
+    def pop_results(self) -> list[Result]:
+        """Returns the games against past selves that have ended since the last call."""
+        results, self._results = self._results, []
+        return results
+
+
+@jax.jit
+def _put(sets: Any, params: Any, group: int, place: int) -> Any:
+    return jax.tree.map(lambda x, new: x.at[group, place].set(new), sets, params)
+
+
+@functools.cache
+def _compiled(apply: Callable, past: bytes, groups: int) -> Callable:
+    """A policy of all rows: those in `past` are played by past selves, in so many groups."""
+    return jax.jit(_all_rows(apply, np.frombuffer(past, int), groups))
+
+
+def _all_rows(apply: Callable, past: np.ndarray, groups: int) -> Callable:
+    def grouped(x):
+        x = jax.numpy.asarray(x)[past]
+        return x.reshape(groups, len(past) // groups, *x.shape[1:])
+
+    def act(own, params, sets, plays, timestep, core_state, key):
+        keys = jax.random.split(jax.random.fold_in(key, 1), (groups, 2))
+        action, aux, after, key = apply(own, params, timestep, core_state, key)
+        rows = jax.tree.map(grouped, (timestep, core_state))
+        of_group = jax.vmap(apply, in_axes=(None, 0, None, None, 0))  # both of a group
+        theirs, _, their_state, _ = jax.vmap(of_group, in_axes=(None, 0, 0, 0, 0))(
+            own, sets, *rows, keys
+        )
+
+        def choose(x):  # [groups, 2, games, ...] -> [games of all groups, ...]
+            first, second = x[:, 0], x[:, 1]
+            which = plays.reshape(*plays.shape, *(1,) * (first.ndim - 2))
+            x = jax.numpy.where(which == 0, first, second)
+            return x.reshape(len(past), *x.shape[2:])
+
+        def put(mine, other):
+            return mine.at[past].set(choose(other))
+
+        action, after = jax.tree.map(put, (action, after), (theirs, their_state))
+        return action, aux, after, key
+
+    return act
