@@ -21,8 +21,10 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from rlsys.learning import hosts
 from rlsys.types import Stopped, UserError
 
-TYRO = (tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes)
+TYRO = (tyro.conf.FlagConversionOff,)
+PREFIXED = ("randomise",)  # dataclasses in a Config whose flags have a prefix: --randomise.preset
 Word = Annotated[str, tyro.conf.arg(metavar="WORD", help_behavior_hint="")]  # of no field
+NO_PREFIX = tyro.conf.arg(name="")  # a Config is no prefix of its flags
 REGISTRY = ConstructorRegistry()
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
 SYNONYMS = {  # fields as other libraries call them
@@ -119,7 +121,12 @@ def fields_of(config: Any) -> dict[str, Any]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         flag = "--" + field.name.replace("_", "-")
-        found |= fields_of(value) if dataclasses.is_dataclass(value) else {flag: value}
+        if not dataclasses.is_dataclass(value):
+            found[flag] = value
+        elif field.name in PREFIXED:
+            found |= {f"{flag}.{name[2:]}": x for name, x in fields_of(value).items()}
+        else:
+            found |= fields_of(value)
     return found
 
 
@@ -175,8 +182,14 @@ def parse(default: Any, args: list[str], description: str, *, usage: str = "", a
         name = word.partition("=")[0].replace("_", "-")
         if re.match("--?[a-zA-Z]", word) and name not in (*known, "-h"):
             raise UserError(f"{unknown('field', name, known)}; --help lists all")
-    fields = [("command", type(also), also)] if also and wants_help(args) else []
-    Words = dataclasses.make_dataclass("Words", [*fields, ("config", type(default), default)])
+    nested = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
+    for name, value in nested.items():
+        if dataclasses.is_dataclass(value) and name not in PREFIXED:
+            tyro.conf.configure(tyro.conf.OmitArgPrefixes)(type(value))
+    fields: list[Any] = [("config", Annotated[type(default), NO_PREFIX], default)]
+    if also and wants_help(args):
+        fields.insert(0, ("command", Annotated[type(also), NO_PREFIX], also))
+    Words = dataclasses.make_dataclass("Words", fields)
     error = io.StringIO()
     try:
         with contextlib.redirect_stderr(error):

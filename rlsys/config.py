@@ -85,6 +85,7 @@ class RunConfig:
     """The task, or several with commas between them: task,task,... has one agent play all of them.
     A word of its own sets an option of one task: task:option=value."""
     env_options: envs.Options = envs.Options()
+    randomise: envs.Randomise = envs.NOTHING
     env_steps: int = 1_000_000
     """The run ends after this many environment steps, all environments together."""
     num_envs: int = 256
@@ -198,7 +199,8 @@ class RunConfig:
     @property
     def tasks(self) -> list[envs.Task]:
         """The tasks of the run, each with its options."""
-        return envs.read_tasks(self.env, self.env_options)
+        tasks = envs.read_tasks(self.env, self.env_options)
+        return [task._replace(randomise=self.randomise) for task in tasks]
 
     @property
     def eval_tasks(self) -> list[envs.Task]:

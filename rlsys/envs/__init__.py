@@ -4,12 +4,15 @@ from rlsys.envs.interface import Envs, Episode
 from rlsys.envs.joint_space import shared_spaces
 from rlsys.envs.make import make
 from rlsys.envs.options import Options, Task
+from rlsys.envs.randomise import NOTHING, Randomise
 from rlsys.envs.tasks import against_players, check_task, family, is_game, read_tasks, two_players
 
 __all__ = [
+    "NOTHING",
     "Envs",
     "Episode",
     "Options",
+    "Randomise",
     "Task",
     "against_players",
     "check_task",

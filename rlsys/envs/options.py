@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+from rlsys.envs.randomise import NOTHING, Randomise
 from rlsys.types import UserError
 
 NO_LIMIT = 2**31 - 1  # EnvPool's max_episode_steps of tasks without a time limit
@@ -95,3 +96,4 @@ class Task(NamedTuple):
     env_id: str  # "Catch-v0", "gymnasium/CartPole-v1"; without options
     options: Options
     continuous: bool = False  # play continuous actions as numbers, in place of action_bins
+    randomise: Randomise = NOTHING  # what is drawn at random

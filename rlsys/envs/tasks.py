@@ -49,7 +49,7 @@ def against_players(task: Task) -> list[Task]:
     names = players_of(task.env_id)
     options = [dataclasses.replace(task.options, opponent=name) for name in names]
     return [
-        Task(f"{task.name}:opponent={name}", task.env_id, option, task.continuous)
+        task._replace(name=f"{task.name}:opponent={name}", options=option)
         for name, option in zip(names, options, strict=True)
     ]
 
