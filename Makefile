@@ -31,7 +31,7 @@ endif
 PYTHONS = $(if $(OTHER_PYTHON),,$(firstword $(BUILT))) $(PYTHON)
 STALE := $(strip $(OTHER_PYTHON) $(filter-out $(BUILT),$(EXTRAS)))
 
-TARGETS := install .venv help train sweep plan tasks metrics resume eval export match ratings play report bench profile test test-slow lint format clean
+TARGETS := install .venv help train sweep plan tasks metrics resume eval export match ratings play exploit report bench profile test test-slow lint format clean
 .PHONY: $(TARGETS) stale
 
 # A word that make would ignore is an error: make train algo=ppo would train R2D2.
@@ -46,7 +46,7 @@ $(foreach goal,$(filter-out $(TARGETS) .venv/built stale,$(MAKECMDGOALS)),$(erro
 HELP := $(findstring --help,$(ARGS))
 $(foreach extra,$(filter-out dev cuda tpu,$(GIVEN_EXTRAS)),$(error there is no EXTRA=$(extra), \
   only dev, cuda and tpu))
-ifneq ($(filter resume eval export ratings play,$(MAKECMDGOALS)),)
+ifneq ($(filter resume eval export ratings play exploit,$(MAKECMDGOALS)),)
 $(if $(strip $(RUN)$(HELP)),,$(error which run? make $(firstword $(MAKECMDGOALS)) RUN=runs/<name>, or RUN=latest))
 $(if $(HELP),,$(if $(wildcard $(if $(filter latest,$(RUN)),runs/*/config.json,$(subst $(SPACE),\ ,$(RUN)))),, \
   $(error there is no run $(RUN))))
@@ -131,6 +131,9 @@ ratings: .venv/built  ## Rate a run's past selves and its policy by games agains
 
 play: .venv/built  ## Play TicTacToe, ConnectFour, Othello or Hex against a run's policy. RUN=<dir>
 	@$(BIN)/python -m rlsys.train play "$(RUN)" $(ARGS)
+
+exploit: .venv/built  ## Train a best response to a run's policy in a game of two, and say what it wins. RUN=<dir> [ARGS="--env-steps 1e6"]
+	@$(BIN)/python -m rlsys.train exploit "$(RUN)" $(ARGS)
 
 report: .venv/built  ## Draw a table and learning curves of runs and sweeps. RUNS="<dir> <dir> ..." [ARGS="--out <dir>"]
 	@$(BIN)/python -m rlsys.results.report $(RUNS) $(ARGS)

@@ -7,6 +7,7 @@ rlsys export RUN [--out FILE]                             write a run's policy t
 rlsys match RUN RUN [--episodes N]                        play two runs against each other
 rlsys ratings RUN [--games N]                             rate a run's past selves and its policy
 rlsys play RUN                                            play a game against a run's policy
+rlsys exploit RUN [--env-steps N]                         train a best response to a run's policy
 rlsys sweep ALGORITHM [--field value value ...]           train many agents as one program
 rlsys plan ALGORITHM [--machine NAME]                     predict a run's speed and memory
 rlsys report RUN [RUN ...]                                draw a table and learning curves
@@ -32,7 +33,7 @@ MODULES = {
     "plan": "rlsys.plan.__main__",
     "report": "rlsys.results.report",
 }
-OF_A_RUN = ("resume", "eval", "export", "match", "ratings", "play")
+OF_A_RUN = ("resume", "eval", "export", "match", "ratings", "play", "exploit")
 
 
 def main(args: list[str]) -> None:

@@ -9,6 +9,7 @@ Games of two players, by self-play:
 python -m rlsys.train match RUN RUN [--episodes N]    of which one may be random, blocker, perfect
 python -m rlsys.train ratings RUN [--games N]
 python -m rlsys.train play RUN
+python -m rlsys.train exploit RUN [--env-steps N]     trains a best response to a run's policy
 
 RUN is a run's folder, "latest", or a pattern such as "runs/ppo-*", of which the newest is taken.
 
@@ -36,6 +37,7 @@ from rlsys import algorithms, cli
 from rlsys.config import RunConfig, from_dict
 from rlsys.envs.players import players_of
 from rlsys.learning import hosts
+from rlsys.results import exploit
 from rlsys.results.evaluate import EvalConfig, evaluate_run
 from rlsys.results.export import ExportConfig, export
 from rlsys.results.league import RatingsConfig, rate_run
@@ -97,6 +99,9 @@ def main(args: list[str]) -> None:
     if command == "match":
         play_match(args)
         return
+    if command == "exploit":
+        train_against(args)
+        return
     if command in COMMANDS:
         use(command, args)
         return
@@ -111,7 +116,7 @@ def main(args: list[str]) -> None:
     on_cpu = False if where else None
     config = algorithms.config_of(command, args, on_cpu=on_cpu, also=Launch())
     hosts.start(where)
-    algorithms.find(command).train(config)
+    train(algorithms.find(command), config)
 
 
 def load(folder: str) -> tuple[Algorithm, Any]:
@@ -182,7 +187,35 @@ def resume(args: list[str], where: hosts.Address | None) -> None:
     usage = f"rlsys resume {folder}"
     options = cli.parse(config, args, about, usage=usage, also=Processes())
     hosts.start(where)
-    algorithm.train(options, resume=True)
+    train(algorithm, options, resume=True)
+
+
+def train_against(args: list[str]) -> None:
+    """Trains a best response to a run's policy.
+
+    Args:
+      args: the run's folder, and fields.
+
+    Raises:
+      UserError: there is no such run, it plays no game of two, or a word is wrong.
+    """
+    folder = take_folder("exploit", args, RunConfig(), exploit.ABOUT)
+    algorithm, config = load(folder)
+    default = exploit.config_against(algorithm, config)
+    options = cli.parse(default, args, exploit.ABOUT, usage=f"rlsys exploit {folder}")
+    train(algorithm, dataclasses.replace(options, run_dir=exploit.folder_of(options)))
+
+
+def train(algorithm: Algorithm, config: Any, *, resume: bool = False) -> None:
+    """Trains a run to its end, and measures what it wins if it plays against a run's policy.
+
+    Args:
+      resume: go on with the run in config.run_dir.
+    """
+    primary = hosts.is_primary()
+    folder = algorithm.train(config, resume=resume)
+    if primary and config.has_past_selves and config.self_play.frozen:
+        exploit.conclude(algorithm, dataclasses.replace(config, run_dir=str(folder)))
 
 
 def play_match(args: list[str]) -> None:

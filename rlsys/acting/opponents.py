@@ -19,7 +19,7 @@ import numpy as np
 from rlsys.envs.games import PLAYERS
 from rlsys.learning import hosts, learner
 from rlsys.replay import memory
-from rlsys.types import UserError
+from rlsys.types import Policy, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,11 @@ class SelfPlay:
     past_eta: float = 0.01
     """The step by which a past self's quality falls when it loses a game, before it is divided by
     its probability and the number of past selves; 0 draws all alike."""
+    frozen: str = ""
+    """A run's folder: its newest policy plays in place of past selves, and never changes."""
+    frozen_mode: str = "sampled"
+    """How that policy plays: sampled draws its actions as in training, greedy takes the likeliest
+    one."""
 
     def __post_init__(self):
         if not 0.0 <= self.past_share <= 1.0:
@@ -47,6 +52,8 @@ class SelfPlay:
                 raise UserError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if not 0.0 <= self.past_eta < float("inf"):
             raise UserError(f"past_eta must be 0 or more, not {self.past_eta}")
+        if self.frozen and not self.past_share:
+            raise UserError(f"past_share is 0, so the policy of {self.frozen} would play no game")
 
     def groups(self, num_rows: int) -> tuple[int, int]:
         """The past selves that an actor of so many rows plays at once, and the games of each.
@@ -124,35 +131,48 @@ def after_game(pool: Pool, result: Result, eta: float) -> Pool:
     return (*pool[:index], after, *pool[index + 1 :])
 
 
+def check_memory(config: SelfPlay, params: Any) -> None:
+    """Checks that the past selves fit the memory.
+
+    Args:
+      params: the learner's, or anything with their shapes and dtypes.
+
+    Raises:
+      UserError: they take more than 90 % of what is free.
+    """
+    most = 1 if config.frozen else config.past_most
+    needed, free = most * memory.num_bytes(params), memory.free_bytes()
+    if needed > 0.9 * free:  # networks and unrolls need some too
+        raise UserError(
+            f"{most} past selves take {needed / 1e6:,.0f} MB, but there are {free / 1e6:,.0f} MB "
+            f"free: --past-most {int(0.8 * most * free / needed)} would fit"
+        )
+
+
 class Opponents:
     """The past selves of a run: who they are, and what a checkpoint holds of them.
 
     Attributes:
       pool: the past selves; never changed in place, so whoever has read it may keep it.
+      policy: plays for them; None if it is the learner's own.
     """
 
-    def __init__(self, config: SelfPlay, params: Any):
-        """Begins with the untrained policy.
+    def __init__(
+        self, config: SelfPlay, params: Any, env_steps: int = 0, policy: Policy | None = None
+    ):
+        """Begins with one past self: the untrained policy or, with config.frozen, that run's.
 
         Args:
-          params: the learner's.
-
-        Raises:
-          UserError: so many past selves do not fit the memory.
+          params: its parameters.
+          env_steps: that it was trained for.
+          policy: see the attribute.
         """
-        self._config = config
-        needed = config.past_most * sum(x.nbytes for x in jax.tree.leaves(params))
-        free = memory.free_bytes()
-        if needed > free:
-            raise UserError(
-                f"{config.past_most} past selves need {needed / 1e6:,.0f} MB, and "
-                f"{free / 1e6:,.0f} MB are free: past_most must be smaller"
-            )
+        self._config, self.policy = config, policy
         self._results: list[Result] = []
         self._iterations = self._joined = 0
         self._games = self._points = 0.0  # since the last line of the log
         self.pool: Pool = ()
-        self._join(params, 0)
+        self._join(params, env_steps)
 
     def add(self, results: list[Result]) -> None:
         """Takes the ends of games that this process's actors played."""
@@ -171,7 +191,7 @@ class Opponents:
             self._points += 0.5 + 0.5 * np.sign(result.reward)
         self._results = []
         self._iterations += 1
-        if self._iterations % self._config.past_every == 0:
+        if not self._config.frozen and self._iterations % self._config.past_every == 0:
             self._join(params, env_steps)
 
     def _join(self, params: Any, env_steps: int) -> None:

@@ -21,12 +21,15 @@ class Seats:
     older one, a newly drawn one takes its place.
     """
 
-    def __init__(self, policy: Policy, num_rows: int, config: SelfPlay):
+    def __init__(
+        self, policy: Policy, num_rows: int, config: SelfPlay, past_policy: Policy | None = None
+    ):
         """Seats an actor's games.
 
         Args:
           policy: the actor's, of the learner's own seats.
           num_rows: B, two for each game.
+          past_policy: plays for the past selves; None if it is `policy`.
 
         Raises:
           UserError: the past selves' share comes to less than one game.
@@ -41,7 +44,9 @@ class Seats:
         self.against_past = np.zeros(num_rows, bool)  # [B] the learner's, against a past self
         self.against_past[self._own] = True
         self._results: list[Result] = []
-        self._act = _compiled(policy.apply, self._past.tobytes(), self._groups)
+        theirs = past_policy or policy
+        past = self._past.tobytes()
+        self._act = _compiled(policy.apply, theirs.apply, past, self._groups)
         self._own_arrays = policy.own
         self.clear()
 
@@ -109,12 +114,12 @@ def _put(sets: Any, params: Any, group: int, place: int) -> Any:
 
 
 @functools.cache
-def _compiled(apply: Callable, past: bytes, groups: int) -> Callable:
+def _compiled(apply: Callable, their_apply: Callable, past: bytes, groups: int) -> Callable:
     """A policy of all rows: those in `past` are played by past selves, in so many groups."""
-    return jax.jit(_all_rows(apply, np.frombuffer(past, int), groups))
+    return jax.jit(_all_rows(apply, their_apply, np.frombuffer(past, int), groups))
 
 
-def _all_rows(apply: Callable, past: np.ndarray, groups: int) -> Callable:
+def _all_rows(apply: Callable, their_apply: Callable, past: np.ndarray, groups: int) -> Callable:
     def grouped(x):
         x = jax.numpy.asarray(x)[past]
         return x.reshape(groups, len(past) // groups, *x.shape[1:])
@@ -123,7 +128,7 @@ def _all_rows(apply: Callable, past: np.ndarray, groups: int) -> Callable:
         keys = jax.random.split(jax.random.fold_in(key, 1), (groups, 2))
         action, aux, after, key = apply(own, params, timestep, core_state, key)
         rows = jax.tree.map(grouped, (timestep, core_state))
-        of_group = jax.vmap(apply, in_axes=(None, 0, None, None, 0))  # both of a group
+        of_group = jax.vmap(their_apply, in_axes=(None, 0, None, None, 0))  # both of a group
         theirs, _, their_state, _ = jax.vmap(of_group, in_axes=(None, 0, 0, 0, 0))(
             own, sets, *rows, keys
         )

@@ -5,7 +5,15 @@ from rlsys.envs.joint_space import shared_spaces
 from rlsys.envs.make import make
 from rlsys.envs.options import Options, Task
 from rlsys.envs.randomise import NOTHING, Randomise
-from rlsys.envs.tasks import against_players, check_task, family, is_game, read_tasks, two_players
+from rlsys.envs.tasks import (
+    against_players,
+    check_task,
+    family,
+    is_game,
+    plain_game,
+    read_tasks,
+    two_players,
+)
 
 __all__ = [
     "NOTHING",
@@ -19,6 +27,7 @@ __all__ = [
     "family",
     "is_game",
     "make",
+    "plain_game",
     "read_tasks",
     "shared_spaces",
     "two_players",

@@ -41,6 +41,19 @@ def two_players(task: Task) -> bool:
     return is_game(task.env_id) and not task.options.opponent
 
 
+def plain_game(task: Task) -> Task:
+    """Returns the game of two that a task is of, without an opponent that does not learn and with
+    the rewards as the game pays them.
+
+    Raises:
+      UserError: it is of no game of two.
+    """
+    if not is_game(task.env_id):
+        raise UserError(f"{task.name!r} is no game of two players")
+    options = dataclasses.replace(task.options, opponent="", clip_rewards=False, reward_scale=1.0)
+    return read_tasks(task.env_id, options)[0]
+
+
 def against_players(task: Task) -> list[Task]:
     """Returns the tasks in which an agent that plays both sides of a game meets each player of
     players.py; of any other task itself alone."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from rlsys.acting.opponents import PastSelf
 from rlsys.acting.playing import SEED
 from rlsys.config import check_at_least
 from rlsys.results import match, ratings
@@ -78,18 +79,25 @@ def snapshots(run: match.RunOfGame, most: int = 0) -> list[Snapshot]:
     folder = run.config.run_dir
     if not run.config.has_past_selves:
         raise UserError(f"{folder} has no past selves to rate: it was not trained with past_share")
-    checkpoints = Checkpoints(Path(folder) / "checkpoints")
+    if frozen := run.config.self_play.frozen:
+        raise UserError(f"{folder} has no past selves to rate: it was trained against {frozen}")
+    past = [Snapshot(str(x.number), x.env_steps, x.params) for x in read_pool(run)]
+    if past[-1].env_steps == run.agent.env_steps:  # it is the newest policy
+        del past[-1]
+    if most and len(past) > most:
+        past = [past[round(i)] for i in np.linspace(0, len(past) - 1, most)]
+    return [*past, Snapshot("newest", run.agent.env_steps, run.agent.params)]
+
+
+def read_pool(run: match.RunOfGame) -> list[PastSelf]:
+    """Reads the pool of past selves in a run's newest checkpoint, oldest first."""
+    checkpoints = Checkpoints(Path(run.config.run_dir) / "checkpoints")
     number = checkpoints.newest(["learner", "opponents"])
     about = checkpoints.meta(number)["opponents"]["past_selves"]
     every = {str(i): run.agent.params for i in range(len(about))}
     saved = checkpoints.restore({"opponents": every}, number)[1]["opponents"]
-    order = sorted(range(len(about)), key=lambda i: about[i]["number"])
-    if about[order[-1]]["env_steps"] == run.agent.env_steps:  # it is the newest policy
-        del order[-1]
-    if most and len(order) > most:
-        order = [order[round(i)] for i in np.linspace(0, len(order) - 1, most)]
-    past = [Snapshot(str(about[i]["number"]), about[i]["env_steps"], saved[str(i)]) for i in order]
-    return [*past, Snapshot("newest", run.agent.env_steps, run.agent.params)]
+    pool = [PastSelf(**x)._replace(params=saved[str(i)]) for i, x in enumerate(about)]
+    return sorted(pool, key=lambda x: x.number)
 
 
 def round_robin(

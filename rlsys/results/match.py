@@ -16,7 +16,7 @@ import numpy as np
 from rlsys import streams
 from rlsys.acting.playing import MAX_STEPS, SEED
 from rlsys.config import check_at_least
-from rlsys.envs import Task, is_game, make, players, read_tasks
+from rlsys.envs import Task, is_game, make, plain_game, players
 from rlsys.envs.spaces import MASK
 from rlsys.results.evaluate import Saved, saved
 from rlsys.running import files
@@ -165,8 +165,7 @@ def game_of(config: Any) -> Task:
         raise UserError(f"{config.run_dir} plays {1 + len(others)} tasks, not one game of two")
     if not is_game(task.env_id):
         raise UserError(f"{config.run_dir} plays {task.name!r}, which is no game of two players")
-    plain = {"opponent": "", "clip_rewards": False, "reward_scale": 1.0}
-    return read_tasks(task.env_id, dataclasses.replace(task.options, **plain))[0]
+    return plain_game(task)
 
 
 def check_mode(algorithm: Algorithm, mode: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rlsys import cli
 from rlsys.results import curves as learning_curves
-from rlsys.results import evaluations
+from rlsys.results import evaluations, exploit
 from rlsys.results.gather import Result, Rows, agents, collect, group, results
 from rlsys.results.table import table
 from rlsys.running import output
@@ -98,7 +98,9 @@ def _line(result: Result, number: int, ends: Rows) -> str:
         played = f"evaluated at step {kept[0]['env_steps']:,} with {kept[0]['episodes']:,} episodes"
         played += f" from seed {kept[0]['seed']}"
         played += f" ({len(kept) - 1} more in evaluation.json)" if len(kept) > 1 else ""
-    return f"- {result.folder}: seed {result.seed}, {row['status']}{far}, {played}"
+    won = exploit.sentence(result.folder)
+    won = f", {won}" if won else ""
+    return f"- {result.folder}: seed {result.seed}, {row['status']}{far}, {played}{won}"
 
 
 def _gifs(folder: Path, out: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from rlsys.learning.optimizer import linear_decay
 from rlsys.types import UserError
 
-FIXED = ("env", "seed", "init_from")  # a run with another is another run
+FIXED = ("env", "seed", "init_from", "frozen", "frozen_mode")  # a run with another is another run
 FREE = ("run_dir",)  # a folder may be moved
 OF_THE_END = ("eval_episodes", "gif")  # may be changed even when nothing is left to train
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlsys.config import from_dict
-from rlsys.envs import Options, read_tasks
+from rlsys.envs import Options, Task, read_tasks
 from rlsys.learning import hosts
 from rlsys.running import config_file
 from rlsys.running.algorithm import Algorithm
@@ -56,30 +56,62 @@ def read(algorithm: Algorithm, config: Any, network: Any) -> Initial | None:
     if not config.init_from:
         return None
     folder = Path(config.init_from)
-    saved = config_file.load(folder)
-    if "config" not in saved:
-        raise UserError(f"init_from {folder} is a sweep: its runs are {folder}/members/0 and so on")
-    there, other = saved["config"], saved["algorithm"]
-    kind = f", a run of {other}," if other != algorithm.name else ""
-    unfit = f"init_from {folder}{kind} does not fit this run of {algorithm.name}"
-    for name, here in config.network.items():
-        if name not in FREE and name in there and there[name] != here:
-            raise UserError(f"{unfit}: {name} is {there[name]} there, and {here} here")
-    checkpoints = Checkpoints(folder / "checkpoints")
-    number = hosts.gather(checkpoints.newest(["learner"]))[0]  # the same in all processes
-    _, trees, meta = checkpoints.restore({"learner": None}, number)
-    shapes = jax.eval_shape(functools.partial(algorithm.make_state, network, config))
-    params = _like(shapes.params, trees["learner"]["params"], unfit)
+    there, unfit = saved_config("init_from", folder, algorithm)
+    check_network(there, config, unfit)
+    shapes, trees, steps = saved_learner(folder, algorithm, config, network)
+    params = like(shapes.params, trees["params"], unfit)
     popart = None
-    if shapes.popart is not None and "popart" in trees["learner"]:
-        if _tasks(there) == [task.name for task in config.tasks]:
-            popart = _like(shapes.popart, trees["learner"]["popart"], unfit)
-    steps = meta["counters"]["env_steps"]
+    if shapes.popart is not None and "popart" in trees:
+        if [task.name for task in tasks_of(there)] == [task.name for task in config.tasks]:
+            popart = like(shapes.popart, trees["popart"], unfit)
     words = f"begins with the parameters of {folder} after {steps:,} environment steps"
     return Initial(params, popart, words)
 
 
-def _like(wanted: Any, found: Any, unfit: str) -> Any:
+def saved_config(field: str, folder: Path, algorithm: Algorithm) -> tuple[dict[str, Any], str]:
+    """Reads the Config of a run, as config.json holds it, and how a sentence begins that refuses
+    the run.
+
+    Args:
+      field: of the new run's Config, that names the folder.
+
+    Raises:
+      UserError: there is no such run.
+    """
+    saved = config_file.load(folder)
+    if "config" not in saved:
+        raise UserError(f"{field} {folder} is a sweep: its runs are {folder}/members/0 and so on")
+    there, other = saved["config"], saved["algorithm"]
+    kind = f", a run of {other}," if other != algorithm.name else ""
+    unfit = f"{field} {folder}{kind} does not fit this run of {algorithm.name}"
+    return there, unfit
+
+
+def check_network(there: dict[str, Any], config: Any, unfit: str) -> None:
+    """Raises UserError unless a saved Config's network has the fields of config's; unfit: see
+    saved_config."""
+    for name, here in config.network.items():
+        if name not in FREE and name in there and there[name] != here:
+            raise UserError(f"{unfit}: {name} is {there[name]} there, and {here} here")
+
+
+def saved_learner(
+    folder: Path, algorithm: Algorithm, config: Any, network: Any
+) -> tuple[Any, Any, int]:
+    """Reads the learner's state in a run's newest checkpoint; collective.
+
+    Returns:
+      the shapes of the new run's LearnerState, nested dicts of arrays, and the environment steps
+      that the run had played.
+    """
+    checkpoints = Checkpoints(folder / "checkpoints")
+    number = hosts.gather(checkpoints.newest(["learner"]))[0]  # the same in all processes
+    _, trees, meta = checkpoints.restore({"learner": None}, number)
+    shapes = jax.eval_shape(functools.partial(algorithm.make_state, network, config))
+    return shapes, trees["learner"], meta["counters"]["env_steps"]
+
+
+def like(wanted: Any, found: Any, unfit: str) -> Any:
     """Gives a tree's leaves the structure of another.
 
     Args:
@@ -109,7 +141,7 @@ def _text(leaf: Any) -> str:
     return f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
 
 
-def _tasks(config: dict[str, Any]) -> list[str]:
-    """The names of the tasks of a Config, as config.json holds it."""
+def tasks_of(config: dict[str, Any]) -> list[Task]:
+    """The tasks of a Config, as config.json holds it."""
     options = from_dict(Options, config.get("env_options", {}))
-    return [task.name for task in read_tasks(config["env"], options, check=False)]
+    return read_tasks(config["env"], options, check=False)

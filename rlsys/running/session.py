@@ -21,13 +21,13 @@ import numpy as np
 
 from rlsys.acting import exploitability
 from rlsys.acting.actors import Actors, make_envs
-from rlsys.acting.opponents import Opponents
+from rlsys.acting.opponents import Opponents, check_memory
 from rlsys.acting.unroll import Interrupted, Unroll
 from rlsys.envs import Episode, shared_spaces
 from rlsys.learning import hosts, learner
 from rlsys.learning.sampler import Sampler
 from rlsys.replay.replay import Replay
-from rlsys.running import health, initial, process
+from rlsys.running import frozen, health, initial, process
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.best import Evaluations
 from rlsys.running.display import Display
@@ -341,7 +341,11 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
         if isinstance(learning, FromSamples):
             replays = {"replay": learning.make_replay(own, network)}
         start = None if resume else initial.read(algorithm, config, network)
-        opposed = config.has_past_selves
+        opposed, other = config.has_past_selves, None
+        if opposed:
+            shapes = jax.eval_shape(functools.partial(algorithm.make_state, network, config))
+            check_memory(config.self_play, shapes.params)
+            other = None if resume else frozen.read(algorithm, config, network)
         names = ["learner", "actors", *replays, *(["opponents"] if opposed else [])]
         run = stack.enter_context(
             Run(algorithm.name, config, names, resume=resume, display=display)
@@ -351,7 +355,12 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
         with run.log.phase("making the network"):
             state = initial.begin(algorithm.make_state(network, config), start)
             state = learner.place(mesh, state)
-        opponents = Opponents(config.self_play, state.params) if opposed else None
+        opponents = None
+        if opposed:
+            params = learner.place(mesh, other.params) if other else state.params
+            plays = frozen.policy(algorithm, config, network)
+            steps = other.env_steps if other else 0
+            opponents = Opponents(config.self_play, params, steps, plays)
         with run.log.phase("starting environments"):
             actors = Actors(
                 pools, policies, network.initial, own, run.log.time, own.join,
@@ -360,8 +369,9 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
         stack.callback(actors.close)
         for line in first_lines(algorithm.presets, config, network, mesh, state.params):
             run.log.say(line)
-        if start:
-            run.log.say(start.sentence)
+        for found in (start, other):
+            if found:
+                run.log.say(found.sentence)
         samplers = dict[str, Sampler]()
         if isinstance(learning, FromSamples):
             run.log.say(replays["replay"].memory)

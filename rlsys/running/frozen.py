@@ -1,0 +1,53 @@
+"""The policy of a run that plays games of two against a learner and never changes (--frozen)."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlsys.envs import plain_game
+from rlsys.running.algorithm import Algorithm
+from rlsys.running.initial import check_network, like, saved_config, saved_learner, tasks_of
+from rlsys.types import Policy, UserError
+
+
+class Frozen(NamedTuple):
+    """The parameters of such a policy."""
+
+    params: Any  # with the statistics of observations, in numpy
+    env_steps: int  # that it was trained for
+    sentence: str  # that says so
+
+
+def read(algorithm: Algorithm, config: Any, network: Any) -> Frozen | None:
+    """Reads the newest policy of the run config.self_play.frozen; None if it names none.
+
+    Args:
+      algorithm: of the new run.
+      network: of the new run, which the policy must fit, as one compiled call acts for both.
+
+    Raises:
+      UserError: there is no such run, it plays another game, or its network is another one.
+      CheckpointError: it has no checkpoint.
+    """
+    if not config.self_play.frozen:
+        return None
+    folder, mode = Path(config.self_play.frozen), config.self_play.frozen_mode
+    if mode not in algorithm.eval_modes:
+        known = " or ".join(algorithm.eval_modes)
+        raise UserError(f"frozen_mode must be {known} for a run of {algorithm.name}, not {mode!r}")
+    there, unfit = saved_config("frozen", folder, algorithm)
+    games = [[plain_game(task).name for task in tasks] for tasks in (tasks_of(there), config.tasks)]
+    if games[0] != games[1] or len(games[0]) > 1:
+        theirs, ours = (", ".join(names) for names in games)
+        raise UserError(f"frozen {folder} plays {theirs}, and this run plays {ours}")
+    check_network(there, config, unfit)
+    shapes, learner, steps = saved_learner(folder, algorithm, config, network)
+    words = f"plays against the policy of {folder} after {steps:,} environment steps ({mode})"
+    return Frozen(like(shapes.params, learner["params"], unfit), steps, words)
+
+
+def policy(algorithm: Algorithm, config: Any, network: Any) -> Policy | None:
+    """Returns what plays for the frozen policy; None if it draws actions as the learner does."""
+    mode = config.self_play.frozen_mode
+    if not config.self_play.frozen or mode == "sampled":
+        return None
+    return algorithm.make_eval_policy(network, config, config.num_envs, mode)
