@@ -340,12 +340,12 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
         learning, replays = algorithm.learning, dict[str, Replay]()
         if isinstance(learning, FromSamples):
             replays = {"replay": learning.make_replay(own, network)}
-        start = None if resume else initial.read(algorithm, config, network)
         opposed, other = config.has_past_selves, None
         if opposed:
             shapes = jax.eval_shape(functools.partial(algorithm.make_state, network, config))
             check_memory(config.self_play, shapes.params)
             other = None if resume else frozen.read(algorithm, config, network)
+        start = None if resume else initial.read(algorithm, config, network)
         names = ["learner", "actors", *replays, *(["opponents"] if opposed else [])]
         run = stack.enter_context(
             Run(algorithm.name, config, names, resume=resume, display=display)
