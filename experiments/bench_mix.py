@@ -31,7 +31,7 @@ WAYS = {"first come": [], "in turn": ["--unrolls-ahead", "0", "--batch-size", "6
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What to time."""
+    """Says what is timed."""
 
     env: str = "Pong-v5,Freeway-v5,MontezumaRevenge-v5,Defender-v5"
     """The tasks; in turn, 16 environments of each of 4 make a batch."""

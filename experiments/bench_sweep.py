@@ -26,7 +26,7 @@ from rlsys.sweep.members import members
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What to time."""
+    """Says what is timed."""
 
     algorithm: str = "impala"
     """Which to train."""

@@ -38,7 +38,7 @@ VTRACE_BAR = {(128, 1024): 2.0}
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What to time."""
+    """Says what is timed."""
 
     quick: bool = False
     """Time the smallest shape alone, twice: no figure means anything."""

@@ -1,4 +1,4 @@
-"""What `make plan` predicts for this machine, beside what training then reaches, in turn.
+"""Compares what `make plan` predicts for this machine with what training reaches, in turn.
 
 python -m experiments.plan_check [--repeats 3] [--csv experiments/results/plan.csv]
 """

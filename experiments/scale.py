@@ -1,4 +1,4 @@
-"""What an update costs on 1, 8, 64 and 512 hosts of 8 H100: predictions, not measurements.
+"""Predicts what an update costs on 1, 8, 64 and 512 hosts of 8 H100; it measures nothing.
 
     python -m experiments.scale
 
@@ -126,7 +126,7 @@ def atari_parameters() -> int:
 
 @functools.cache
 def atari_seconds(sequences: int) -> float:
-    """Of an update from so many on one device, optimizer included."""
+    """Predicts the seconds of an update of so many sequences on one device, optimizer included."""
     network = atari_network()
     state = jax.eval_shape(lambda: r2d2.make_state(network, R2D2))
     mesh = learner.make_mesh(jax.local_devices()[:1])

@@ -27,7 +27,7 @@ from rlsys.running import process
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What to read."""
+    """Says what is read."""
 
     env: str | None = None
     """The task; each algorithm's own if None."""

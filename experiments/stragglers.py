@@ -54,7 +54,10 @@ def neighbours(hosts: int, kind: str) -> list[np.ndarray]:
 
 
 def expected_maximum(number: int, jitter: float, points: int = 20_001) -> float:
-    """Of so many lognormal times of mean 1: the integral of 1 - F(x)^n, by the trapezoid rule."""
+    """Computes the mean of the longest of so many lognormal times, each of mean 1.
+
+    It is the integral of 1 - F(x)^n, by the trapezoid rule.
+    """
     if jitter == 0:
         return 1.0
     z = np.linspace(-10.0, 10.0, points)  # standard normal

@@ -12,7 +12,7 @@ from test_train import WORDS, checkpoint, logged, play
 from rlsys import load_policy
 from rlsys.algorithms import impala, r2d2
 from rlsys.config import RunConfig, from_dict
-from rlsys.envs import Episode
+from rlsys.envs import Episode, Options, Task
 from rlsys.results import evaluate
 from rlsys.running import best
 from rlsys.running.checkpoint import Checkpoints
@@ -93,6 +93,10 @@ def test_training_is_the_same_with_evaluations_and_after_a_kill(tmp_path, algori
     assert about["learner_steps"] == first["learner_steps"]
 
 
+def task_of(name):
+    return Task(name, "", Options(opponent=name.partition(":opponent=")[2]))
+
+
 def make(returns, monkeypatch, *, tasks=("",), score="sampled", every=100, total=1000):
     """Evaluations of a run whose k-th evaluation returns the k-th of returns, of each task."""
     found = iter(returns)
@@ -109,7 +113,9 @@ def make(returns, monkeypatch, *, tasks=("",), score="sampled", every=100, total
 
     monkeypatch.setattr(best, "play_tasks", play_tasks)
     algorithm = SimpleNamespace(eval_modes=("greedy", "sampled"), score_mode=score)
-    config = SimpleNamespace(eval_every=every, eval_episodes=3, env_steps=total)
+    config = SimpleNamespace(
+        eval_every=every, eval_episodes=3, env_steps=total, eval_tasks=list(map(task_of, tasks))
+    )
     return best.Evaluations(algorithm, config, None)
 
 
@@ -122,6 +128,19 @@ def test_the_best_is_of_the_highest_score(monkeypatch):
     assert "(best: 3 at 300)" in own.sentence(found[-1])
     assert "sampled return 3 at environment step 300" in own.summary("runs/x")
     assert "--params best" in own.summary("runs/x")
+
+
+def test_an_evaluation_of_a_game_names_its_players(monkeypatch):
+    returns = [[0.9, -0.25]]
+    names = ["Hex-v1:opponent=random", "Hex-v1:opponent=blocker"]
+    own = make(returns, monkeypatch, tasks=names)
+    said = own.sentence(own.play({}, 100, 1, lambda: False))
+    assert said.startswith("evaluation at 100 steps: greedy return -0.325, sampled return 0.325 (")
+    assert "(sampled against random 0.9, blocker -0.25), the best so far" in said
+    for tasks, words in ((names[:1], " (against random)"), ([""], ""), (["a", "b"], "")):
+        own = make([[1.0] * len(tasks)], monkeypatch, tasks=tasks)
+        said = own.sentence(own.play({}, 100, 1, lambda: False))
+        assert said.endswith(f"sampled return 1{words}, the best so far")
 
 
 def test_the_mode_of_the_score_decides(monkeypatch):

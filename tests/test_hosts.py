@@ -23,11 +23,16 @@ SMALL = (
     "--env CartPole-v1 --num-envs 16 --hidden-size 8 --head-size 8 --unroll-length 10 "
     "--refresh-steps 10 --eval-episodes 4 --core-size 0"
 ).split()
+GAME = ["--env", "TicTacToe-v1", *SMALL[2:]]
 REPLAYS = {"r2d2": 8, "apex": 64}  # samples of 20 steps and of one in a batch
 RUNS = {  # 10 updates of IMPALA, 12 of PPO, none from samples, which each process draws by itself
     "impala": [
         *SMALL,
         *"--batch-size 16 --env-steps 1600 --log-every 320 --eval-every 600".split(),
+    ],
+    "ppo-game": [
+        *GAME,
+        *"--minibatches 2 --epochs 2 --env-steps 640 --past-share 0.5 --past-every 2".split(),
     ],
     "ppo": [*SMALL, *"--sequence-length 5 --epochs 2 --minibatches 2 --env-steps 480".split()],
     **{
@@ -118,12 +123,13 @@ def lines(folder):
 
 def test_two_processes_of_2_devices_equal_one_of_4(tmp_path):
     """With an actor each, against two: the learner, every actor, the log."""
-    words = [f"{name} {' '.join(fields)} --run-dir {name}-2" for name, fields in RUNS.items()]
+    runs = {name: [name.partition("-")[0], *fields] for name, fields in RUNS.items()}
+    words = [f"{' '.join(run)} --run-dir {name}-2" for name, run in runs.items()]
     address = f"localhost:{free_port()}"
     processes = start_two(lambda i: ["-c", SEVERAL, address, i, *words], lambda i: tmp_path)
-    for name, fields in RUNS.items():
+    for name, run in runs.items():
         folder = str(tmp_path / f"{name}-1")
-        train.main([name, *fields, "--actors", "2", "--run-dir", folder])
+        train.main([*run, "--actors", "2", "--run-dir", folder])
     said, codes = finish(processes)
     assert codes == [0, 0], said
     assert (
@@ -146,8 +152,8 @@ def test_two_processes_of_2_devices_equal_one_of_4(tmp_path):
         assert sorted(actors) == ["0", "1"] and list(first["actors"]) == ["0"]
         close(actors["0"], first["actors"]["0"])
         close(actors["1"], second["actors"]["0"])
-        assert np.abs(first["actors"]["0"]["timestep"]["obs"]
-                      - second["actors"]["0"]["timestep"]["obs"]).max() > 0.01  # fmt: skip
+        seen = [jax.tree.leaves(x["actors"]["0"]["timestep"]["obs"]) for x in (first, second)]
+        assert any(np.abs(1.0 * a - b).max() > 0.01 for a, b in zip(*seen, strict=True))
 
         if "best" in first:  # process 0 alone evaluates
             close(trees["best"], first["best"])
@@ -159,6 +165,17 @@ def test_two_processes_of_2_devices_equal_one_of_4(tmp_path):
                 if mine[key] is not None and not key.startswith(("time", "second", "replay/")):
                     rate = "per_second" in key
                     assert rate or np.isclose(mine[key], theirs[key], rtol=1e-3, atol=1e-5), key
+    past_selves = []
+    for folder in ("ppo-game-1", "ppo-game-2", "ppo-game-2"):
+        process = "process-1" if len(past_selves) == 2 else ""
+        checkpoints = Checkpoints(tmp_path / folder / "checkpoints" / process)
+        trees = checkpoints.restore({"opponents": None}, 1)[1]["opponents"]
+        past_selves.append((trees, checkpoints.meta(1)["opponents"]))
+    (trees, about), *others = past_selves
+    assert len(trees) == 3 and sum(x["games"] for x in about["past_selves"]) > 20
+    for its, other in others:
+        close(trees, its)
+        assert other == about
     for name in REPLAYS:
         rings = [
             trees_of(tmp_path / f"{name}-2", i)[1]["replay"]["0.timestep.obs"] for i in range(2)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 
 import jax
@@ -9,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from test_words import run
 
 from rlsys import algorithms, envs
+from rlsys import train as train_command
 from rlsys.acting.actors import Actors, make_envs
 from rlsys.acting.opponents import (
     Opponents,
@@ -18,6 +21,7 @@ from rlsys.acting.opponents import (
     Result,
     SelfPlay,
     after_game,
+    check_memory,
     join,
     probabilities,
 )
@@ -258,10 +262,41 @@ def test_what_past_selves_play_does_not_move_the_parameters():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *params)
 
 
-def test_a_pool_that_does_not_fit_the_memory_is_refused(monkeypatch):
-    monkeypatch.setattr("rlsys.replay.memory.free_bytes", lambda: 1e6)
-    with pytest.raises(UserError, match=r"50 past selves need .* MB, and 1 MB are free"):
-        played([])
+@pytest.mark.parametrize(
+    ("free", "way_out"), [(1e6, "--past-most 9 would fit"), (1e4, "not one would fit")]
+)
+def test_a_pool_that_does_not_fit_the_memory_is_refused(
+    free, way_out, tmp_path, monkeypatch, capsys
+):
+    """Before anything is compiled, or a folder made."""
+    monkeypatch.setattr("rlsys.replay.memory.free_bytes", lambda: free)
+    folder = tmp_path / "run"
+    assert run(train_command.main, f"ppo {' '.join(WORDS)} --run-dir {folder}") == 2
+    error = capsys.readouterr().err
+    needs = re.search(r"50 past selves take ([\d.]+) MB, but there are ([\d.]+) MB free", error)
+    assert needs and error.count("\n") == 1 and way_out in error and not folder.exists(), error
+    size = 50 * 4 * num_parameters(WORDS)
+    assert float(needs[1]) == pytest.approx(size / 1e6, abs=0.06)
+    assert float(needs[2]) == pytest.approx(free / 1e6, abs=0.06)
+
+
+def test_a_pool_that_fits_the_memory_is_not_refused(monkeypatch):
+    params = {"w": np.zeros(250, np.float32)}  # 1 kB
+    for most, free, fits in ((10, 11_200, True), (10, 11_000, False)):
+        monkeypatch.setattr("rlsys.replay.memory.free_bytes", lambda free=free: free)
+        if fits:
+            check_memory(SelfPlay(past_most=most), params)
+            continue
+        with pytest.raises(UserError, match="--past-most 8 would fit"):
+            check_memory(SelfPlay(past_most=most), params)
+        check_memory(SelfPlay(past_most=most, frozen="runs/x"), params)  # one alone
+
+
+def num_parameters(words):
+    config = algorithms.config_of("ppo", words)
+    network = ppo.ALGORITHM.make_network(config, *envs.shared_spaces(make_envs(config)))
+    shapes = jax.eval_shape(lambda: ppo.make_state(network, config))
+    return sum(x.size for x in jax.tree.leaves(shapes.params))
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ def markdown(about: dict[str, Any], figures: list[Figure]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What to check."""
+    """Says what is checked."""
 
     only: tuple[Section, ...] = SECTIONS
     """Check these sections."""

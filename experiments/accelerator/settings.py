@@ -1,4 +1,4 @@
-"""What the sections share: sizes, precisions, and whether there is an accelerator."""
+"""All sections share these: sizes, precisions, and whether there is an accelerator."""
 
 import jax
 

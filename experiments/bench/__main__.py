@@ -24,7 +24,7 @@ SECTIONS: tuple[Section, ...] = Section.__args__  # type: ignore[attr-defined]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What to measure, and what to compare with."""
+    """Says what is measured, and what it is compared with."""
 
     only: tuple[Section, ...] = SECTIONS
     """Measure these sections."""

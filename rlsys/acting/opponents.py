@@ -143,9 +143,10 @@ def check_memory(config: SelfPlay, params: Any) -> None:
     most = 1 if config.frozen else config.past_most
     needed, free = most * memory.num_bytes(params), memory.free_bytes()
     if needed > 0.9 * free:  # networks and unrolls need some too
+        fits = int(0.8 * most * free / needed)
         raise UserError(
-            f"{most} past selves take {needed / 1e6:,.0f} MB, but there are {free / 1e6:,.0f} MB "
-            f"free: --past-most {int(0.8 * most * free / needed)} would fit"
+            f"{most} past selves take {needed / 1e6:,.1f} MB, but there are {free / 1e6:,.1f} MB "
+            f"free: " + (f"--past-most {fits} would fit" if fits else "not one would fit")
         )
 
 

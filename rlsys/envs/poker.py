@@ -62,7 +62,7 @@ class Tree(NamedTuple):
 
 
 class Paths(NamedTuple):
-    """What a row of the task sees up to each information set, in T steps; then all is 0.
+    """A row of the task sees and does this up to each information set, in T steps; then all is 0.
 
     A row steps while the other moves, too; its only legal action is 0 then.
     """

@@ -19,7 +19,7 @@ LEAST_DEVIATION = 1e-6  # an entry that never changes becomes 0, and not nan
 
 
 class Statistics(NamedTuple):
-    """Of one array of the observation; [...] is its shape, without stacked frames."""
+    """Describe one array of the observation; [...] is its shape, without stacked frames."""
 
     mean: Any  # [...] float32
     variance: Any  # [...] float32; a second moment less a squared mean would lose its digits

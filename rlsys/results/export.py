@@ -69,7 +69,7 @@ def export(algorithm: Algorithm, config: Any, options: ExportConfig) -> Path:
 def describe(
     algorithm: Algorithm, config: Any, network: AgentNetwork, task_id: int
 ) -> dict[str, Any]:
-    """What policy.json says: all that exported.ExportedPolicy needs but the parameters."""
+    """Returns the content of policy.json: all that ExportedPolicy needs but the parameters."""
     task = config.tasks[task_id]
     envs = make(against_players(task)[0], 1, SEED)  # of a game one side
     is_q = isinstance(network.head, DuelingHead)

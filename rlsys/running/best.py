@@ -102,11 +102,25 @@ class Evaluations:
             for mode in self._algorithm.eval_modes
         ]
         text = f"evaluation at {self._at:,} steps: {', '.join(means)}"
+        if against := self._against(numbers):
+            text += f" ({against})"
         if self.best is None:
             return text
         if self.best.env_steps == self._at:
             return f"{text}, the best so far"
         return f"{text} (best: {self.best.score:,.5g} at {self.best.env_steps:,})"
+
+    def _against(self, numbers: dict[str, float]) -> str:
+        """Tells against whom a game of two was played, and of several the score against each;
+        nothing of other tasks."""
+        players = {task.name: task.options.opponent for task in self._config.eval_tasks}
+        if not all(players.values()):
+            return ""
+        if len(players) == 1:
+            return f"against {next(iter(players.values()))}"
+        mode = self._algorithm.score_mode
+        scores = {who: numbers[f"eval/{mode}_return/{name}"] for name, who in players.items()}
+        return f"{mode} against {', '.join(f'{who} {x:.3g}' for who, x in scores.items())}"
 
     def summary(self, folder: Any) -> str | None:
         """Says which parameters were the best, and how to play them; None without evaluations."""
