@@ -263,12 +263,12 @@ def test_what_past_selves_play_does_not_move_the_parameters():
 
 
 @pytest.mark.parametrize(
-    ("free", "way_out"), [(1e6, "--past-most 9 would fit"), (1e4, "not one would fit")]
+    ("free", "way_out"), [(1e6, "--past-most 10 would fit"), (1e4, "not one would fit")]
 )
 def test_a_pool_that_does_not_fit_the_memory_is_refused(
     free, way_out, tmp_path, monkeypatch, capsys
 ):
-    """Before anything is compiled, or a folder made."""
+    """Before a folder is made, and so before anything is compiled."""
     monkeypatch.setattr("rlsys.replay.memory.free_bytes", lambda: free)
     folder = tmp_path / "run"
     assert run(train_command.main, f"ppo {' '.join(WORDS)} --run-dir {folder}") == 2

@@ -41,14 +41,16 @@ def members(algorithm: str, args: list[str]) -> list[Member]:
         else:
             fixed += [flag, *values]
     axes |= {"--seed": axes.pop("--seed")} if "--seed" in axes else {}
+    # A preset's eval_every is for a run alone; one that is asked for is refused.
+    asked = "--eval-every" in fixed or "--eval-every" in axes
+    ahead = [] if asked else ["--eval-every", "0"]
     found = []
     for combination in itertools.product(*axes.values()):
         values_of = dict(zip(axes, combination, strict=True))
         words = fixed + [word for pair in values_of.items() for word in pair]
         name = " ".join(f"{flag[2:]} {value}" for flag, value in values_of.items())
-        found.append(
-            Member(name or "alone", values_of, words, algorithms.config_of(algorithm, words))
-        )
+        config = algorithms.config_of(algorithm, ahead + words)
+        found.append(Member(name or "alone", values_of, words, config))
     return found
 
 
