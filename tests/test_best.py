@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_train import WORDS, checkpoint, logged, play
 
-from rlsys import load_policy
+from rlsys import algorithms, load_policy
 from rlsys.algorithms import impala, r2d2
 from rlsys.config import RunConfig, from_dict
 from rlsys.envs import Episode, Options, Task
@@ -17,6 +17,7 @@ from rlsys.results import evaluate
 from rlsys.running import best
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.sweep.__main__ import main as sweep
+from rlsys.sweep.members import check_together, members
 from rlsys.types import Stopped, UserError
 
 STEPS, EVERY = 2400, 500
@@ -245,6 +246,15 @@ def test_a_sweep_refuses_it(tmp_path, capfd):
     with pytest.raises(UserError, match="eval_every is for a run alone: a sweep evaluates each"):
         sweep(arguments)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_leaves_out_a_presets_evaluations():
+    words = "--env TicTacToe-v1 --past-share 0 --seeds 2".split()
+    assert algorithms.config_of("ppo", words[:4]).eval_every > 0
+    found = members("ppo", words)
+    check_together([member.config for member in found])
+    assert [member.config.eval_every for member in found] == [0, 0]
+    assert not any("--eval-every" in member.words for member in found)
 
 
 def test_the_field_is_checked():

@@ -136,6 +136,7 @@ def test_the_nearest_field_is_named(words, nearest, capfd):
         (command.main, "match --help", "rlsys match RUN RUN", "episodes mode seed out"),
         (command.main, "ratings --help", "rlsys ratings RUN", "games selves mode seed"),
         (command.main, "play --help", "rlsys play RUN", "mode seed"),
+        (command.main, "exploit --help", "rlsys exploit RUN", "env-steps run-dir"),
     ],
 )
 def test_help_says_what_the_command_does_and_lists_every_flag(main, words, begins, flags, capfd):
@@ -244,6 +245,7 @@ def test_tasks_that_do_not_go_together_name_the_real_mismatch(algorithm, tmp_pat
         (["eval"], "which run? make eval RUN=runs/<name>, or RUN=latest"),
         (["resume", "ARGS=--seed 3"], "which run? make resume RUN="),
         (["play"], "which run? make play RUN="),
+        (["exploit"], "which run? make exploit RUN="),
         (["ratings", "RUN=runs/none"], "there is no run runs/none"),
         (["match", "RUN=runs/none"], "which two runs? make match RUN="),
     ],
@@ -272,6 +274,10 @@ def test_make_refuses_before_it_installs(words, said, checkout):  # noqa: F811
         (["match", "RUN=runs/* random"], 'rlsys.train match "runs/*" "random"'),
         (["match", "ARGS=--help"], "rlsys.train match --help"),
         (["play", "RUN=runs/ppo-1"], 'rlsys.train play "runs/ppo-1"'),
+        (
+            ["exploit", "RUN=runs/ppo-1", "ARGS=--env-steps 1e6"],
+            'rlsys.train exploit "runs/ppo-1" --env-steps 1e6',
+        ),
         (
             ["ratings", "RUN=runs/ppo-1", "ARGS=--games 4"],
             'rlsys.train ratings "runs/ppo-1" --games 4',

@@ -47,6 +47,7 @@ def ppo(Config: Any) -> Presets:
         popart=False,  # returns are of order 1
         hidden_size=128,
         log_every=50_000,
+        eval_every=200_000,  # how strength grows; 1 to 3 % of the run's time
     )
     configs = {
         "cartpole": Config(),
@@ -82,6 +83,7 @@ def ppo(Config: Any) -> Presets:
             env="ConnectFour-v1",
             env_steps=10_000_000,
             hidden_size=256,
+            eval_every=500_000,
             self_play=SelfPlay(past_every=25),
         ),
     }
