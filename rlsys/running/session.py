@@ -132,6 +132,7 @@ class Session:
         """
         self.run.begin_round()
         yield from self._until_stopped(self._get())
+        self._settle()
         self.line_due, self._save_due = self.run.due()
         if self._save_due:
             begun = self.actors.drain(self.state.params, self.learner_steps)
@@ -219,7 +220,15 @@ class Session:
         self.metrics.append(metrics | {"params_lag": lag, "staleness": lag / shape[-1]})
         self.run.learner_steps += shape[-1]
         if self._opponents:
+            self._settle()
             self._opponents.learned(self.state.params, self.env_steps)
+
+    def _settle(self) -> None:
+        """Waits for the updates before several processes talk: on CPU two programs that both talk
+        have been seen to wait for each other for ever."""
+        if hosts.count() > 1:
+            with self.run.log.time("learner"):
+                jax.block_until_ready(self.state)
 
     def update(self, program: Callable, sample: Any) -> Any:
         """Makes an update on samples: program(settings, state, sample) -> state, (priorities,
