@@ -11,6 +11,8 @@ from rlsys.envs import Options
 from rlsys.running.presets import Presets
 
 IMAGES = ("procgen", "vizdoom")  # families of tasks with images, beside atari
+# Games of hundreds of steps: to evaluate takes longer.
+LONG_GAMES = ("AnimalShogi-v1", "Backgammon-v1", "Chess-v1", "GardnerChess-v1")
 
 
 def power_of_two(n: int) -> int:
@@ -86,8 +88,7 @@ def ppo(Config: Any) -> Presets:
             eval_every=500_000,
             self_play=SelfPlay(past_every=25),
         ),
-        # Its games take hundreds of steps, which the small network plays as fast as others.
-        "backgammon": dataclasses.replace(game, env="Backgammon-v1", eval_every=1_000_000),
+        "long-game": dataclasses.replace(game, env="Chess-v1", eval_every=1_000_000),
     }
 
     def for_tasks(config: Any, num_tasks: int) -> dict[str, Any]:
@@ -96,6 +97,7 @@ def ppo(Config: Any) -> Presets:
         return {"actors": num_tasks, "num_envs": share * num_tasks}
 
     suits = {"atari": "atari", "game": "game", **dict.fromkeys(IMAGES, "pixels")}
+    suits |= dict.fromkeys(LONG_GAMES, "long-game")
     return Presets(configs, suits, {"Pong-v5": "pong-cpu"}, for_tasks)
 
 

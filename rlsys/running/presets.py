@@ -13,7 +13,7 @@ class Presets(NamedTuple):
     """An algorithm's Configs by name, and which task gets which."""
 
     configs: dict[str, Any]  # the first is the default, "small" is for what nothing else suits
-    suits: dict[str, str]  # family of tasks -> name
+    suits: dict[str, str]  # family of tasks, or a task -> name
     on_cpu: Mapping[str, str] = MappingProxyType({})  # task -> name, without an accelerator
     # (config, number of tasks) -> values of fields that several tasks need
     for_tasks: Callable[[Any, int], dict[str, Any]] = lambda config, num_tasks: {}
@@ -67,7 +67,7 @@ class Presets(NamedTuple):
                 return name
         env_id = envs.read_tasks(env, plain)[0].env_id
         kind = "game" if envs.is_game(env_id) else envs.family(env_id)
-        return self.suits.get(kind, "small")
+        return self.suits.get(env_id, self.suits.get(kind, "small"))
 
     def _options(self, config: Any, env: str) -> envs.Options:
         """Options for tasks not the preset's own: the preset's, if it is for their family."""

@@ -224,8 +224,8 @@ class Session:
             self._opponents.learned(self.state.params, self.env_steps)
 
     def _settle(self) -> None:
-        """Waits for the updates before several processes talk: on CPU two programs that both talk
-        have been seen to wait for each other for ever."""
+        """Waits for the updates before several processes talk, so that of two programs in which
+        they talk none begins before the other has ended."""
         if hosts.count() > 1:
             with self.run.log.time("learner"):
                 jax.block_until_ready(self.state)
