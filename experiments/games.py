@@ -5,14 +5,17 @@
 Each run ends with 1,000 games against each player that does not learn, in each way to play.
 """
 
-import tyro
-
 from experiments.study import Options, study
+from rlsys import cli
 
 TASKS = {"tictactoe": "TicTacToe-v1", "connectfour": "ConnectFour-v1"}
 WORDS = "--eval-episodes 1000 --eval-every 500000 --no-gif"
 
-if __name__ == "__main__":
-    options = tyro.cli(Options)
+
+def main(options: Options) -> None:
     for name, task in TASKS.items():
         study(name, {"ppo": ["ppo", "--env", task, *WORDS.split()]}, options)
+
+
+if __name__ == "__main__":
+    cli.run(main, Options(), __doc__)
