@@ -18,11 +18,11 @@ from typing import Annotated, Any
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from rlsys.config import PREFIXED, flat
 from rlsys.learning import hosts
 from rlsys.types import Stopped, UserError
 
 TYRO = (tyro.conf.FlagConversionOff,)
-PREFIXED = ("randomise",)  # dataclasses in a Config whose flags have a prefix: --randomise.preset
 Word = Annotated[str, tyro.conf.arg(metavar="WORD", help_behavior_hint="")]  # of no field
 NO_PREFIX = tyro.conf.arg(name="")  # a Config is no prefix of its flags
 RULE = re.compile("[─-]+")  # a line in tyro's boxes
@@ -118,17 +118,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 def fields_of(config: Any) -> dict[str, Any]:
     """Gives the flag and the value of each field of a Config and of the dataclasses in it."""
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        flag = "--" + field.name.replace("_", "-")
-        if not dataclasses.is_dataclass(value):
-            found[flag] = value
-        elif field.name in PREFIXED:
-            found |= {f"{flag}.{name[2:]}": x for name, x in fields_of(value).items()}
-        else:
-            found |= fields_of(value)
-    return found
+    return {"--" + name.replace("_", "-"): value for name, value in flat(config).items()}
 
 
 def take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
