@@ -33,7 +33,8 @@ from rlsys.acting.opponents import SelfPlay
 from rlsys.algorithms import presets
 from rlsys.algorithms.ppo_minibatches import Batch, minibatch, sequences
 from rlsys.config import ActorCriticConfig, check_at_least, check_positive, check_within, register
-from rlsys.envs import two_players
+from rlsys.envs import both_sides, is_team_game, layout
+from rlsys.envs.teams import Layout
 from rlsys.learning import learner
 from rlsys.learning.optimizer import (
     adam_with_clipped_gradients,
@@ -45,6 +46,7 @@ from rlsys.losses import popart
 from rlsys.losses.gae import gae
 from rlsys.losses.policy_gradient import baseline_loss
 from rlsys.losses.ppo import MAX_LOG_RATIO, clipped_surrogate, clipped_value_loss
+from rlsys.losses.team_spirit import team_spirit, zero_sum
 from rlsys.results import evaluate
 from rlsys.running.algorithm import Algorithm, FromUnrolls
 from rlsys.running.session import open_session
@@ -86,14 +88,30 @@ class Config(ActorCriticConfig):
     unroll_length: int = 32
     refresh_steps: int = 32
     self_play: SelfPlay = SelfPlay()
-    """Whom the learner plays in games of two players."""
+    """Whom the learner plays in games of two players or two teams."""
+    team_spirit: float = 0.3
+    """Games of two teams: the part of each reward, at the start, that is the mean of the team's; the
+    rest is the player's own."""
+    team_spirit_end: float = 1.0
+    """The same part at the end of the run, to which it changes linearly."""
 
     def __post_init__(self):
         super().__post_init__()
-        if self.self_play != SelfPlay() and not any(map(two_players, self.tasks)):
+        if self.self_play != SelfPlay() and not any(map(both_sides, self.tasks)):
             raise UserError(f"past_share and its like are for games of two, not {self.env!r}")
         if self.has_past_selves:
-            self.self_play.groups(self.num_envs // self.actors)
+            rows = max(layout(task).rows for task in self.tasks)
+            self.self_play.groups(self.num_envs // self.actors // rows)
+        check_within(self, 0.0, 1.0, "team_spirit team_spirit_end")
+        spirit = {"team_spirit": self.team_spirit, "team_spirit_end": self.team_spirit_end}
+        for name, value in spirit.items():
+            if not self.teams and isinstance(value, float) and value != getattr(Config, name):
+                raise UserError(f"{name} is for games of two teams, not {self.env!r}")
+        if self.teams and len(set(map(layout, self.tasks))) > 1:
+            raise UserError(
+                f"tasks that are learned together with a game of two teams must be such games, of "
+                f"teams of one size, not {self.env!r}"
+            )
         check_at_least(self, 1, "epochs minibatches sequence_length")
         check_positive(self, "clip_eps step_seconds")
         check_within(self, 0.0, 1.0, "gae_lambda")
@@ -122,7 +140,13 @@ class Config(ActorCriticConfig):
     @property
     def has_past_selves(self) -> bool:
         """Whether past selves play against the learner."""
-        return any(map(two_players, self.tasks)) and self.self_play.past_share > 0
+        return any(map(both_sides, self.tasks)) and self.self_play.past_share > 0
+
+    @property
+    def teams(self) -> Layout | None:
+        """How the rows of a game of two teams are ordered; None where no task is such a game."""
+        found = [layout(task) for task in self.tasks if is_team_game(task.env_id)]
+        return found[0] if found else None
 
     @property
     def num_sequences(self) -> int:
@@ -157,6 +181,21 @@ def discount(config: Config):
     return jnp.where(config.horizon_seconds > 0.0, from_horizon, config.discount)
 
 
+def team_rewards(config: Config, state: LearnerState, reward):
+    """The rewards [T, B] of games of two teams as they are learned from, and tau, the team spirit.
+
+    They are made zero-sum, unless one team alone has rows; then each player shares a part tau with
+    its team (Berner et al. 2019, the appendix on reward weights). tau changes linearly over the run.
+    """
+    assert config.teams
+    teams = reward.reshape(len(reward), -1, *config.teams)  # [T, games, teams, players]
+    if config.teams.teams > 1:
+        teams = zero_sum(teams)
+    progress = jnp.clip(state.progress, 0.0, 1.0)
+    tau = config.team_spirit + progress * (config.team_spirit_end - config.team_spirit)
+    return team_spirit(teams, tau).reshape(reward.shape), tau
+
+
 def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory):
     """Makes a Batch of an unroll -> LearnerState with new statistics, (Batch, metrics)."""
     steps, task = trajectory.steps, trajectory.task_id
@@ -167,11 +206,14 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     old = actor_critic.statistics_of(config, state.popart)
     v = popart.unnormalize(old, actor_critic.value_of(values, task), task)  # [T + 1, B]
     mask, lambda_t = actor_critic.learned_turns(network, trajectory, config.gae_lambda)
+    r_t, more = steps.reward[1:], {}
+    if config.teams:
+        r_t, more["team_spirit"] = team_rewards(config, state, r_t)
     # Generalised advantages (Schulman et al. 2016, eq. 16), and the values' targets.
     advantage = gae(
         v[:-1],
         v[1:],
-        steps.reward[1:],
+        r_t,
         discount(config) * steps.discount[1:],
         lambda_=lambda_t,
     )
@@ -194,6 +236,7 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
         "v_mean": v_mean,
         "advantage_deviation": deviation,
         "explained_variance": actor_critic.explained_variance(moments),
+        **more,
     }
 
     # Sequences, each with the recurrent state that it was played from.
@@ -291,6 +334,12 @@ def make_state(network, config: Config) -> LearnerState:
 def check_mesh(mesh, config: Config) -> None:
     """Raises UserError unless each device can cut its share of a batch evenly."""
     learner.check_batch(mesh, config.num_envs)
+    if config.teams and config.num_envs % (mesh.size * config.teams.rows):
+        raise UserError(
+            f"{config.num_envs // config.teams.rows} games of {config.teams.rows} players cannot be "
+            f"shared evenly by {mesh.size} devices: num_envs must be a multiple of "
+            f"{mesh.size * config.teams.rows}"
+        )
     if config.num_sequences % (mesh.size * config.minibatches):
         raise UserError(
             f"{config.num_sequences} sequences of {config.sequence_length} steps cannot be split "

@@ -19,7 +19,7 @@ def power_of_two(n: int) -> int:
 
 
 def ppo(Config: Any) -> Presets:
-    """PPO on cart-pole, its recurrent form, Atari, and games of two."""
+    """PPO on cart-pole, its recurrent form, Atari, games of two and of two teams."""
     atari = Config(
         env="Pong-v5",
         env_options=Options(minimal_actions=True, clip_rewards=True),
@@ -47,6 +47,19 @@ def ppo(Config: Any) -> Presets:
         popart=False,  # returns are of order 1
         hidden_size=128,
         log_every=50_000,
+    )
+    team = Config(  # of two teams
+        env="smax/5m",
+        env_steps=20_000_000,
+        num_envs=640,  # 64 games of 10 players
+        learning_rate=2e-3,
+        unroll_length=128,  # longer than a battle, so that it shows what became of who died in it
+        refresh_steps=128,
+        minibatches=8,
+        entropy_cost=0.01,
+        popart=False,  # returns are of order 1
+        hidden_size=128,
+        log_every=160_000,
     )
     configs = {
         "cartpole": Config(),
@@ -84,6 +97,7 @@ def ppo(Config: Any) -> Presets:
             hidden_size=256,
             self_play=SelfPlay(past_every=25),
         ),
+        "team": team,
     }
 
     def for_tasks(config: Any, num_tasks: int) -> dict[str, Any]:
@@ -91,7 +105,8 @@ def ppo(Config: Any) -> Presets:
         share = power_of_two(config.num_envs // num_tasks)
         return {"actors": num_tasks, "num_envs": share * num_tasks}
 
-    suits = {"atari": "atari", "game": "game", **dict.fromkeys(IMAGES, "pixels")}
+    suits = {"atari": "atari", "game": "game", "smax": "team", "teams": "team"}
+    suits |= dict.fromkeys(IMAGES, "pixels")
     return Presets(configs, suits, {"Pong-v5": "pong-cpu"}, for_tasks)
 
 

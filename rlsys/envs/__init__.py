@@ -5,7 +5,16 @@ from rlsys.envs.joint_space import shared_spaces
 from rlsys.envs.make import make
 from rlsys.envs.options import Options, Task
 from rlsys.envs.randomise import NOTHING, Randomise
-from rlsys.envs.tasks import against_players, check_task, family, is_game, read_tasks, two_players
+from rlsys.envs.tasks import (
+    against_players,
+    both_sides,
+    check_task,
+    family,
+    is_game,
+    layout,
+    read_tasks,
+)
+from rlsys.envs.teams import is_team_game
 
 __all__ = [
     "NOTHING",
@@ -15,11 +24,13 @@ __all__ = [
     "Randomise",
     "Task",
     "against_players",
+    "both_sides",
     "check_task",
     "family",
     "is_game",
+    "is_team_game",
+    "layout",
     "make",
     "read_tasks",
     "shared_spaces",
-    "two_players",
 ]
