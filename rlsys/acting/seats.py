@@ -17,9 +17,9 @@ class Seats:
     """Who sits where in an actor's games, and a policy that plays for all of them.
 
     The last games are against past selves, who play player 1 in every other one and player 0 in the
-    rest; of games of two teams all players of a team. Their rows are in groups, one for each past self at once. A group holds two past selves,
-    an older and a newer one; a game that begins takes the newer one, and once no game plays the
-    older one, a newly drawn one takes its place.
+    rest, or all players of the second team and of the first. Their rows are in groups, one for each
+    past self at once. A group holds two past selves, an older and a newer one; a game that begins
+    takes the newer one, and once no game plays the older one, a newly drawn one takes its place.
     """
 
     def __init__(self, policy: Policy, num_rows: int, config: SelfPlay, team_size: int = 1):

@@ -90,8 +90,8 @@ class Config(ActorCriticConfig):
     self_play: SelfPlay = SelfPlay()
     """Whom the learner plays in games of two players or two teams."""
     team_spirit: float = 0.3
-    """Games of two teams: the part of each reward, at the start, that is the mean of the team's; the
-    rest is the player's own."""
+    """Games of two teams: the part of each reward, at the start of the run, that is the mean of the
+    team's rewards; the rest is the player's own."""
     team_spirit_end: float = 1.0
     """The same part at the end of the run, to which it changes linearly."""
 
@@ -184,8 +184,8 @@ def discount(config: Config):
 def team_rewards(config: Config, state: LearnerState, reward):
     """The rewards [T, B] of games of two teams as they are learned from, and tau, the team spirit.
 
-    They are made zero-sum, unless one team alone has rows; then each player shares a part tau with
-    its team (Berner et al. 2019, the appendix on reward weights). tau changes linearly over the run.
+    They are made zero-sum, unless one team alone has rows. Then each player shares a part tau with
+    its team (Berner et al. 2019, the appendix on reward weights); tau is linear in the progress.
     """
     assert config.teams
     teams = reward.reshape(len(reward), -1, *config.teams)  # [T, games, teams, players]
@@ -335,10 +335,10 @@ def check_mesh(mesh, config: Config) -> None:
     """Raises UserError unless each device can cut its share of a batch evenly."""
     learner.check_batch(mesh, config.num_envs)
     if config.teams and config.num_envs % (mesh.size * config.teams.rows):
+        rows = config.teams.rows
         raise UserError(
-            f"{config.num_envs // config.teams.rows} games of {config.teams.rows} players cannot be "
-            f"shared evenly by {mesh.size} devices: num_envs must be a multiple of "
-            f"{mesh.size * config.teams.rows}"
+            f"{config.num_envs // rows} games of {rows} players cannot be shared evenly by "
+            f"{mesh.size} devices: num_envs must be a multiple of {mesh.size * rows}"
         )
     if config.num_sequences % (mesh.size * config.minibatches):
         raise UserError(

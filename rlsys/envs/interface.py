@@ -7,9 +7,9 @@ The three rules that each must keep (rlsys/types.py):
 2. A step that ends its episode by a time limit alone is `truncated` and keeps `discount` 1. On a
    step that comes to its own end too, `discount` is 0 and `truncated` False (EnvPool's tasks say
    `truncated` there).
-3. A game of two players is two rows, one after the other; one of two teams is a row for each player,
-   one team after the other. A row whose player waits, or is dead, has exactly one legal action,
-   which is not played, and `to_move` is False there.
+3. A game of two players is two rows, one after the other; a game of two teams is a row for each
+   player, one team after the other. A row whose player waits, or is dead, has exactly one legal
+   action, which is not played, and `to_move` is False there.
 """
 
 from collections.abc import Sequence

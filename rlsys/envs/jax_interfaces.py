@@ -93,15 +93,15 @@ def _gymnax(env: Any, params: tuple) -> PureEnv:
 
     def step(key, state, action):
         obs, state, reward, *done, info = raw_step(key, state, action, *params)
-        ends = ends(done[0], info) if len(done) == 1 else (done[0], done[1])
+        over, cut = ends(done[0], info) if len(done) == 1 else (done[0], done[1])
         if hasattr(env, "is_truncated"):  # gymnax from 1.0 on
-            ends = ends[0], ends[1] | env.is_truncated(state, *params)
+            cut = cut | env.is_truncated(state, *params)
         elif hasattr(env, "is_terminal") and params and hasattr(params[0], "max_steps_in_episode"):
             # Before 1.0 an end by the time limit is one that would be none without it.
             endless = params[0].replace(max_steps_in_episode=np.iinfo(np.int32).max)
             limit = env.is_terminal(state, *params) & ~env.is_terminal(state, endless)
-            ends = ends[0] & ~limit, ends[1] | limit
-        return obs, state, reward, *ends
+            over, cut = over & ~limit, cut | limit
+        return obs, state, reward, over, cut
 
     return PureEnv(
         _space(_space_of(env, "observation_space", params)),

@@ -16,7 +16,6 @@ by nobody. Once they are made zero-sum (losses/team_spirit.py), result and damag
 ratio of JaxMARL's own reward, which is 1 for a victory and 1 for all of the enemies' health.
 """
 
-import functools
 import importlib.util
 from typing import Any
 

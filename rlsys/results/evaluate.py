@@ -38,8 +38,8 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
 
 
 def summary(episodes: list[Episode]) -> dict[str, float]:
-    """Mean raw return with its 95 % interval, spread, mean length, and how many have ended; of games
-    of two teams also how many were won, drawn and lost."""
+    """Mean raw return with its 95 % interval, spread, mean length, and how many have ended; of
+    games of two teams also how many were won, drawn and lost."""
     returns = np.array([e.episode_return for e in episodes])
     mean, low, high = mean_interval(returns)
     return {

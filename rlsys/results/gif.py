@@ -59,9 +59,7 @@ def record_tasks(
         path = folder / (f"{name}-{i}.gif" if i else f"{name}.gif")
         try:
             rows, mode = layout(task).rows, algorithm.score_mode
-            player = eval_policy(
-                algorithm, config, network, task, rows, seed, mode, render=True
-            )
+            player = eval_policy(algorithm, config, network, task, rows, seed, mode, render=True)
             try:
                 note = record(path, player, params)
             finally:
