@@ -94,6 +94,10 @@ class Config(ActorCriticConfig):
     team's rewards; the rest is the player's own."""
     team_spirit_end: float = 1.0
     """The same part at the end of the run, to which it changes linearly."""
+    zero_sum: float = 1.0
+    """Games of two teams: the part of the enemies' mean reward that is subtracted from each reward.
+    With 1 what helps the enemies costs as much, as of OpenAI Five; with less a fight can be worth
+    it for both teams, which else may learn to avoid each other."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -102,9 +106,10 @@ class Config(ActorCriticConfig):
         if self.has_past_selves:
             rows = max(layout(task).rows for task in self.tasks)
             self.self_play.groups(self.num_envs // self.actors // rows)
-        check_within(self, 0.0, 1.0, "team_spirit team_spirit_end")
-        spirit = {"team_spirit": self.team_spirit, "team_spirit_end": self.team_spirit_end}
-        for name, value in spirit.items():
+        of_teams = "team_spirit team_spirit_end zero_sum"
+        check_within(self, 0.0, 1.0, of_teams)
+        for name in of_teams.split():
+            value = getattr(self, name)
             if not self.teams and isinstance(value, float) and value != getattr(Config, name):
                 raise UserError(f"{name} is for games of two teams, not {self.env!r}")
         if self.teams and len(set(map(layout, self.tasks))) > 1:
@@ -184,13 +189,14 @@ def discount(config: Config):
 def team_rewards(config: Config, state: LearnerState, reward):
     """The rewards [T, B] of games of two teams as they are learned from, and tau, the team spirit.
 
-    They are made zero-sum, unless one team alone has rows. Then each player shares a part tau with
-    its team (Berner et al. 2019, the appendix on reward weights); tau is linear in the progress.
+    They are made zero-sum, in part if zero_sum is below 1, and not if one team alone has rows. Then
+    each player shares a part tau with its team; tau is linear in the progress (Berner et al. 2019,
+    the appendix on reward weights).
     """
     assert config.teams
     teams = reward.reshape(len(reward), -1, *config.teams)  # [T, games, teams, players]
     if config.teams.teams > 1:
-        teams = zero_sum(teams)
+        teams = teams + config.zero_sum * (zero_sum(teams) - teams)
     progress = jnp.clip(state.progress, 0.0, 1.0)
     tau = config.team_spirit + progress * (config.team_spirit_end - config.team_spirit)
     return team_spirit(teams, tau).reshape(reward.shape), tau
@@ -333,13 +339,13 @@ def make_state(network, config: Config) -> LearnerState:
 
 def check_mesh(mesh, config: Config) -> None:
     """Raises UserError unless each device can cut its share of a batch evenly."""
-    learner.check_batch(mesh, config.num_envs)
     if config.teams and config.num_envs % (mesh.size * config.teams.rows):
         rows = config.teams.rows
         raise UserError(
             f"{config.num_envs // rows} games of {rows} players cannot be shared evenly by "
             f"{mesh.size} devices: num_envs must be a multiple of {mesh.size * rows}"
         )
+    learner.check_batch(mesh, config.num_envs)
     if config.num_sequences % (mesh.size * config.minibatches):
         raise UserError(
             f"{config.num_sequences} sequences of {config.sequence_length} steps cannot be split "

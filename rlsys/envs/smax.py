@@ -8,12 +8,12 @@ step; a battle that JaxMARL ends after 100 steps is a draw), and each player has
 
     + DEALT x damage that it dealt, in units of the target's full health
     - TAKEN x health that it lost, in units of its full health
-    + KILL x enemies that it killed, and - KILL when it dies
+    + KILL x enemies that it killed
 
 They are read from the units' health before and after a step. What a unit has lost is dealt in equal
 parts by all enemies that aimed at it in this step; health that is lost at the map's edge is dealt
-by nobody. Once they are made zero-sum (losses/team_spirit.py), result and damage of a team have the
-ratio of JaxMARL's own reward, which is 1 for a victory and 1 for all of the enemies' health.
+by nobody. JaxMARL's own reward is 1 for a victory and, for each enemy's full health, 1 divided by
+the number of enemies: a team's mean of DEALT = 1 alone.
 """
 
 import importlib.util
@@ -28,7 +28,7 @@ from rlsys.envs.jax_interfaces import PureEnv
 from rlsys.envs.spaces import MASK
 from rlsys.types import UserError
 
-DEALT, TAKEN, KILL = 1.0, 1.0, 0.2
+DEALT, TAKEN, KILL = 1.0, 0.5, 0.2
 EXTRA = "teams"
 MAPS = {  # maps of two equal teams, by the names that SMAC gave them: players of a team
     "3m": 3,
@@ -143,11 +143,11 @@ def of_events(target: Any, before: Any, after: Any) -> Any:
     """
     players, units = target.shape[0], before.shape[0]
     acts = before[:players] > 0
-    aims = (target[:, None] == jnp.arange(units)) & acts[:, None]  # [P, U]
-    part = aims / jnp.maximum(aims.sum(0), 1)
+    aims = (target[:, None] == jnp.arange(units)[None]) & acts[:, None]  # [P, U]
+    part = aims / jnp.maximum(aims.sum(0), 1)[None]
     lost, died = before - after, (before > 0) & (after <= 0)
     dealt, kills = part @ lost, part @ died.astype(jnp.float32)
-    return DEALT * dealt - TAKEN * lost[:players] + KILL * (kills - died[:players])
+    return DEALT * dealt - TAKEN * lost[:players] + KILL * kills
 
 
 def of_result(alive: Any) -> Any:

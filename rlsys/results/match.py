@@ -77,7 +77,7 @@ def player_contender(name: str, game: Task) -> Contender:
     player = players.make_player(name, game.env_id)
 
     def act(timestep: Timestep, random: Any) -> tuple[np.ndarray, Any]:
-        seen = timestep.obs.get("obs", ())  # a team game may name it otherwise
+        seen = timestep.obs.get("obs", timestep.obs[MASK])  # a team game may name it otherwise
         return players.draw(player(seen, timestep.obs[MASK]), random), random
 
     return Contender(name, lambda num_rows, seed: np.random.default_rng(seed), act)

@@ -68,7 +68,7 @@ class Versus(Wrapper):
         both = np.zeros(self.envs.num_envs, action.dtype)
         both[self._mine] = action
         if self._seen:
-            weights = self._player(self._seen.get("obs", ()), self._seen[MASK])
+            weights = self._player(self._seen.get("obs", self._seen[MASK]), self._seen[MASK])
             parts = np.array_split(weights, len(self._rngs))
             moves = [draw(part, rng) for part, rng in zip(parts, self._rngs, strict=True)]
             both[self._theirs] = np.concatenate(moves)

@@ -31,16 +31,16 @@ class Duel:
         game, lives, time = state
         who = jnp.arange(4)
         seen = jnp.stack([game + 0.0 * who, who, time + 0 * who, lives], axis=-1)
-        legal = (lives > 0)[:, None] | (jnp.arange(3) == 0)
+        legal = (lives > 0)[:, None] | (jnp.arange(3) == 0)[None]
         return {"obs": seen.astype(jnp.float32), "action_mask": legal}
 
     def step(self, key, state, action):
         del key
         game, lives, time = state
         enemy = jnp.array([2, 2, 0, 0]) + action - 1  # whom each aims at
-        aims = (enemy[:, None] == jnp.arange(4)) & ((action > 0) & (lives > 0))[:, None]
+        aims = (enemy[:, None] == jnp.arange(4)[None]) & ((action > 0) & (lives > 0))[:, None]
         hits = jnp.minimum(aims.sum(0), lives)
-        taken = (aims / jnp.maximum(aims.sum(0), 1)) @ hits.astype(jnp.float32)
+        taken = (aims / jnp.maximum(aims.sum(0), 1)[None]) @ hits.astype(jnp.float32)
         lives, time = lives - hits, time + 1
         alive = lives.reshape(2, 2).any(-1)
         done = ~alive.all() | (time >= 8)
