@@ -51,12 +51,12 @@ def ppo(Config: Any) -> Presets:
     team = Config(  # of two teams
         env="smax/5m",
         env_steps=20_000_000,
-        num_envs=640,  # 64 games of 10 players
+        num_envs=320,  # 32 games of 10 players
         learning_rate=2e-3,
         unroll_length=128,  # longer than a battle, so that it shows what became of who died in it
         refresh_steps=128,
         minibatches=8,
-        entropy_cost=0.01,
+        entropy_cost=0.001,  # units that err now and then lose
         popart=False,  # returns are of order 1
         hidden_size=128,
         log_every=160_000,
