@@ -284,8 +284,9 @@ def test_a_resumed_run_of_teams_is_the_same_to_the_bit(tmp_path):
     assert len(past) >= 3 and sum(x["games"] for x in past) > 10
     lines = metrics_file.read(whole)
     assert 0.3 <= lines[0]["team_spirit"] < lines[-1]["team_spirit"] <= 1.0
-    rates = [line["eval/win_rate"] for line in lines if "eval/win_rate" in line]
-    assert len(rates) == 2 and all(0 <= x <= 1 for x in rates)
+    for mode in ("greedy", "sampled"):
+        rates = [line[x] for line in lines if (x := f"eval/{mode}_win_rate") in line]
+        assert len(rates) == 2 and all(0 <= x <= 1 for x in rates)
     result = json.loads((whole / "evaluation.json").read_text())["results"]["sampled"]
     assert result["won"] + result["drawn"] + result["lost"] == result["episodes"] == 4
 

@@ -57,6 +57,7 @@ def ppo(Config: Any) -> Presets:
         refresh_steps=128,
         minibatches=8,
         entropy_cost=0.001,  # units that err now and then lose
+        zero_sum=0.5,  # with 1 the teams avoid each other
         popart=False,  # returns are of order 1
         hidden_size=128,
         log_every=160_000,

@@ -139,9 +139,10 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "several tasks."),
         Metric("eval/exploitability", RETURN, "What the best opponent would win from the policy in "
                "a game of poker, on average over who begins; 0 if it cannot be beaten."),
-        Metric("eval/win_rate", "share", "Games of two teams that an evaluation during training "
-               "wins against an opponent that does not learn, in the mode of play that is the "
-               "score."),
+        Metric("eval/greedy_win_rate", "share", "Games of two teams that an evaluation during "
+               "training wins against an opponent that does not learn, playing greedily."),
+        Metric("eval/sampled_win_rate", "share", "The same with actions drawn from the policy "
+               "(PPO)."),
         Metric("eval/best", RETURN, "The highest score of the evaluations so far, which is of the "
                "mode of play that is the algorithm's score; its parameters are kept."),
     ),

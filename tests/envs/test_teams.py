@@ -215,7 +215,7 @@ def test_smax_keeps_order_masks_and_the_ratio_of_jaxmarls_own_reward(monkeypatch
     monkeypatch.setattr(smax, "TAKEN", 1.0)
     pure = smax.read("smax/5m")
     env = SMAX()
-    own_step, step = jax.jit(env.step_env), jax.jit(pure.step)
+    step = jax.jit(pure.step)
     key, rng = jax.random.key(3), np.random.default_rng(0)
     obs, state = jax.jit(pure.reset)(key)
     dealt = deaths = 0
@@ -229,12 +229,11 @@ def test_smax_keeps_order_masks_and_the_ratio_of_jaxmarls_own_reward(monkeypatch
         weight = shoot + 5 * toward * np.asarray(obs[MASK])
         action = (weight * rng.uniform(0.9, 1.0, weight.shape)).argmax(-1)
         step_key = jax.random.fold_in(key, t)
-        seen, _, theirs, done, _ = own_step(
-            step_key, state, {a: jnp.int32(action[i]) for i, a in enumerate(env.agents)}
-        )
+        health = state.unit_health
         obs, state, rewards, over, _ = step(step_key, state, jnp.int32(action))
+        seen, theirs = env.get_obs(state), env.compute_reward(state, health, state.unit_health)
         np.testing.assert_allclose(obs["obs"], np.stack([seen[a] for a in env.agents]), atol=1e-6)
-        assert bool(over) == bool(done["__all__"])
+        assert bool(over) == bool(env.is_terminal(state))
         result, events = np.asarray(rewards).T
         np.testing.assert_allclose(events.sum(), 0.0, atol=1e-5)  # all damage is dealt by somebody
         ours = team_spirit(zero_sum(jnp.array(events + result).reshape(2, 5)), 1.0)[:, 0]
