@@ -8,7 +8,6 @@ other: those of one seed against each other's, both as first and as second team.
 Writes results/team-spirit.csv, -curves.csv, .png, and -cross-play.csv.
 """
 
-import csv
 import dataclasses
 import itertools
 import json
@@ -16,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
-from experiments.study import RESULTS, Options, study
+from experiments.study import RESULTS, Options, study, write
+from rlsys import cli
 from rlsys.results.evaluate import mean_interval
 from rlsys.results.match import MatchConfig, match
 from rlsys.train import load
@@ -28,8 +27,8 @@ ARMS = {"tau-0": (0.0, 0.0), "tau-1": (1.0, 1.0), "annealed": (0.3, 1.0)}
 
 
 @dataclasses.dataclass(frozen=True)
-class TeamOptions(Options):
-    """How to run the study."""
+class Config(Options):
+    """Team spirit fixed at 0, fixed at 1, and raised from 0.3 to 1."""
 
     env: str = "smax/5m"
     """The game."""
@@ -39,7 +38,7 @@ class TeamOptions(Options):
     """Of each pair of policies in cross-play."""
 
 
-def words(options: TeamOptions, start: float, end: float) -> list[str]:
+def words(options: Config, start: float, end: float) -> list[str]:
     """The words that train one arm."""
     fields = {
         "env": options.env,
@@ -52,7 +51,7 @@ def words(options: TeamOptions, start: float, end: float) -> list[str]:
     return ["ppo", "--no-gif", *(f"--{name}={value}" for name, value in fields.items())]
 
 
-def cross_play(options: TeamOptions) -> list[dict[str, Any]]:
+def cross_play(options: Config) -> list[dict[str, Any]]:
     """Plays the arms of each seed against each other; gives a line for each pair and seed."""
     lines = []
     for seed, (one, other) in itertools.product(
@@ -80,33 +79,31 @@ def describe(lines: list[dict[str, Any]]) -> list[str]:
     return text
 
 
-def win_rates(options: TeamOptions) -> list[str]:
-    """A line for each arm: how often its final policies beat the scripted enemies."""
+def win_rates(options: Config) -> list[str]:
+    """A line for each arm and way to play: how often final policies beat the scripted enemies."""
     text = []
     for arm in ARMS:
-        rates = []
-        for seed in range(options.seeds):
-            path = Path(options.runs) / f"{NAME}-{arm}-{seed}" / "evaluation.json"
-            found = json.loads(path.read_text())
-            result = found["results"][found["score"]]
-            rates.append(result["won"] / result["episodes"])
-        mean, low, high = mean_interval(np.array(rates))
-        text.append(f"{arm}: win rate {mean:.3f} (95 % interval {low:.3f} to {high:.3f})")
+        paths = [
+            Path(options.runs) / f"{NAME}-{arm}-{seed}" / "evaluation.json"
+            for seed in range(options.seeds)
+        ]
+        found = [json.loads(path.read_text())["results"] for path in paths]
+        for mode in found[0]:
+            rates = np.array([x[mode]["won"] / x[mode]["episodes"] for x in found])
+            mean, low, high = mean_interval(rates)
+            text.append(f"{arm}, {mode}: win rate {mean:.3f} ({low:.3f} to {high:.3f})")
     return text
 
 
-def main(options: TeamOptions) -> None:
+def main(options: Config) -> None:
     """Trains all arms, and has them play each other."""
-    study(NAME, {arm: words(options, *tau) for arm, tau in ARMS.items()}, options, pinned=False)
-    print("against the scripted enemies, with actions drawn as in training:")
+    study(NAME, {arm: words(options, *tau) for arm, tau in ARMS.items()}, options)
+    print("against the scripted enemies, with the 95 % interval of the mean over seeds:")
     print("\n".join(win_rates(options)))
     lines = cross_play(options)
-    with (RESULTS / f"{NAME}-cross-play.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]))
-        writer.writeheader()
-        writer.writerows(lines)
+    write(RESULTS / f"{NAME}-cross-play.csv", lines)
     print("\n".join(describe(lines)))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(TeamOptions))
+    cli.run(main, Config(), __doc__)
