@@ -23,7 +23,7 @@ SPACE := $(subst ,, )
 # .venv/built holds the Python and the extras that .venv was built with, .venv/wanted those of a build that was cut
 # off. They are kept from one make to the next. EXTRA=cuda adds to them, and PYTHON=python3.12 builds .venv again.
 BUILT := $(subst $(COMMA),$(SPACE),$(shell cat .venv/built .venv/wanted 2>/dev/null | tail -n 1))
-GIVEN_EXTRAS := $(subst $(COMMA),$(SPACE),$(EXTRA))
+GIVEN_EXTRAS := $(subst $(COMMA),$(SPACE),$(EXTRA)) $(if $(findstring smax/,$(ENV) $(ARGS)),teams)
 EXTRAS := dev $(sort $(filter-out dev,$(wordlist 2,$(words $(BUILT)),$(BUILT)) $(GIVEN_EXTRAS)))
 ifneq ($(origin PYTHON),file)
 OTHER_PYTHON := $(if $(filter $(firstword $(BUILT)),$(PYTHON)),,stale)
@@ -44,8 +44,8 @@ $(foreach goal,$(filter-out $(TARGETS) .venv/built stale,$(MAKECMDGOALS)),$(erro
 
 # These can be seen before .venv is built, so they are said before.
 HELP := $(findstring --help,$(ARGS))
-$(foreach extra,$(filter-out dev cuda tpu,$(GIVEN_EXTRAS)),$(error there is no EXTRA=$(extra), \
-  only dev, cuda and tpu))
+$(foreach extra,$(filter-out dev cuda tpu teams,$(GIVEN_EXTRAS)),$(error there is no EXTRA=$(extra), \
+  only dev, cuda, tpu and teams))
 ifneq ($(filter resume eval export ratings play exploit,$(MAKECMDGOALS)),)
 $(if $(strip $(RUN)$(HELP)),,$(error which run? make $(firstword $(MAKECMDGOALS)) RUN=runs/<name>, or RUN=latest))
 $(if $(HELP),,$(if $(wildcard $(if $(filter latest,$(RUN)),runs/*/config.json,$(subst $(SPACE),\ ,$(RUN)))),, \
@@ -72,7 +72,7 @@ endif
 help:  ## List these targets.
 	@grep -hE '^[.a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-install: .venv/built  ## Build .venv, as any target does that needs it. [PYTHON=<path>] [EXTRA=<cuda|tpu>, which is remembered]
+install: .venv/built  ## Build .venv, as any target does that needs it. [PYTHON=<path>] [EXTRA=<cuda|tpu|teams>, which is remembered]
 	@read -r python extras <.venv/built && echo ".venv has $$python with the extras $$extras"
 
 .venv: install

@@ -162,14 +162,18 @@ class RunConfig:
 
     def __post_init__(self):
         check_numbers(self)
-        games = [task.name for task in self.tasks if envs.two_players(task)]
-        if games and not self.plays_games:
-            raise UserError(f"{games[0]!r} is a game of two players, which only ppo can play")
-        if games and self.num_envs // self.actors % 2:
-            raise UserError(
-                f"{games[0]!r} has two players, each with a row of its own, so each actor needs an "
-                f"even number of num_envs, not {self.num_envs} / {self.actors}"
-            )
+        for task in self.tasks:
+            teams, rows = envs.is_team_game(task.env_id), envs.layout(task).rows
+            if (teams or rows > 1) and not self.plays_games:
+                sides = "teams" if teams else "players"
+                raise UserError(f"{task.name!r} is a game of two {sides}, which only ppo can play")
+            if self.num_envs // self.actors % rows:
+                even = "an even number" if rows == 2 else f"a multiple of {rows}"
+                who = f"{rows} players" if teams else "two players"
+                raise UserError(
+                    f"{task.name!r} has {who}, each with a row of its own, so each actor needs "
+                    f"{even} of num_envs, not {self.num_envs} / {self.actors}"
+                )
         check_at_least(
             self,
             1,

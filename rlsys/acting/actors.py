@@ -103,7 +103,9 @@ class Actors:
         self._members, self._stopping = members or [config], stopping
         self._opponents = opponents
         self._seats = [
-            Seats(policy, e.num_envs, config.self_play, opponents.policy) if opponents else None
+            Seats(policy, e.num_envs, config.self_play, opponents.policy, e.team_size)
+            if opponents
+            else None
             for policy, e in zip(policies, envs, strict=True)
         ]
         self._devices = learner.actor_devices(config.actor_devices)

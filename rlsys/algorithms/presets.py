@@ -21,7 +21,7 @@ def power_of_two(n: int) -> int:
 
 
 def ppo(Config: Any) -> Presets:
-    """PPO on cart-pole, its recurrent form, Atari, MuJoCo, and games of two."""
+    """PPO on cart-pole, its recurrent form, Atari, MuJoCo, games of two and of two teams."""
     atari = Config(
         env="Pong-v5",
         env_options=Options(minimal_actions=True, clip_rewards=True),
@@ -50,6 +50,20 @@ def ppo(Config: Any) -> Presets:
         hidden_size=128,
         log_every=50_000,
         eval_every=200_000,  # how strength grows, in 3 % of the run's time or less
+    )
+    team = Config(  # of two teams
+        env="smax/5m",
+        env_steps=20_000_000,
+        num_envs=320,  # 32 games of 10 players
+        learning_rate=2e-3,
+        unroll_length=128,  # longer than a battle, so that it shows what became of who died in it
+        refresh_steps=128,
+        minibatches=8,
+        entropy_cost=0.001,  # units that err now and then lose
+        zero_sum=0.5,  # with 1 the teams avoid each other
+        popart=False,  # returns are of order 1
+        hidden_size=128,
+        log_every=160_000,
     )
     mujoco = Config(  # the numbers of Schulman et al. 2017, table 3, with 16 environments
         env="Hopper-v5",
@@ -103,6 +117,7 @@ def ppo(Config: Any) -> Presets:
             self_play=SelfPlay(past_every=25),
         ),
         "long-game": dataclasses.replace(game, env="Chess-v1", eval_every=1_000_000),
+        "team": team,
     }
 
     def for_tasks(config: Any, num_tasks: int) -> dict[str, Any]:
@@ -114,6 +129,7 @@ def ppo(Config: Any) -> Presets:
         "atari": "atari",
         "game": "game",
         "mujoco": "mujoco",
+        **dict.fromkeys(("smax", "teams"), "team"),
         **dict.fromkeys(IMAGES, "pixels"),
         **dict.fromkeys(LONG_GAMES, "long-game"),
     }

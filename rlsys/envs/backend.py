@@ -52,6 +52,7 @@ class Backend:
     raw_action_space: spaces.Space
 
     to_move: Any = ()
+    team_size = 1
 
     def __init__(self, task: Task, num_envs: int, seed: int | Sequence[int], *, render: bool):
         """Makes the environments; make.make explains the arguments.

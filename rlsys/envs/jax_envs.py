@@ -8,7 +8,7 @@ environment's.
 import functools
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,8 +53,8 @@ class JaxEnvs(Backend):
         num_threads: int = 0,
         render: bool = False,
     ):
-        check_family(task.env_id, "jax", task.options)
-        self._program = load(task.env_id, task.options.max_episode_steps or NO_LIMIT)
+        check_family(task.env_id, self.family(task.env_id), task.options)
+        self._program = self._load(task)
         super().__init__(task, num_envs, seed, render=render)
         self.raw_action_space = self._program.env.action_space
         self.raw_observation_space = self._program.env.observation_space
@@ -74,18 +74,19 @@ class JaxEnvs(Backend):
           UserError: there is no such module.
         """
         module, _, function = env_id.removeprefix("jax/").partition(":")
-        if not (module and function):
-            raise UserError(f"a task in JAX is named jax/<module>:<function>, not {env_id!r}")
-        try:
-            found = importlib.util.find_spec(module) is not None
-        except (ImportError, ValueError):  # a parent is missing, or the word is no module's name
-            found = False
-        if not found:
-            raise UserError(f"there is no module {module!r}, which {env_id!r} names")
+        find_module(env_id, module, function, "a task in JAX is named jax/<module>:<function>")
 
     @staticmethod
     def family(env_id: str) -> str:
         return "jax"
+
+    def _load(self, task: Task) -> "Program":
+        """Makes the environment that the task names.
+
+        Raises:
+          UserError: it cannot be made.
+        """
+        return load(task.env_id, task.options.max_episode_steps or NO_LIMIT)
 
     def _make(self, seeds: list[int]) -> None:
         self._keys = _on_device(lambda: jax.vmap(jax.random.key)(np.array(seeds, np.uint32)))
@@ -125,6 +126,26 @@ def _on_device(function: Any) -> Any:
         return function()
 
 
+def find_module(env_id: str, module: str, name: str, how: str) -> None:
+    """Finds a module without importing it.
+
+    Args:
+      env_id: the task that names it, and something in it by `name`.
+      how: says how such a task is named.
+
+    Raises:
+      UserError: the task does not name both, or there is no such module.
+    """
+    if not (module and name):
+        raise UserError(f"{how}, not {env_id!r}")
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # a parent is missing, or the word is no module's name
+        found = False
+    if not found:
+        raise UserError(f"there is no module {module!r}, which {env_id!r} names")
+
+
 @functools.cache
 def load(env_id: str, max_episode_steps: int) -> Program:
     """Makes an environment, once in a process: all actors share what is compiled of it.
@@ -134,14 +155,33 @@ def load(env_id: str, max_episode_steps: int) -> Program:
     """
     JaxEnvs.check(env_id)
     module, _, function = env_id.removeprefix("jax/").partition(":")
+
+    def read() -> jax_interfaces.PureEnv:
+        return jax_interfaces.read(getattr(importlib.import_module(module), function)())
+
+    return program_of(env_id, read, max_episode_steps)
+
+
+def program_of(
+    env_id: str, read: Callable[[], jax_interfaces.PureEnv], max_episode_steps: int
+) -> Program:
+    """Compiles an environment's functions for any number of it.
+
+    Args:
+      read: makes it.
+
+    Raises:
+      UserError: it cannot be made, or its functions do not fit together.
+    """
     try:
-        env = jax_interfaces.read(getattr(importlib.import_module(module), function)())
+        env = read()
         program = _program(env, max_episode_steps)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
         carry, obs = jax.eval_shape(program.reset, keys)
         action: Any = env.action_space
         if action.dtype is not None:  # one array; make_actions refuses others, such as Dict
-            jax.eval_shape(program.step, carry, np.zeros((2, *action.shape), action.dtype))
+            rows = 2 * max(env.players, 1)
+            jax.eval_shape(program.step, carry, np.zeros((rows, *action.shape), action.dtype))
     except UserError as error:
         raise UserError(f"{env_id!r}: {error}") from None
     except Exception as error:  # whatever the environment raises
@@ -151,24 +191,30 @@ def load(env_id: str, max_episode_steps: int) -> Program:
 
 
 def _program(env: jax_interfaces.PureEnv, max_episode_steps: int) -> Program:
+    def as_rows(obs):  # of a game of two teams a row for each player
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), obs) if env.players else obs
+
     @jax.jit
     def reset(keys):
         key, reset_key = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         obs, state = jax.vmap(env.reset)(reset_key)
         ended = jnp.zeros(keys.shape, bool)
-        return Carry(state, ended, ended.astype(jnp.int32), key), _arrays(env, obs)
+        return Carry(state, ended, ended.astype(jnp.int32), key), as_rows(_arrays(env, obs))
 
     @jax.jit
     def step(carry, action):
         first = carry.ended
+        action = action.reshape(-1, env.players, *action.shape[1:]) if env.players else action
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(carry.key)
         obs, state, reward, terminated, truncated = jax.vmap(env.step)(
             keys[:, 1], carry.state, action
         )
+        rewards = (env.players, 2) if env.players else ()
         for name, x in (("reward", reward), ("end", terminated), ("time-out", truncated)):
-            if jnp.shape(x) != keys.shape[:1]:
-                shape = list(jnp.shape(x)[1:])
-                raise UserError(f"the {name} of a step is {shape}, and not one number")
+            axes = rewards if name == "reward" else ()
+            if jnp.shape(x) != (*keys.shape[:1], *axes):
+                shape, words = list(jnp.shape(x)[1:]), list(axes) if axes else "one number"
+                raise UserError(f"the {name} of a step is {shape}, and not {words}")
         started = (obs, state)
         # Computed only where an episode has ended: some environments' resets are dear.
         obs, state = jax.lax.cond(
@@ -182,9 +228,10 @@ def _program(env: jax_interfaces.PureEnv, max_episode_steps: int) -> Program:
         terminated = jnp.asarray(terminated).astype(bool) & ~first
         truncated = jnp.asarray(truncated).astype(bool) | (age >= max_episode_steps)
         truncated = truncated & ~terminated & ~first
-        reward = jnp.where(first, 0.0, jnp.asarray(reward).astype(jnp.float32))
+        reward = jnp.asarray(reward).astype(jnp.float32)
+        reward = jnp.where(first.reshape(-1, *[1] * len(rewards)), 0.0, reward)
         carry = Carry(state, terminated | truncated, age, keys[:, 0])
-        return carry, Played(_arrays(env, obs), first, reward, terminated, truncated)
+        return carry, Played(as_rows(_arrays(env, obs)), first, reward, terminated, truncated)
 
     return Program(env, reset, step)
 

@@ -9,6 +9,7 @@ from rlsys.envs.envpool import EnvPoolEnvs
 from rlsys.envs.interface import Envs
 from rlsys.envs.options import DEFAULTS, Task
 from rlsys.envs.tasks import backend_of, check_opponent
+from rlsys.envs.teams import WITHIN, TeamEnvs
 from rlsys.types import UserError
 
 
@@ -39,9 +40,12 @@ def make(
     options, backend = task.options, backend_of(task.env_id)
     if options.opponent:
         check_opponent(task.env_id, options)
-    rows = 2 * num_envs if options.opponent else num_envs
+    against = options.opponent and options.opponent not in WITHIN
+    rows = 2 * num_envs if against else num_envs
     envs: Envs = backend(task, rows, seed, num_threads=num_threads, render=render)
-    if options.opponent:
+    if isinstance(envs, TeamEnvs) and options.event_rewards:
+        envs = wrappers.AddEvents(envs, options.event_rewards)
+    if against:
         envs = wrappers.Versus(envs, options.opponent, task.env_id, seed)
     if options.life_loss_ends:
         assert isinstance(envs, EnvPoolEnvs)  # other back-ends have refused it

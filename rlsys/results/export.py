@@ -12,7 +12,7 @@ import numpy as np
 
 from rlsys.acting import exported
 from rlsys.acting.playing import SEED
-from rlsys.envs import against_players, make
+from rlsys.envs import against_players, layout, make
 from rlsys.envs.space_json import to_json
 from rlsys.networks import AgentNetwork
 from rlsys.networks.heads import DuelingHead
@@ -71,7 +71,7 @@ def describe(
 ) -> dict[str, Any]:
     """Returns the content of policy.json: all that ExportedPolicy needs but the parameters."""
     task = config.tasks[task_id]
-    envs = make(against_players(task)[0], 1, SEED)  # of a game one side
+    envs = make(against_players(task)[0], layout(task).players, SEED)  # of a game one side
     is_q = isinstance(network.head, DuelingHead)
     arguments = dict(config.network)
     if not is_q:

@@ -18,7 +18,7 @@ class Wrapper:
 
     def __init__(self, envs: Envs):
         self.envs = envs
-        self.num_envs, self.name = envs.num_envs, envs.name
+        self.num_envs, self.name, self.team_size = envs.num_envs, envs.name, envs.team_size
         self.observation_space, self.action_space = envs.observation_space, envs.action_space
         self.raw_observation_space = envs.raw_observation_space
         self.raw_action_space = envs.raw_action_space
