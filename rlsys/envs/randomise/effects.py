@@ -4,7 +4,6 @@ OpenAI et al. 2018, "Learning Dexterous In-Hand Manipulation", https://arxiv.org
 section 3.3 and appendix B.
 """
 
-import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -145,7 +144,7 @@ def dactyl(
     return effects._replace(sensor_loss=",".join(entries))
 
 
-def _hand(size: int, steps_per_second: float) -> dict[str, str]:
+def _hand(size: int, steps_per_second: float) -> dict[str, Any]:
     """Words for a Shadow Hand with an object: 24 joints, their velocities, the object's 3 + 3
     velocities, perhaps touch, and the object's position and orientation, also as achieved_goal.
 

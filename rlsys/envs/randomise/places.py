@@ -63,7 +63,7 @@ class Sensors(NamedTuple):
     """Sensors as they lie in the observations of one task."""
 
     rate: np.ndarray  # [S] float32, times a second
-    index: dict[str, np.ndarray]  # of each array [width] int, the sensor of each entry; -1 for none
+    of_entries: dict[str, np.ndarray]  # by array: [width] int, the sensor of each entry, or -1
 
 
 def read(field: str, text: str) -> list[Amount]:

@@ -35,9 +35,9 @@ class Randomise:
     sensor_loss_seconds: float | None = None
     """For how long a sensor is lost; if None, 1 second."""
     action_noise: float | None = None
-    """Noise of actions that is drawn at each step: its deviation as a share of an action's range."""
+    """Noise of actions that is drawn at each step: its deviation as a share of their range."""
     action_offset: float | None = None
-    """Noise of actions that an episode keeps: its deviation as a share of an action's range."""
+    """Noise of actions that an episode keeps: its deviation as a share of their range."""
     action_gain: float | None = None
     """An episode multiplies its actions by 1 plus noise of this deviation."""
     action_delay: float | None = None

@@ -23,12 +23,12 @@ class LateActions(Wrapper):
         """
         super().__init__(envs)
         shown = envs.observation_space
-        if isinstance(shown, spaces.Dict) and MASK in shown.keys():  # noqa: SIM118, not `in shown`
+        if isinstance(shown, spaces.Dict) and MASK in shown.keys():
             raise UserError(f"{field} cannot keep to the legal actions of {self.name!r}")
         shape = (self.num_envs, *(envs.action_space.shape or ()))
         self._first = np.ones(self.num_envs, bool)  # whether the next action is an episode's first
         self._before = np.zeros(shape, envs.action_space.dtype)
-        self._width = self._before.reshape(self.num_envs, -1).shape[1]  # D; 1 for one counted action
+        self._width = self._before.reshape(self.num_envs, -1).shape[1]  # D, or 1
 
     def change(self, timestep: Timestep) -> Timestep:
         self._first = timestep.first

@@ -89,7 +89,7 @@ class SensorLoss(Wrapper):
             )
         self._probability = 1 - np.exp(-found.rate / envs.steps_per_second)
         self._steps = max(1, round(seconds * envs.steps_per_second))
-        self._index, self._draws = found.index, Draws("sensor_loss", self.num_envs, seed)
+        self._index, self._draws = found.of_entries, Draws("sensor_loss", self.num_envs, seed)
         self._left = np.zeros((self.num_envs, len(found.rate)), int)
         self._shown: dict[str, np.ndarray] = {}
 
