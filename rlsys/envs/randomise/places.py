@@ -96,13 +96,17 @@ def _number(text: str) -> float | None:
         return None
 
 
+def _malformed(field: str, word: str) -> UserError:
+    return UserError(
+        f"{field} takes a number, or words such as observation.0-2=0.01 with commas between them, "
+        f"not {word!r}"
+    )
+
+
 def _size(field: str, word: str, text: str) -> float:
     size = _number(text)
     if size is None:
-        raise UserError(
-            f"{field} takes a number, or words such as observation.0-2=0.01 with commas between "
-            f"them, not {word!r}"
-        )
+        raise _malformed(field, word)
     if not 0 <= size < math.inf:
         raise UserError(f"{field} must be 0 or more, and finite, not {word}")
     return size
@@ -111,7 +115,7 @@ def _size(field: str, word: str, text: str) -> float:
 def _part(field: str, word: str, text: str) -> Part:
     found = PART.fullmatch(text)
     if not found:
-        raise UserError(f"{field} takes words such as observation.0-2=0.01, not {word!r}")
+        raise _malformed(field, word)
     if found["low"] is None:
         return Part(found["key"], None)
     low = int(found["low"])
