@@ -266,13 +266,12 @@ def policy_alone(network: AgentNetwork) -> AgentNetwork:
     """The network that acts: without the values, and without what they alone read, where they have
     a body of their own; else the network itself.
 
-    It takes the whole network's parameters, of which it uses its own part, and the observations of
+    The result takes the whole network's parameters, of which it uses its own part, and the observations of
     any task that shows what the policy reads.
     """
-    head = network.head
-    if network.value_body is None or not isinstance(head, PolicyValueHead):
-        return network
-    space = network.observation_space
+    if not isinstance(network, AgentNetwork) or network.value_body is None:
+        return network  # of one body, or not made here
+    head, space = network.head, network.observation_space
     if isinstance(space, spaces.Dict):
         known = named_leaves(network.body.observation_space)
         kept = {k: x for k, x in space.items() if k == "action_mask" or k in known}

@@ -166,7 +166,7 @@ def test_holds_last_as_long_as_the_papers_steps():
     script = Script(num_envs=4000)
     wrapped = with_actions(script, Effects(action_hold=0.1), 0)
     wrapped.reset()
-    probability = 0.1 * wrapped.drawn[:, 0]
+    probability = 0.1 * wrapped.episode_draws[:, 0]
     rng = np.random.default_rng(0)
     papers = rng.exponential(1 / rng.uniform(1250, 10000, 400_000)) / 0.008
     assert probability.min() > 0.0125 and probability.max() <= 0.1

@@ -70,9 +70,9 @@ def test_noise_is_drawn_at_each_step_or_kept_for_an_episode(kept):
         assert_same(timestep._replace(obs=0), plain._replace(obs=0))
         assert timestep.obs["pose"].dtype == np.float32
     assert len(offsets) == (1 + STEPS // 3 if kept else 1 + STEPS)  # 2 steps and a reset
-    assert hasattr(wrapped, "drawn") == kept
+    assert hasattr(wrapped, "episode_draws") == kept
     if kept:
-        np.testing.assert_array_equal(wrapped.drawn, drawn.astype(np.float32))
+        np.testing.assert_array_equal(wrapped.episode_draws, drawn.astype(np.float32))
 
 
 def test_one_number_is_for_all_floats_but_privileged_ones():

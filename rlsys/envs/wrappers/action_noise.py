@@ -58,7 +58,7 @@ class ActionNoise(ContinuousActions):
     """Adds noise to actions: of each step, of each episode, and in proportion to the action.
 
     Attributes:
-      drawn: [B, n] the running episodes' numbers, of deviation 1: D of the gain, then D of the
+      episode_draws: [B, n] the running episodes' numbers, of deviation 1: D of the gain, then D of the
         offset, each if there is one.
     """
 
@@ -78,7 +78,7 @@ class ActionNoise(ContinuousActions):
         self._episode = Draws("action_bias", self.num_envs, seed)
         self._step = Draws("action_noise", self.num_envs, seed)
         width = self._size * (bool(offset) + bool(gain))
-        self.drawn = np.zeros((self.num_envs, width), np.float32)
+        self.episode_draws = np.zeros((self.num_envs, width), np.float32)
 
     def restart(self, seed: int | Sequence[int], timestep: Timestep) -> Timestep:
         self._episode.begin(seed)
@@ -86,13 +86,15 @@ class ActionNoise(ContinuousActions):
         return super().restart(seed, timestep)
 
     def change(self, timestep: Timestep) -> Timestep:
-        if self.drawn.size:
-            self.drawn = self._episode.each_episode(normal, self.drawn, timestep.first)
+        if self.episode_draws.size:
+            self.episode_draws = self._episode.each_episode(
+                normal, self.episode_draws, timestep.first
+            )
         return super().change(timestep)
 
     def act(self, action: np.ndarray) -> np.ndarray:
-        gain = self._gain * self.drawn[:, : self._size] if self._gain else 0.0
-        offset = self._offset * self.drawn[:, -self._size :] if self._offset else 0.0
+        gain = self._gain * self.episode_draws[:, : self._size] if self._gain else 0.0
+        offset = self._offset * self.episode_draws[:, -self._size :] if self._offset else 0.0
         noise = self._noise * self._step.each_step(normal, self._size) if self._noise else 0.0
         span = self._high - self._low
         return actions.add_noise(action, span, gain=gain, offset=offset, noise=noise)
@@ -114,7 +116,7 @@ class ActionBacklash(ContinuousActions):
     """Lets actuators stand still until they have crossed a gap, drawn for an episode.
 
     Attributes:
-      drawn: [B, D] the running episodes' gaps, as shares of the widest.
+      episode_draws: [B, D] the running episodes' gaps, as shares of the widest.
     """
 
     def __init__(self, envs: Envs, widest: float, seed: int | Sequence[int]):
@@ -122,15 +124,17 @@ class ActionBacklash(ContinuousActions):
         super().__init__(envs, "action_backlash")
         self._widest = widest * (self._high - self._low)  # [D]
         self._draws = Draws("action_backlash", self.num_envs, seed)
-        self.drawn = np.zeros(self._before.shape, np.float32)
+        self.episode_draws = np.zeros(self._before.shape, np.float32)
 
     def restart(self, seed: int | Sequence[int], timestep: Timestep) -> Timestep:
         self._draws.begin(seed)
         return super().restart(seed, timestep)
 
     def change(self, timestep: Timestep) -> Timestep:
-        self.drawn = self._draws.each_episode(uniform, self.drawn, timestep.first)
+        self.episode_draws = self._draws.each_episode(uniform, self.episode_draws, timestep.first)
         return super().change(timestep)
 
     def act(self, action: np.ndarray) -> np.ndarray:
-        return actions.backlash(action, self._before, self._first, self._widest * self.drawn)
+        return actions.backlash(
+            action, self._before, self._first, self._widest * self.episode_draws
+        )

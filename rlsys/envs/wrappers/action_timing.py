@@ -46,7 +46,7 @@ class ActionDelay(LateActions):
     """Some actuators act one step late, in the whole of an episode.
 
     Attributes:
-      drawn: [B, D] 1 where a running episode's actuator is late, else 0.
+      episode_draws: [B, D] 1 where a running episode's actuator is late, else 0.
     """
 
     def __init__(self, envs: Envs, probability: float, seed: int | Sequence[int]):
@@ -54,21 +54,23 @@ class ActionDelay(LateActions):
         super().__init__(envs, "action_delay")
         self._probability = probability
         self._draws = Draws("action_delay", self.num_envs, seed)
-        self.drawn = np.zeros((self.num_envs, self._width), np.float32)
+        self.episode_draws = np.zeros((self.num_envs, self._width), np.float32)
 
     def restart(self, seed: int | Sequence[int], timestep: Timestep) -> Timestep:
         self._draws.begin(seed)
         return super().restart(seed, timestep)
 
     def change(self, timestep: Timestep) -> Timestep:
-        self.drawn = self._draws.each_episode(
-            lambda rng, shape: uniform(rng, shape) < self._probability, self.drawn, timestep.first
+        self.episode_draws = self._draws.each_episode(
+            lambda rng, shape: uniform(rng, shape) < self._probability,
+            self.episode_draws,
+            timestep.first,
         )
         return super().change(timestep)
 
     def step(self, action: np.ndarray) -> Timestep:
         action = check_action(self.name, self.action_space, self.num_envs, action)
-        acts = self.late(action, self.drawn > 0)
+        acts = self.late(action, self.episode_draws > 0)
         self._before = action
         return super().step(acts)
 
@@ -78,7 +80,7 @@ class ActionHold(LateActions):
     times that vary.
 
     Attributes:
-      drawn: [B, 1] the running episodes' probabilities of it, as shares of the largest.
+      episode_draws: [B, 1] the running episodes' probabilities of it, as shares of the largest.
     """
 
     def __init__(self, envs: Envs, largest: float, seed: int | Sequence[int]):
@@ -88,7 +90,7 @@ class ActionHold(LateActions):
         self._largest = largest
         self._step = Draws("action_hold", self.num_envs, seed)
         self._episode = Draws("hold_probability", self.num_envs, seed)
-        self.drawn = np.zeros((self.num_envs, 1), np.float32)
+        self.episode_draws = np.zeros((self.num_envs, 1), np.float32)
 
     def restart(self, seed: int | Sequence[int], timestep: Timestep) -> Timestep:
         self._step.begin(seed)
@@ -96,13 +98,13 @@ class ActionHold(LateActions):
         return super().restart(seed, timestep)
 
     def change(self, timestep: Timestep) -> Timestep:
-        self.drawn = self._episode.each_episode(
-            lambda rng, shape: 1 / (1 + 7 * uniform(rng, shape)), self.drawn, timestep.first
+        self.episode_draws = self._episode.each_episode(
+            lambda rng, shape: 1 / (1 + 7 * uniform(rng, shape)), self.episode_draws, timestep.first
         )
         return super().change(timestep)
 
     def step(self, action: np.ndarray) -> Timestep:
         action = check_action(self.name, self.action_space, self.num_envs, action)
-        held = self._step.each_step(uniform, 1) < self._largest * self.drawn
+        held = self._step.each_step(uniform, 1) < self._largest * self.episode_draws
         self._before = self.late(action, held)
         return super().step(self._before)

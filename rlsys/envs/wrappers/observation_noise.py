@@ -51,18 +51,18 @@ class ObservationOffset(ObservationNoise):
     """Adds noise that is drawn for an episode.
 
     Attributes:
-      drawn: [B, N] the running episodes' numbers, of deviation 1.
+      episode_draws: [B, N] the running episodes' numbers, of deviation 1.
     """
 
     FIELD = "observation_offset"
 
     def __init__(self, envs: Envs, words: str, seed: int | Sequence[int]):
         super().__init__(envs, words, seed)
-        self.drawn = np.zeros((self.num_envs, len(self._layout.size)), np.float32)
+        self.episode_draws = np.zeros((self.num_envs, len(self._layout.size)), np.float32)
 
     def normal(self, timestep: Timestep) -> np.ndarray:
-        self.drawn = self._draws.each_episode(normal, self.drawn, timestep.first)
-        return self.drawn
+        self.episode_draws = self._draws.each_episode(normal, self.episode_draws, timestep.first)
+        return self.episode_draws
 
 
 class SensorLoss(Wrapper):

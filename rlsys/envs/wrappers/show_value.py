@@ -1,6 +1,6 @@
 """What the value function alone is shown: observations without noise, and the numbers drawn."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -13,18 +13,6 @@ from rlsys.types import Timestep, UserError
 
 PREFIX = f"{PRIVILEGED}/"  # of the names of what the value function alone is shown
 DRAWN = f"{PREFIX}drawn"
-
-
-@runtime_checkable
-class Drawn(Protocol):
-    """Environments, or a wrapper, that draw numbers and tell them.
-
-    Attributes:
-      drawn: [B, n] floats of order 1, the numbers that each environment's running episode has. n
-        stays the same, and the array is there from the start.
-    """
-
-    drawn: np.ndarray
 
 
 class Exact(Wrapper):
@@ -47,8 +35,15 @@ class ShowValue(Wrapper):
     """Shows what is hidden from the policy beside what it sees.
 
     An observation that is one array becomes "obs" of a dict. The array x without noise is called
-    "privileged/x", and the numbers that all wrappers and the environments have drawn are
-    "privileged/drawn", which is missing where nothing is drawn.
+    "privileged/x", and the numbers that were drawn are "privileged/drawn", which is missing where
+    nothing is drawn. They are:
+
+    - `episode_draws` of each wrapper that has this attribute, from outside in: [B, n] floats of
+      order 1, the numbers that each environment's running episode has.
+    - `drawn` of the environments within, if they have this attribute and it is not (): [B, n]
+      floats of order 1, their physics.
+
+    Both keep their n, and are there from the start.
     """
 
     def __init__(self, envs: Envs, exact: Exact):
@@ -59,15 +54,16 @@ class ShowValue(Wrapper):
         """
         super().__init__(envs)
         self._exact = exact
-        self._drawing = [x for x in chain(envs) if isinstance(x, Drawn)]
+        *self._wrappers, self._innermost = chain(envs)
         shown = envs.observation_space
         self._alone = not isinstance(shown, spaces.Dict)
         parts: dict[str, Any] = {ALONE: shown} if self._alone else dict(shown.items())  # type: ignore[attr-defined]
         if taken := [key for key in parts if key.startswith(PREFIX)]:
             raise UserError(f"show_value needs names such as {taken[0]!r}, which {self.name!r} has")
         parts |= {PREFIX + key: x for key, x in named(exact.observation_space).items()}
-        if size := sum(x.drawn.shape[1] for x in self._drawing):
+        if size := sum(x.shape[1] for x in self._draws()):
             parts[DRAWN] = spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self._draw = size > 0
         self.observation_space = spaces.Dict(parts)
 
     def change(self, timestep: Timestep) -> Timestep:
@@ -75,10 +71,15 @@ class ShowValue(Wrapper):
         obs = {ALONE: shown} if self._alone else dict(shown)
         hidden = exact if isinstance(exact, dict) else {ALONE: exact}
         obs |= {PREFIX + key: x for key, x in hidden.items() if key != MASK}
-        if DRAWN in self.observation_space.spaces:  # type: ignore[attr-defined]
-            drawn = [x.drawn for x in self._drawing]
-            obs[DRAWN] = np.concatenate(drawn, axis=1, dtype=np.float32)
+        if self._draw:
+            obs[DRAWN] = np.concatenate(self._draws(), axis=1, dtype=np.float32)
         return timestep._replace(obs=obs)
+
+    def _draws(self) -> list[np.ndarray]:
+        """The numbers of each part that draws some, [B, n] each."""
+        drawn = [x.episode_draws for x in self._wrappers if hasattr(x, "episode_draws")]
+        physics = getattr(self._innermost, "drawn", ())
+        return drawn if isinstance(physics, tuple) else [*drawn, physics]
 
 
 def chain(envs: Any) -> list[Any]:
