@@ -266,8 +266,8 @@ def policy_alone(network: AgentNetwork) -> AgentNetwork:
     """The network that acts: without the values, and without what they alone read, where they have
     a body of their own; else the network itself.
 
-    The result takes the whole network's parameters, of which it uses its own part, and the observations of
-    any task that shows what the policy reads.
+    The result takes the whole network's parameters, of which it uses its own part, and observations
+    of any task that shows what the policy reads.
     """
     if not isinstance(network, AgentNetwork) or network.value_body is None:
         return network  # of one body, or not made here

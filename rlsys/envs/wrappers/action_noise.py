@@ -58,8 +58,8 @@ class ActionNoise(ContinuousActions):
     """Adds noise to actions: of each step, of each episode, and in proportion to the action.
 
     Attributes:
-      episode_draws: [B, n] the running episodes' numbers, of deviation 1: D of the gain, then D of the
-        offset, each if there is one.
+      episode_draws: [B, n] the running episodes' numbers, of deviation 1: D of the gain, then D of
+        the offset, each if there is one.
     """
 
     def __init__(
