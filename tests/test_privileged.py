@@ -39,12 +39,13 @@ CORES = {"both": (8, 8), "of the values": (0, 8), "of the policy": (8, 0), "none
 def config_of(algorithm, cores, **changes):
     core_size, value_core_size = CORES[cores]
     more = {"sequence_length": 4, "epochs": 1, "minibatches": 2}
+    changes = {"privileged": ("privileged_state",)} | changes
     if algorithm is impala:
         more = {"batch_size": B}
     return algorithm.Config(
         env="Pendulum-v1", num_envs=B, unroll_length=T, refresh_steps=T, separate_networks=True,
         hidden_size=8, head_size=8, core_size=core_size, value_core_size=value_core_size,
-        privileged=("privileged_state",), normalize_observations=True, popart_step_size=0.01,
+        normalize_observations=True, popart_step_size=0.01,
         **more | changes,
     )  # fmt: skip
 
@@ -286,7 +287,7 @@ def test_evaluation_and_export_see_nothing_that_is_privileged(trained):
     own = make(nominal._replace(options=plain, continuous=True), 3, 7)
     policy = rlsys.load_policy(folder / "policy.zip", "sampled")
     policy.reset(3, seed=7)
-    assert "full" not in str(policy.observation_space) and "priv" not in str(policy.about)
+    assert "full" not in str(policy.observation_space) and "privileged/" not in str(policy.about)
     assert not any("value" in name for name in _names(policy))
     key = shown_key = rlsys.streams.key(7, "evaluation")
     core_state = shown_state = player.core_state
@@ -302,7 +303,7 @@ def test_evaluation_and_export_see_nothing_that_is_privileged(trained):
         np.testing.assert_array_equal(action, again)
         expected = np.asarray(action)
         if task.env_id == "Pendulum-v1" and not task.continuous:
-            expected = np.linspace(-2, 2, 11, dtype=np.float32)[expected]
+            expected = np.linspace(*np.float32([-2, 2]), 11, dtype=np.float32)[expected]
         bare = raw.obs if not isinstance(raw.obs, dict) else {"state": raw.obs["state"]}
         np.testing.assert_array_equal(policy.act(bare, raw.reward, raw.first), expected)
         timestep, raw = player.envs.step(np.asarray(action)), own.step(expected)
