@@ -19,7 +19,7 @@ def power_of_two(n: int) -> int:
 
 
 def ppo(Config: Any) -> Presets:
-    """PPO on cart-pole, its recurrent form, Atari, games of two, and Dactyl's hand."""
+    """PPO on cart-pole, its recurrent form, Atari, MuJoCo, Dactyl's hand, and games of two."""
     atari = Config(
         env="Pong-v5",
         env_options=Options(minimal_actions=True, clip_rewards=True),
@@ -48,6 +48,19 @@ def ppo(Config: Any) -> Presets:
         hidden_size=128,
         log_every=50_000,
     )
+    mujoco = Config(  # the numbers of Schulman et al. 2017, table 3, with 16 environments
+        env="Hopper-v5",
+        num_envs=16,
+        learning_rate=3e-4,
+        epochs=10,
+        minibatches=32,  # of 64 samples
+        entropy_cost=0.0,
+        separate_networks=True,
+        normalize_observations=True,
+        unroll_length=128,
+        refresh_steps=128,
+        log_every=20_480,
+    )
     # OpenAI et al. 2018, "Learning Dexterous In-Hand Manipulation", https://arxiv.org/abs/1808.00177,
     # appendix C: a Shadow Hand that turns a block; ARGS="--randomise.preset dactyl" randomises it.
     hand = Config(
@@ -72,11 +85,6 @@ def ppo(Config: Any) -> Presets:
     configs = {
         "cartpole": Config(),
         "small": Config(env_steps=5_000_000, learning_rate=3e-3),
-        # The paper's numbers at a width that learns as fast as 2 CPU cores step this hand.
-        "dactyl": dataclasses.replace(
-            hand, env_steps=5_000_000, num_envs=64, hidden_size=128, core_size=128
-        ),
-        "dactyl-paper": hand,
         "recurrent": Config(  # cart-pole without velocities
             env_options=Options(observe=(0, 2)),
             env_steps=800_000,
@@ -102,6 +110,12 @@ def ppo(Config: Any) -> Presets:
         "pixels": dataclasses.replace(
             atari, torso="impala", env_options=Options(clip_rewards=True)
         ),
+        "mujoco": mujoco,
+        # The paper's numbers at a width that learns as fast as 2 CPU cores step this hand.
+        "dactyl": dataclasses.replace(
+            hand, env_steps=5_000_000, num_envs=64, hidden_size=128, core_size=128
+        ),
+        "dactyl-paper": hand,
         "game": game,
         "connectfour": dataclasses.replace(
             game,
@@ -117,7 +131,12 @@ def ppo(Config: Any) -> Presets:
         share = power_of_two(config.num_envs // num_tasks)
         return {"actors": num_tasks, "num_envs": share * num_tasks}
 
-    suits = {"atari": "atari", "game": "game", **dict.fromkeys(IMAGES, "pixels")}
+    suits = {
+        "atari": "atari",
+        "game": "game",
+        "mujoco": "mujoco",
+        **dict.fromkeys(IMAGES, "pixels"),
+    }
     return Presets(configs, suits, {"Pong-v5": "pong-cpu"}, for_tasks)
 
 
