@@ -235,8 +235,10 @@ PPO = WORDS + "--sequence-length 4 --minibatches 2 --epochs 2 "
 NOISY = (
     "--randomise.observation-offset 0.02 --randomise.observation-noise 0.01 "
     "--randomise.sensor-loss 1 --randomise.observation-drop 0.1 "
-    "--randomise.action-noise 0.05 --randomise.action-offset 0.02 --randomise.action-delay 0.5 --randomise.action-hold 0.1 --randomise.action-smoothing 0.2 "
-    "--randomise.action-backlash 0.05 --randomise.show-value True "
+    "--randomise.action-noise 0.05 --randomise.action-offset 0.02 "
+    "--randomise.action-delay 0.5 --randomise.action-hold 0.1 "
+    "--randomise.action-smoothing 0.2 --randomise.action-backlash 0.05 "
+    "--randomise.show-value True "
 )
 RUNS = {
     "noise, LSTM of values": "ppo --env Pendulum-v1 --value-core-size 8 " + NOISY + PPO,
