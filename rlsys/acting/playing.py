@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from rlsys import streams
+from rlsys import networks, streams
 from rlsys.envs import Envs, Episode, Task, layout, make
 from rlsys.types import Policy, Stopped
 
@@ -44,7 +44,9 @@ def eval_policy(
     *,
     render: bool = False,
 ) -> EvalPolicy:
-    """An algorithm's policy in environments of a task; mode: the way it plays."""
+    """An algorithm's policy in environments of a task; mode: the way it plays. The task need not
+    show what the values alone read."""
+    network = networks.policy_alone(network)
     envs = make(task, num_envs, seed, render=render)
     policy = algorithm.make_eval_policy(network, config, num_envs, mode)
     return EvalPolicy(envs, policy, network.initial(num_envs), seed)

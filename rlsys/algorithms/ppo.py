@@ -126,9 +126,10 @@ class Config(ActorCriticConfig):
                 f"unroll_length {self.unroll_length} is no multiple of sequence_length "
                 f"{self.sequence_length}"
             )
-        if self.core_size and self.sequence_length == 1 < self.unroll_length:
+        core_size = max(self.core_size, self.value_core_size or 0)
+        if core_size and self.sequence_length == 1 < self.unroll_length:
             raise UserError(
-                f"an LSTM (core_size {self.core_size}) learns nothing through time from sequences "
+                f"an LSTM (core_size {core_size}) learns nothing through time from sequences "
                 f"of one step: set sequence_length, to 16 for instance"
             )
         if self.num_sequences % self.minibatches:

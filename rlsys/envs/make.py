@@ -8,6 +8,8 @@ from rlsys.envs import wrappers
 from rlsys.envs.envpool import EnvPoolEnvs
 from rlsys.envs.interface import Envs
 from rlsys.envs.options import DEFAULTS, Task
+from rlsys.envs.randomise import NOTHING
+from rlsys.envs.randomise.effects import effects_of
 from rlsys.envs.tasks import backend_of, check_opponent
 from rlsys.envs.teams import WITHIN, TeamEnvs
 from rlsys.types import UserError
@@ -50,6 +52,19 @@ def make(
     if options.life_loss_ends:
         assert isinstance(envs, EnvPoolEnvs)  # other back-ends have refused it
         envs = wrappers.LifeLossEnds(envs)
+    exact = None
+    if task.randomise != NOTHING:  # in the task's own units, so before all that follows
+        effects = effects_of(
+            task.randomise,
+            task.env_id,
+            envs.observation_space,
+            envs.action_space,
+            envs.steps_per_second,
+        )
+        envs = wrappers.with_actions(envs, effects, seed)
+        if task.randomise.show_value:
+            envs = exact = wrappers.Exact(envs)
+        envs = wrappers.with_observations(envs, effects, seed)
     if options.action_bins != DEFAULTS.action_bins:
         if not isinstance(envs.action_space, spaces.Box):
             raise UserError(
@@ -71,4 +86,6 @@ def make(
         envs = wrappers.OnlyFirst(envs)
     if options.flicker:
         envs = wrappers.Flicker(envs, options.flicker, seed)
+    if exact:
+        envs = wrappers.ShowValue(envs, exact)
     return envs

@@ -168,8 +168,10 @@ def game_of(config: Any) -> Task:
         raise UserError(f"{config.run_dir} plays {1 + len(others)} tasks, not one game of two")
     try:
         return plain_game(task)
-    except UserError as error:
-        raise UserError(f"{config.run_dir} is of no game to play: {error}") from None
+    except UserError:
+        raise UserError(
+            f"{config.run_dir} plays {task.name!r}, which is no game of two players"
+        ) from None
 
 
 def check_mode(algorithm: Algorithm, mode: str) -> str:

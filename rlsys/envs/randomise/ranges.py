@@ -7,6 +7,11 @@ play one more that it never saw.
 
 import dataclasses
 
+from rlsys.envs.randomise.effects import check_effects
+from rlsys.types import UserError
+
+PRESETS = ("dactyl",)
+
 
 @dataclasses.dataclass(frozen=True)
 class Randomise:
@@ -14,6 +19,45 @@ class Randomise:
 
     preset: str = ""
     """A table of ranges for all fields that are not given: "dactyl" (OpenAI et al. 2018)."""
+
+    # Observations and actions, see effects.py. None stands for what the preset says, else for none.
+    observation_offset: str | None = None
+    """Noise of observations that an episode keeps: its deviation, in the observation's own units.
+    One number goes for all; observation.0-2=0.01,achieved_goal.3-6=0.1rad names entries, rad a
+    quaternion that is turned, and a + places that show the same quantity."""
+    observation_noise: str | None = None
+    """Noise of observations that is drawn at each step; written as observation_offset is."""
+    observation_drop: float | None = None
+    """The probability that a step shows the last observation again."""
+    sensor_loss: str | None = None
+    """How often a sensor is lost, in times a second; until it is found, its last value is shown.
+    One number makes each entry a sensor; of words, each is one, such as observation.0-5=0.2."""
+    sensor_loss_seconds: float | None = None
+    """For how long a sensor is lost; if None, 1 second."""
+    action_noise: float | None = None
+    """Noise of actions that is drawn at each step: its deviation as a share of their range."""
+    action_offset: float | None = None
+    """Noise of actions that an episode keeps: its deviation as a share of their range."""
+    action_gain: float | None = None
+    """An episode multiplies its actions by 1 plus noise of this deviation."""
+    action_delay: float | None = None
+    """The probability that an actuator acts one step late in the whole of an episode."""
+    action_hold: float | None = None
+    """The largest probability that a step plays the last action again. An episode's is this divided
+    by U[1, 8], Dactyl's law for its times: 0.1 makes steps as late as 8 ms + Exp(lambda) does."""
+    action_smoothing: float | None = None
+    """Actions are an exponential moving average, of which this share is the last one."""
+    action_backlash: float | None = None
+    """The widest gap that an actuator must cross before it moves back, as a share of an action's
+    range; an episode draws the gaps from 0 to it."""
+    show_value: bool = False
+    """Show the value function alone what is hidden from the policy: the observation without noise
+    and the numbers drawn. It needs separate_networks."""
+
+    def __post_init__(self):
+        if self.preset not in ("", *PRESETS):
+            raise UserError(f"there is no preset {self.preset!r} of randomise, only dactyl")
+        check_effects(self)
 
 
 NOTHING = Randomise()
