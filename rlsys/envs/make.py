@@ -8,6 +8,7 @@ from rlsys.envs import wrappers
 from rlsys.envs.envpool import EnvPoolEnvs
 from rlsys.envs.interface import Envs
 from rlsys.envs.options import DEFAULTS, Task
+from rlsys.envs.randomise.groups import Groups
 from rlsys.envs.tasks import backend_of, check_opponent
 from rlsys.types import UserError
 
@@ -40,6 +41,8 @@ def make(
     if options.opponent:
         check_opponent(task.env_id, options)
     rows = 2 * num_envs if options.opponent else num_envs
+    if task.randomise.physics_words:
+        backend = Groups
     envs: Envs = backend(task, rows, seed, num_threads=num_threads, render=render)
     if options.opponent:
         envs = wrappers.Versus(envs, options.opponent, task.env_id, seed)
