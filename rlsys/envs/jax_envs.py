@@ -1,9 +1,9 @@
 """Environments written in JAX, stepped in one compiled call: ENV=jax/<module>:<function>.
 
 The function returns the environment; jax_interfaces.py says which kinds there are. It needs no
-arguments. Where some are drawn at random (randomise/physics.py), it is called while JAX traces it,
-so that one compiled program serves all draws. They run on JAX's default device, and a step's results come to the host like any other
-environment's.
+arguments. Where some are drawn at random (randomise/physics.py), it is called while JAX traces
+it, so that one compiled program serves all draws. Environments run on JAX's default device, and a
+step's results come to the host like any other environment's.
 """
 
 import functools

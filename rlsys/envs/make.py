@@ -1,6 +1,7 @@
 """The one constructor of environments: a back-end, with a wrapper for each option around it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from gymnasium import spaces
 
@@ -41,9 +42,8 @@ def make(
     if options.opponent:
         check_opponent(task.env_id, options)
     rows = 2 * num_envs if options.opponent else num_envs
-    if task.randomise.physics_words:
-        backend = Groups
-    envs: Envs = backend(task, rows, seed, num_threads=num_threads, render=render)
+    made: Any = Groups if task.randomise.physics_words else backend
+    envs: Envs = made(task, rows, seed, num_threads=num_threads, render=render)
     if options.opponent:
         envs = wrappers.Versus(envs, options.opponent, task.env_id, seed)
     if options.life_loss_ends:

@@ -74,15 +74,16 @@ def cannot_change(env_id: str, why: str) -> UserError:
 @contextlib.contextmanager
 def folder_without(source: Source) -> Iterator[Path]:
     """Makes a folder like EnvPool's but for the task's file, which is for the caller to write; it
-    gives the path of that file. Whatever is not above the file is a link. The folder is gone
-    after the body: EnvPool has read all of it by then.
+    gives the path of that file. Folders and meshes are links, other XML files are missing: the
+    written one holds what it includes. The folder is gone after the body, when EnvPool has read it.
     """
     with tempfile.TemporaryDirectory() as folder:
         real, copied = source.base, Path(folder)
         for name in source.file.parts:
             copied.mkdir(exist_ok=True)
-            for entry in real.iterdir():
-                if entry.name != name:
+            beside = real.iterdir() if real != source.base else ()
+            for entry in beside:
+                if entry.name != name and entry.suffix not in (".xml", ".py"):
                     (copied / entry.name).symlink_to(entry)
             real, copied = real / name, copied / name
         yield copied
@@ -107,8 +108,8 @@ def _made_without(env_id: str, source: Source) -> bool:
 
 @contextlib.contextmanager
 def _opened(base: Path) -> Iterator[Any]:
-    """Gives a function that returns the files beside XML files below a folder that were opened in the
-    body, in order; see inotify(7)."""
+    """Gives a function that returns the files opened in the body, in order, in those folders below
+    base that hold XML; see inotify(7)."""
     libc = ctypes.CDLL(None, use_errno=True)
     watch = libc.inotify_init1(os.O_NONBLOCK)
     if watch < 0:

@@ -1,30 +1,28 @@
 """Groups: environments of one task, each group of which has physics of its own.
 
-EnvPool reads a task's XML when a pool is made, so a draw of physics lasts for as long as its pool: for
+EnvPool reads a task's XML when a pool is made, so a draw of physics lasts as long as its pool: for
 `redraw_steps` steps, which are many episodes, and not for one episode as in OpenAI et al. 2018,
 section 3.3. Then one group is replaced, while the others go on.
 """
 
-import functools
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from gymnasium import spaces
 
 from rlsys.envs.backend import Backend, Played, environment_seeds
 from rlsys.envs.options import Task
-from rlsys.envs.randomise.mjcf import Refused
-from rlsys.envs.randomise.physics import Physics, draw, numbers_at, physics_of
+from rlsys.envs.randomise.model import Refused
+from rlsys.envs.randomise.physics import draw, numbers_at, physics_of
 from rlsys.envs.randomise.ranges import NOTHING
+from rlsys.envs.randomise.variants import check_effect, make_variant, plain
 from rlsys.types import Timestep, UserError
 
 STREAM = 0x70687973  # of a seed's random numbers, for physics alone: "phys"
 LARGEST = 1e8  # of an observation or a reward; MuJoCo itself gives up at 1e10 (mjMAXVAL)
 TRIES = 20  # draws in a row that may be refused
-STEPS = 200  # that must differ where physics do
 EXPLODED = "a number is not finite, or above 1e8"
 
 
@@ -116,7 +114,8 @@ class Groups(Backend):
         Raises:
           UserError: TRIES draws in a row are refused.
         """
-        group.envs, reason = _close(group.envs), ""
+        _close(group)
+        reason = ""
         for _ in range(TRIES):
             group.number += 1
             key = (STREAM, group.share, group.number)
@@ -160,7 +159,7 @@ class Groups(Backend):
         for group in self._unplayed:
             self._draws.append(self._record(group))
         self._unplayed = []
-        return _join([obs for obs in parts])
+        return _join(parts)
 
     def _reset_group(self, group: Group) -> Any:
         """Starts new episodes in a group and returns their observations; replaces it until they are
@@ -246,96 +245,7 @@ class Groups(Backend):
 
     def close(self) -> None:
         for group in self._groups:
-            group.envs = _close(group.envs)
-
-
-def plain(task: Task) -> Task:
-    """Returns a task without what its physics do not depend on."""
-    return task._replace(name=task.env_id, continuous=False)
-
-
-def make_variant(
-    task: Task,
-    physics: Physics,
-    numbers: np.ndarray,
-    num_envs: int,
-    seed: int,
-    *,
-    num_threads: int = 0,
-    render: bool = False,
-) -> Backend:
-    """Makes environments that all have the same physics.
-
-    Args:
-      task: as it is without physics that are drawn.
-      numbers: [n] one for each of the physics' parameters.
-      num_envs, seed, num_threads, render: make.make explains them.
-
-    Raises:
-      Refused: they cannot be made.
-    """
-    from rlsys.envs.tasks import backend_of  # tasks imports what imports this module
-
-    with physics.variant(numbers) as variant:
-        try:
-            return backend_of(task.env_id)(
-                task, num_envs, seed, num_threads=num_threads, render=render, variant=variant
-            )
-        except UserError as error:
-            raise Refused(str(error)) from None
-
-
-@functools.cache
-def check_effect(task: Task) -> None:
-    """Checks, once in a process, that what is drawn changes what happens in a task.
-
-    Raises:
-      UserError: it does not.
-    """
-    physics = physics_of(task, False)
-    bare, shares = task._replace(randomise=NOTHING), (0.6, 0.9, 0.3, 0.75)
-    rollouts: list[list[np.ndarray]] = []
-    for share in shares:
-        numbers = numbers_at(physics.parameters, np.full(len(physics.parameters), share))
-        try:
-            envs = make_variant(bare, physics, numbers, 1, 0, num_threads=1)
-        except Refused:
-            continue
-        rollouts.append(rollout(envs, STEPS))
-        envs.close()
-        if any(not np.array_equal(a, b) for a, b in zip(rollouts[0], rollouts[-1], strict=True)):
-            return
-    given = " ".join(task.randomise.physics_words)
-    if not rollouts:
-        raise UserError(f"no physics of {given} can be played in {task.env_id!r}")
-    raise UserError(f"physics {given} does nothing to {task.env_id!r}: {STEPS} steps stay the same")
-
-
-def rollout(envs: Backend, steps: int) -> list[np.ndarray]:
-    """Plays steps of random actions, which are the same each time, and returns what was seen."""
-    rng, found = np.random.default_rng(0), [_flat(envs.reset().obs)]
-    for _ in range(steps):
-        action = random_actions(envs.action_space, envs.num_envs, rng)
-        timestep = envs.step(action)
-        found.append(np.concatenate([_flat(timestep.obs), timestep.reward]))
-    return found
-
-
-def random_actions(space: spaces.Space, num_envs: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws actions [num_envs, ...] of an action space of back-ends."""
-    if isinstance(space, spaces.Box):
-        low, high = np.clip(space.low, -1, 1), np.clip(space.high, -1, 1)
-        bounded = space.is_bounded()
-        low, high = (space.low, space.high) if bounded else (low, high)
-        return rng.uniform(low, high, (num_envs, *low.shape)).astype(np.float32)
-    if isinstance(space, spaces.MultiDiscrete):
-        return rng.integers(0, space.nvec, (num_envs, *space.nvec.shape))
-    assert isinstance(space, spaces.Discrete)
-    return rng.integers(0, space.n, num_envs)
-
-
-def _flat(obs: Any) -> np.ndarray:
-    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(obs)]).astype(np.float64)
+            _close(group)
 
 
 def _join(parts: list[Any]) -> Any:
@@ -352,6 +262,7 @@ def _well(x: Any) -> np.ndarray:
     return np.broadcast_to(found, len(jax.tree.leaves(x)[0]))
 
 
-def _close(envs: Any) -> None:
-    if envs is not None:
-        envs.close()
+def _close(group: Group) -> None:
+    if group.envs is not None:
+        group.envs.close()
+    group.envs = None

@@ -8,62 +8,27 @@ MuJoCo compiles every file that is written, and its numbers must be those that w
 
 import copy
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from rlsys.types import UserError
+from rlsys.envs.randomise.model import (
+    ARRAYS,
+    OF_JOINTS,
+    Change,
+    Place,
+    Refused,
+    arrays_of,
+    changed,
+    compile_file,
+    dofs_of,
+    places_of,
+)
 
-AXES = ("x", "y", "z")
-ENDS = ("low", "high")
-# What can be changed -> the arrays of MuJoCo's mjModel that hold it.
-ARRAYS = {
-    "mass": ("body_mass", "body_inertia"),
-    "size": ("geom_size",),
-    "friction": ("geom_friction",),
-    "damping": ("dof_damping",),
-    "frictionloss": ("dof_frictionloss",),
-    "armature": ("dof_armature",),
-    "stiffness": ("jnt_stiffness",),
-    "range": ("jnt_range",),
-    "gear": ("actuator_gear",),
-    "gain": ("actuator_gainprm", "actuator_biasprm", "actuator_gear"),
-    "gravity": ("gravity",),
-    "timestep": ("timestep",),
-}
-OF_JOINTS = ("damping", "frictionloss", "armature", "stiffness", "range")
 ACTUATORS = (
     "general motor position velocity intvelocity damper cylinder muscle adhesion dcmotor plugin"
 ).split()
-
-
-class Refused(Exception):
-    """MuJoCo does not take a model, or it is not the one that was asked for."""
-
-
-class Place(NamedTuple):
-    """Names a number of a model that can be changed."""
-
-    what: str  # one of ARRAYS
-    name: str  # of the body, geom, joint or actuator; the axis; "" for the only one there is
-    part: str  # "low" or "high" of a range, else ""
-    index: int  # of the body, geom, joint or actuator, or the axis
-    nominal: float  # the number that stands for it: the largest, where one factor changes several
-
-    @property
-    def words(self) -> str:
-        """The place in a log: "mass@torso", "range@knee.low", "gravity@z"."""
-        return self.what + (f"@{self.name}" if self.name else "") + (self.part and f".{self.part}")
-
-
-class Change(NamedTuple):
-    """Says what is done with the number at a place."""
-
-    place: Place
-    factor: float = 1.0
-    shift: float = 0.0
 
 
 def expand(path: Path, root: ET.Element | None = None, main: Path | None = None) -> ET.Element:
@@ -124,32 +89,9 @@ class Model:
         self.arrays = arrays_of(compiled)
         self.joint_types = np.array(compiled.jnt_type)
         self.geom_types = np.array(compiled.geom_type)
-        self.joint_dofs = _dofs_of(compiled)
+        self.joint_dofs = dofs_of(compiled)
         self.frames = np.array(compiled.body_ipos), np.array(compiled.body_iquat)
-        self.places = {what: list(_places(compiled, what)) for what in ARRAYS}
-
-    def wanted(self, changes: list[Change]) -> dict[str, np.ndarray]:
-        """Returns the numbers of the model with changes, by mjModel's names. A pure function of
-        the model's arrays; sizes are not among them, as what they change depends on the shape."""
-        found = {name: array.copy() for name, array in self.arrays.items()}
-        for (what, _, part, i, _), factor, shift in changes:
-            if what == "mass":
-                before = found["body_mass"][i]
-                found["body_mass"][i] = before * factor + shift
-                found["body_inertia"][i] *= found["body_mass"][i] / before
-            elif what == "gain":
-                _scale_gain(found, i, factor, shift)
-            elif what in ("damping", "frictionloss", "armature"):
-                dofs = self.joint_dofs[i]
-                found[f"dof_{what}"][dofs] = found[f"dof_{what}"][dofs] * factor + shift
-            elif what == "range":
-                end = ENDS.index(part)
-                found["jnt_range"][i, end] = found["jnt_range"][i, end] * factor + shift
-            elif what != "size":  # one factor for all the numbers that an element has
-                array = found[ARRAYS[what][0]]
-                used = (array[i] != 0) | (what == "gravity")
-                array[i] = array[i] * factor + shift * used
-        return found
+        self.places = {what: list(places_of(compiled, what)) for what in ARRAYS}
 
     def write(self, changes: list[Change], path: Path) -> None:
         """Writes the model with changes to a file, which MuJoCo reads to check it.
@@ -160,111 +102,22 @@ class Model:
         root, model = copy.deepcopy(self.root), self
         if sizes := [x for x in changes if x.place.what == "size"]:
             for place, factor, shift in sizes:
-                _resize(root, self, place.index, factor + shift / place.nominal)
+                _resize(root, self, place.number, factor + shift / place.nominal)
             model = Model(root, path)  # masses follow from sizes
             root = copy.deepcopy(root)
             if np.array_equal(model.arrays["geom_size"], self.arrays["geom_size"]):
                 raise Refused("its sizes are not those of the file")
-        wanted = model.wanted(changes)
+        wanted = changed(model.arrays, model.joint_dofs, changes)
         for change in changes:
             _write_place(root, change.place, wanted, model)
         if any(x.place.what == "mass" for x in changes):
-            _keep_masses(root, wanted, model, {x.place.index for x in changes})
+            _keep_masses(root, wanted, model, {x.place.number for x in changes})
         _write(root, path)
         found = arrays_of(compile_file(path))
         for what in {x.place.what for x in changes} - {"size"}:
             for name in ARRAYS[what]:
                 if not np.allclose(found[name], wanted[name], rtol=1e-6, atol=1e-12):
                     raise Refused(f"MuJoCo reads another {what} than was written")
-
-
-def compile_file(path: Path) -> Any:
-    """Returns the mjModel of a file.
-
-    Raises:
-      Refused: MuJoCo does not take it.
-    """
-    import mujoco
-
-    try:
-        return mujoco.MjModel.from_xml_path(str(path))
-    except ValueError as error:
-        raise Refused(f"MuJoCo: {' '.join(str(error).split())}") from None
-
-
-def arrays_of(compiled: Any) -> dict[str, np.ndarray]:
-    """Returns copies of the arrays of ARRAYS of an mjModel."""
-    names = {name for names in ARRAYS.values() for name in names} - {"gravity", "timestep"}
-    found = {name: np.array(getattr(compiled, name)) for name in sorted(names)}
-    return found | {
-        "gravity": np.array(compiled.opt.gravity),
-        "timestep": np.array([compiled.opt.timestep]),
-    }
-
-
-def _dofs_of(compiled: Any) -> list[slice]:
-    """Returns each joint's slice of the degrees of freedom."""
-    ends = [*compiled.jnt_dofadr[1:], compiled.nv]
-    return [slice(int(a), int(b)) for a, b in zip(compiled.jnt_dofadr, ends, strict=True)]
-
-
-def _scale_gain(arrays: dict[str, np.ndarray], i: int, factor: float, shift: float) -> None:
-    """Changes the gain of an actuator. The P term of a servo stands in its bias again, negated; a
-    motor has no gain but its gear."""
-    gain, bias = arrays["actuator_gainprm"], arrays["actuator_biasprm"]
-    if not bias[i].any():
-        gear = arrays["actuator_gear"]
-        gear[i] = gear[i] * factor + shift * (gear[i] != 0)
-        return
-    same = bias[i] == -gain[i, 0]
-    gain[i, 0] = gain[i, 0] * factor + shift
-    bias[i, same] = -gain[i, 0]
-
-
-def _places(compiled: Any, what: str) -> Iterator[Place]:
-    """Gives the places of a model that hold a number of this kind, without those that hold 0."""
-    import mujoco
-
-    def name(kind: str, i: int) -> str:
-        kinds = mujoco.mjtObj
-        found = mujoco.mj_id2name(compiled, getattr(kinds, f"mjOBJ_{kind.upper()}"), i)
-        return found or f"{kind}{i}"
-
-    def place(kind: str, i: int, nominal: float, part: str = "") -> Place:
-        return Place(what, name(kind, i), part, i, float(nominal))
-
-    if what == "gravity":  # an axis without it gets some, too
-        for i, axis in enumerate(AXES):
-            yield Place(what, axis, "", i, float(compiled.opt.gravity[i]))
-    elif what == "timestep":
-        yield Place(what, "", "", 0, float(compiled.opt.timestep))
-    elif what == "mass":
-        for i in np.flatnonzero(compiled.body_mass > 0):
-            yield place("body", int(i), compiled.body_mass[i])
-    elif what == "size":
-        for i in np.flatnonzero(compiled.body_geomnum):
-            if i > 0:  # the world has no size
-                yield place("body", int(i), compiled.geom_size[compiled.body_geomadr[i]].max())
-    elif what == "friction":
-        meets = (compiled.geom_contype | compiled.geom_conaffinity) > 0
-        for i in np.flatnonzero(meets):
-            body = name("body", int(compiled.geom_bodyid[i]))
-            found = place("geom", int(i), compiled.geom_friction[i, 0])
-            yield found._replace(name=f"{body}/{i}") if found.name == f"geom{i}" else found
-    elif what in ("gear", "gain"):
-        for i in range(compiled.nu):
-            servo = compiled.actuator_biasprm[i].any()
-            array = compiled.actuator_gainprm if what == "gain" and servo else compiled.actuator_gear
-            yield place("actuator", i, np.abs(array[i]).max())
-    else:
-        for i, dofs in enumerate(_dofs_of(compiled)):
-            if what == "range" and compiled.jnt_limited[i]:
-                for part, nominal in zip(ENDS, compiled.jnt_range[i], strict=True):
-                    yield place("joint", i, nominal, part)
-            elif what == "stiffness" and compiled.jnt_stiffness[i]:
-                yield place("joint", i, compiled.jnt_stiffness[i])
-            elif what not in ("range", "stiffness") and getattr(compiled, f"dof_{what}")[dofs].any():
-                yield place("joint", i, getattr(compiled, f"dof_{what}")[dofs].max())
 
 
 def _write(root: ET.Element, path: Path) -> None:
@@ -322,9 +175,9 @@ def _element(root: ET.Element, place: Place) -> ET.Element:
         found = [x for body in _bodies(root) for x in _within(body, "joint", "freejoint")]
     else:
         found = [x for body in _bodies(root) for x in _within(body, "geom")]
-    if place.index >= len(found):
+    if place.number >= len(found):
         raise Refused(f"its file does not show {place.words}")
-    return found[place.index]
+    return found[place.number]
 
 
 def _resize(root: ET.Element, model: Model, body: int, factor: float) -> None:
@@ -370,7 +223,7 @@ def _write_place(
     root: ET.Element, place: Place, wanted: dict[str, np.ndarray], model: Model
 ) -> None:
     """Writes the wanted numbers of a place into its element; masses are written by _keep_masses."""
-    what, i = place.what, place.index
+    what, i = place.what, place.number
     if what in ("gravity", "timestep"):
         for option in root.findall("option"):
             option.attrib.pop(what, None)

@@ -1,8 +1,8 @@
 """A task's physics: its parameters, from which distribution each is drawn, and a task made of them.
 
 EnvPool's tasks of MuJoCo have the parameters of their XML. A Gymnasium or JAX task has those that
-the user's function takes: `gymnasium/my_module:make` with the word `length=uniform:0.5:2` is made by
-make(length=...), a Gymnasium id by gymnasium.make(id, length=...).
+the user's function takes: `gymnasium/my_module:make` with the word `length=uniform:0.5:2` is made
+by make(length=...), a Gymnasium id by gymnasium.make(id, length=...).
 """
 
 import contextlib
@@ -19,7 +19,8 @@ import numpy as np
 from rlsys.envs.options import Task
 from rlsys.envs.randomise import words as grammar
 from rlsys.envs.randomise.assets import cannot_change, folder_without, source_of
-from rlsys.envs.randomise.mjcf import ARRAYS, Change, Model, Place, Refused, drop_pictures, expand
+from rlsys.envs.randomise.mjcf import Model, drop_pictures, expand
+from rlsys.envs.randomise.model import ARRAYS, Change, Place, Refused
 from rlsys.envs.randomise.words import FACTORS, Word, quantile
 from rlsys.types import UserError
 
@@ -42,6 +43,11 @@ class Physics(Protocol):
 
     parameters: list[Parameter]
     left_out: list[str]
+
+    def nominal(self) -> np.ndarray:
+        """Returns the numbers [n] of the task as it is, and those in the middle of their ranges
+        where it does not say what it is."""
+        ...
 
     def variant(self, numbers: np.ndarray) -> AbstractContextManager[Any]:
         """Gives what the task's back-end takes as `variant`, for as long as it makes environments.
@@ -117,10 +123,13 @@ class XmlPhysics:
         if must and not found:
             names = [x.name for x in known]
             raise UserError(
-                f"physics {word.text!r}: the XML of {env_id!r} has no {word.what} of that name; the "
-                f"nearest: {_nearest(word.names[0], names)}"
+                f"physics {word.text!r}: the XML of {env_id!r} has no {word.what} of that name; "
+                f"the nearest: {_nearest(word.names[0], names)}"
             )
         return found
+
+    def nominal(self) -> np.ndarray:
+        return np.array([float(x.word.how in FACTORS) for x in self.parameters])
 
     def changes(self, numbers: np.ndarray) -> list[Change]:
         """Returns what is changed in the model; numbers: [n] one for each parameter."""
@@ -174,6 +183,9 @@ class FunctionPhysics:
                     f"{near}"
                 )
         self.parameters = [Parameter(word.what, word) for word in words]
+
+    def nominal(self) -> np.ndarray:
+        return numbers_at(self.parameters, np.full(len(self.parameters), 0.5))
 
     @contextlib.contextmanager
     def variant(self, numbers: np.ndarray) -> Iterator[dict[str, float]]:

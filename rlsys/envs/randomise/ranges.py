@@ -10,6 +10,7 @@ import dataclasses
 from rlsys.envs.randomise.words import NONE, PHYSICS_OF, read
 from rlsys.types import UserError
 
+
 @dataclasses.dataclass(frozen=True)
 class Randomise:
     """Says what of a task is drawn at random. Nothing is, by default."""

@@ -87,7 +87,9 @@ def _check_range(text: str, what: str, how: str, numbers: tuple[float, ...]) -> 
     if how.startswith("log") and low <= 0:
         raise UserError(f"physics {text!r}: low must be positive for its logarithm, not {low:g}")
     if how == "scale" and what in POSITIVE and low <= 0:
-        raise UserError(f"physics {text!r}: a {what} must stay positive, and {low:g} times it is not")
+        raise UserError(
+            f"physics {text!r}: a {what} must stay positive, and {low:g} times it is not"
+        )
     if how == "scale" and what != "gravity" and low < 0:
         raise UserError(f"physics {text!r}: a factor must be 0 or more, not {low:g}")
 
@@ -110,11 +112,6 @@ def quantile(how: str, numbers: tuple[float, ...], u: float) -> float:
     if how.startswith("log"):
         return min(max(math.exp(math.log(low) + u * math.log(high / low)), low), high)
     return low + u * (high - low)
-
-
-def changed(how: str, nominal: float, number: float) -> float:
-    """Returns a value of the task with the number that was drawn for it."""
-    return nominal * number if how in FACTORS else nominal + number
 
 
 def describe(word: Word) -> str:
