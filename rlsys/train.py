@@ -10,6 +10,9 @@ python -m rlsys.train match RUN RUN [--episodes N]    of which one may be random
 python -m rlsys.train ratings RUN [--games N]
 python -m rlsys.train play RUN
 
+What would be drawn of a task's physics:
+python -m rlsys.train randomise TASK [--randomise.preset dactyl] [--field value ...]
+
 RUN is a run's folder, "latest", or a pattern such as "runs/ppo-*", of which the newest is taken.
 
 ALGORITHM is one of those below, or a module of your own that holds the record ALGORITHM.
@@ -41,6 +44,7 @@ from rlsys.results.export import ExportConfig, export
 from rlsys.results.league import RatingsConfig, rate_run
 from rlsys.results.match import MatchConfig, game_of, match
 from rlsys.results.person import PlayConfig, play_run
+from rlsys.results.randomise import RandomiseConfig, show
 from rlsys.running import config_file, output, process
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
@@ -96,6 +100,9 @@ def main(args: list[str]) -> None:
     command, *args = args
     if command == "match":
         play_match(args)
+        return
+    if command == "randomise":
+        show_physics(args)
         return
     if command in COMMANDS:
         use(command, args)
@@ -183,6 +190,23 @@ def resume(args: list[str], where: hosts.Address | None) -> None:
     options = cli.parse(config, args, about, usage=usage, also=Processes())
     hosts.start(where)
     algorithm.train(options, resume=True)
+
+
+def show_physics(args: list[str]) -> None:
+    """Shows what would be drawn of a task's physics.
+
+    Args:
+      args: the task, and fields.
+
+    Raises:
+      UserError: there is no task, its physics cannot be changed, or a word is wrong.
+    """
+    env = args.pop(0) if args and not args[0].startswith("-") else ""
+    about = str(RandomiseConfig.__doc__)
+    options = cli.parse(RandomiseConfig(), args, about, usage=f"rlsys randomise {env or 'TASK'}")
+    if not env:
+        raise UserError("randomise needs a task: make randomise ENV=Hopper-v5")
+    print("\n".join(show(env, options)))
 
 
 def play_match(args: list[str]) -> None:

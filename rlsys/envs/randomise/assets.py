@@ -21,6 +21,7 @@ from rlsys.envs import envpool_settings
 from rlsys.envs.options import Options
 from rlsys.types import UserError
 
+MEMORY = "/dev/shm"  # a folder in memory, as a disk may take milliseconds for a link
 IN_OPEN = 0x20  # inotify(7): a file was opened
 
 
@@ -77,7 +78,8 @@ def folder_without(source: Source) -> Iterator[Path]:
     gives the path of that file. Folders and meshes are links, other XML files are missing: the
     written one holds what it includes. The folder is gone after the body, when EnvPool has read it.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    memory = MEMORY if os.access(MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
         real, copied = source.base, Path(folder)
         for name in source.file.parts:
             copied.mkdir(exist_ok=True)
