@@ -93,6 +93,7 @@ class Groups(Backend):
         environment_seeds(self.num_envs, seed)  # checks it
         self.close()
         self._groups = []
+        self._draws.clear()  # nobody has played them
         seeds, given = [seed] if isinstance(seed, int) else list(seed), self._task.randomise
         share = self.num_envs // len(seeds)
         num_groups = min(given.variants, share)
@@ -104,7 +105,6 @@ class Groups(Backend):
         self.drawn = np.zeros((self.num_envs, len(self._physics.parameters)), np.float32)
         for group in self._groups:
             self._replace(group)
-        self._draws.clear()  # those that nobody has played
         self._unplayed = list(self._groups)
         self._started = False
 
