@@ -7,9 +7,8 @@ A csv and a plot for each of three MuJoCo tasks, with PPO's preset "small".
 
 import dataclasses
 
-import tyro
-
 from experiments.study import Options, study
+from rlsys import cli
 
 TASKS = ("Reacher-v5", "Hopper-v5", "InvertedDoublePendulum-v5")
 BINS = (3, 5, 7, 11, 15)
@@ -31,4 +30,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    cli.run(main, Config(), __doc__)

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from gymnasium import spaces
 
-from rlsys import envs, train
+from rlsys import cli, envs, train
 from rlsys.running import process
 
 NETWORK = "--torso shallow --hidden-size 16 --frame-stack 1"
@@ -87,4 +86,4 @@ def main(config: Config) -> None:
 
 if __name__ == "__main__":
     process.prepare()
-    main(tyro.cli(Config))
+    cli.run(main, Config(), __doc__)

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import tyro
 
+from rlsys import cli
 from rlsys.running import metrics_file
 from rlsys.sweep.members import members
 
@@ -108,4 +108,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    cli.run(main, Config(), __doc__)

@@ -14,10 +14,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 from experiments.study import RESULTS, Options, study, write
-from rlsys import algorithms
+from rlsys import algorithms, cli
 from rlsys.config import from_dict
 from rlsys.running import metrics_file
 from rlsys.running.health import Health
@@ -70,4 +69,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    cli.run(main, Options(), __doc__)

@@ -4,9 +4,8 @@ velocities; IMPALA and PPO with so many environments as make bench has.
 python -m experiments.default_tasks [--seeds 5] [--jobs 2]
 """
 
-import tyro
-
 from experiments.study import Options, study
+from rlsys import cli
 
 AGENTS = {"impala": ["impala"], "ppo": ["ppo"]}
 APEX = {"apex": ["apex"]}
@@ -19,9 +18,13 @@ MANY_PPO = "--num-envs 2048 --unroll-length 16 --refresh-steps 16 --learning-rat
 MANY_PPO += " --env-steps 2000000"
 MANY = {"impala": ["impala", *MANY_IMPALA.split()], "ppo": ["ppo", *MANY_PPO.split()]}
 
-if __name__ == "__main__":
-    options = tyro.cli(Options)
+
+def main(options: Options) -> None:
     study("cartpole", AGENTS, options)
     study("cartpole-apex", APEX, options)
     study("cartpole-without-velocities-ppo", RECURRENT, options)
     study("cartpole-many", MANY, options)
+
+
+if __name__ == "__main__":
+    cli.run(main, Options(), __doc__)

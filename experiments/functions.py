@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import rlax
-import tyro
 from rich.console import Console
 
 from experiments.bench import clock, machine, report
 from experiments.bench.figures import Figure, write
+from rlsys import cli
 from rlsys.losses import policy_gradient, popart, ppo, r2d2
 from rlsys.losses.gae import gae
 from rlsys.losses.q_learning import n_step_double_q
@@ -214,4 +214,4 @@ def main(config: Config) -> None:
 
 if __name__ == "__main__":
     process.prepare()
-    main(tyro.cli(Config, config=(tyro.conf.FlagConversionOff,)))
+    cli.run(main, Config(), __doc__)

@@ -25,10 +25,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 from experiments.study import RESULTS, write
-from rlsys import algorithms
+from rlsys import algorithms, cli
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.checkpoint.arrays import is_key
 
@@ -187,4 +186,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    cli.run(main, Options(), __doc__)

@@ -7,9 +7,8 @@ The preset with and without memory (core_size 0).
 
 import dataclasses
 
-import tyro
-
 from experiments.study import Options, study
+from rlsys import cli
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,4 +26,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    cli.run(main, Config(), __doc__)

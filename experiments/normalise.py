@@ -7,9 +7,8 @@ A csv and a plot for each of two MuJoCo tasks, with PPO's preset "small".
 
 import dataclasses
 
-import tyro
-
 from experiments.study import Options, study
+from rlsys import cli
 
 TASKS = ("Reacher-v5", "Hopper-v5")
 
@@ -30,4 +29,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    cli.run(main, Config(), __doc__)

@@ -11,10 +11,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 from experiments.bench import training
-from rlsys import algorithms
+from rlsys import algorithms, cli
 
 TASK = "CartPole-v1"
 BAR = 0.25  # how far a prediction may be off
@@ -64,4 +63,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    cli.run(main, Config(), __doc__)

@@ -5,14 +5,15 @@
 One run at a time, on all cores.
 """
 
-import dataclasses
-
-import tyro
-
 from experiments.study import Options, study
+from rlsys import cli
 
 WORDS = "ppo --env Pong-v5"
 
-if __name__ == "__main__":
-    options = tyro.cli(Options, default=dataclasses.replace(Options(), seeds=3, jobs=1))
+
+def main(options: Options) -> None:
     study("pong", {"ppo": WORDS.split()}, options, pinned=False)
+
+
+if __name__ == "__main__":
+    cli.run(main, Options(seeds=3, jobs=1), __doc__)

@@ -7,9 +7,10 @@ returns are reported as the task has them, 1 to be reached. In turn (--unrolls-a
 run can be repeated to the bit.
 """
 
-import tyro
+import functools
 
 from experiments.study import Options, study
+from rlsys import cli
 
 SCALES = (0.01, 0.1, 1, 10, 100)
 # Of 225 states, two tasks share 25 at least, which a policy blind to the task cannot tell apart;
@@ -24,6 +25,7 @@ WORDS = ["impala", "--env", TASKS, *NETWORK.split(), "--env-steps", "600000"]
 WORDS += ["--unrolls-ahead", "0", "--batch-size", "80", "--entropy-cost", "0.03"]
 WORDS += ["--learning-rate", "3e-3"]
 
+AGENTS = {"popart": WORDS, "without": [*WORDS, "--popart", "False"]}
+
 if __name__ == "__main__":
-    agents = {"popart": WORDS, "without": [*WORDS, "--popart", "False"]}
-    study("popart-catch", agents, tyro.cli(Options))
+    cli.run(functools.partial(study, "popart-catch", AGENTS), Options(), __doc__)

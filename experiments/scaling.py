@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import tyro
 
 from experiments import study
 from experiments.bench import parts
-from rlsys import algorithms
+from rlsys import algorithms, cli
 from rlsys.learning import learner
 from rlsys.plan import cost
 from rlsys.running import process
@@ -83,6 +82,8 @@ def row(algorithm: str, config: Any, work: Any, batch: Any, num_devices: int) ->
 
 
 def main(config: Config) -> None:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", max(config.devices))
     words = ["--env", config.env] if config.env else []
     table = []
     for algorithm in algorithms.NAMES:
@@ -95,7 +96,4 @@ def main(config: Config) -> None:
 
 if __name__ == "__main__":
     process.prepare()
-    options = tyro.cli(Config)
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", max(options.devices))
-    main(options)
+    cli.run(main, Config(), __doc__)

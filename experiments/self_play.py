@@ -7,10 +7,10 @@ For each game a csv of the exploitability at the end, a csv of it on the way, an
 
 import dataclasses
 
-import tyro
 from matplotlib.figure import Figure
 
 from experiments.study import RESULTS, Options, play_all, write
+from rlsys import cli
 from rlsys.acting.exploitability import NAME
 from rlsys.results import evaluate, evaluations, gather
 from rlsys.running import metrics_file
@@ -78,4 +78,4 @@ def plot(name: str, agents: dict[str, list[str]], curves: gather.Rows) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    cli.run(main, Config(), __doc__)

@@ -18,13 +18,14 @@ from typing import Annotated, Any
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from rlsys.config import PREFIXED, flat
 from rlsys.learning import hosts
 from rlsys.types import Stopped, UserError
 
 TYRO = (tyro.conf.FlagConversionOff,)
-PREFIXED = ("randomise",)  # dataclasses in a Config whose flags have a prefix: --randomise.preset
 Word = Annotated[str, tyro.conf.arg(metavar="WORD", help_behavior_hint="")]  # of no field
 NO_PREFIX = tyro.conf.arg(name="")  # a Config is no prefix of its flags
+RULE = re.compile("[─-]+")  # a line in tyro's boxes
 REGISTRY = ConstructorRegistry()
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
 SYNONYMS = {  # fields as other libraries call them
@@ -117,17 +118,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 def fields_of(config: Any) -> dict[str, Any]:
     """Gives the flag and the value of each field of a Config and of the dataclasses in it."""
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        flag = "--" + field.name.replace("_", "-")
-        if not dataclasses.is_dataclass(value):
-            found[flag] = value
-        elif field.name in PREFIXED:
-            found |= {f"{flag}.{name[2:]}": x for name, x in fields_of(value).items()}
-        else:
-            found |= fields_of(value)
-    return found
+    return {"--" + name.replace("_", "-"): value for name, value in flat(config).items()}
 
 
 def take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
@@ -210,9 +201,10 @@ def parse(default: Any, args: list[str], description: str, *, usage: str = "", a
 
 def _plain(box: str) -> str:
     """Gives what tyro says in the first part of its box as one sentence."""
-    rows = [row.strip("│| ") for row in box.splitlines()]
-    rule = next((i for i, row in enumerate(rows) if i and re.fullmatch("[─-]+", row)), None)
-    said = " ".join(rows[1:rule])
+    rows = [row.strip("│| ") for row in box.splitlines()[1:]]  # the first holds the title
+    if rows and RULE.fullmatch(rows[0]):  # so it is where the output is not UTF-8
+        rows = rows[1:]
+    said = " ".join(itertools.takewhile(lambda row: not RULE.fullmatch(row), rows))
     said = said.removeprefix("Error parsing ").replace("Unrecognized options:", "no field takes")
     return re.sub(r"^Missing value for argument '(\S+)'.*", r"\1 needs a value", said)
 
@@ -244,6 +236,25 @@ def run_folder(word: str, *, sweep: bool | None = None) -> str:
     return str(newest)
 
 
+def run(main: Callable[[Any], int | None], default: Any, description: str | None) -> None:
+    """Runs a program whose only words are the fields of a dataclass, and ends the process.
+
+    Args:
+      main: it takes the dataclass and returns the exit code, or None for 0.
+      default: the dataclass with its defaults.
+      description: what the program does, with which its help begins.
+    """
+    code: int | None = None
+
+    def command() -> None:
+        nonlocal code
+        code = main(parse(default, sys.argv[1:], description or "", usage=usage))
+
+    spec = sys.modules["__main__"].__spec__
+    usage = f"python -m {spec.name.removesuffix('.__main__')}" if spec else ""
+    sys.exit(exit_code(command) or code)
+
+
 def sentence(error: Exception) -> str:
     text = str(error)
     return f"rlsys: {text}" if text.endswith((".", "?")) else f"rlsys: {text}."
@@ -272,6 +283,10 @@ def exit_code(command: Callable[[], None]) -> int:
         print(f"rlsys: this does not fit the memory: {error}", file=sys.stderr)
         return 2
     except Exception as error:
+        words = " ".join(str(error).split())
+        if words.startswith("RESOURCE_EXHAUSTED"):  # what XLA says, in an error of several types
+            print(f"rlsys: this does not fit the device's memory: {words}", file=sys.stderr)
+            return 2
         if lost := hosts.lost(error):
             print(f"rlsys: {lost}.", file=sys.stderr)
         else:

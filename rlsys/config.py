@@ -12,6 +12,7 @@ import jax
 from rlsys import envs
 from rlsys.types import UserError
 
+PREFIXED = ("randomise",)  # dataclasses in a Config whose fields have a prefix: randomise.preset
 LARGEST = 2**53  # whole numbers up to here are exact in float64
 
 
@@ -307,6 +308,24 @@ class ActorCriticConfig(RunConfig):
     def tasks(self) -> list[envs.Task]:
         """The tasks of the run; a Gaussian policy plays continuous actions as they are."""
         return [t._replace(continuous=self.policy == "gaussian") for t in super().tasks]
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """Gives the values of a Config's fields, and of those of the dataclasses in it, by name.
+
+    config: a Config, or what dataclasses.asdict makes of it.
+    """
+    if dataclasses.is_dataclass(config):
+        config = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if not (dataclasses.is_dataclass(value) or isinstance(value, dict)):
+            found[name] = value
+        elif name in PREFIXED:
+            found |= {f"{name}.{inner}": x for inner, x in flat(value).items()}
+        else:
+            found |= flat(value)
+    return found
 
 
 def from_dict(cls, values: dict[str, Any]):

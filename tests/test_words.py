@@ -300,3 +300,23 @@ def test_a_finished_config_is_json(tmp_path):
     assert cli.exit_code(lambda: train.main(words)) == 0
     saved = json.loads((tmp_path / "run/config.json").read_text())["config"]
     assert saved["checkpoint_every"] == 1000 and type(saved["checkpoint_every"]) is int
+
+
+def test_a_device_without_memory_is_a_sentence(capsys):
+    """XLA says so from any thread and at any moment of a run."""
+
+    def fill():
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8589934592 bytes.")
+
+    assert cli.exit_code(fill) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("rlsys: this does not fit the device's memory: RESOURCE_EXHAUSTED")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_wrong_value_is_a_sentence_in_any_encoding(encoding):
+    command = [sys.executable, "-m", "experiments.pong", "--seeds=x"]
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
+    assert result.returncode == 2
+    assert result.stderr == "rlsys: --seeds: it must be a whole number, not 'x'.\n"

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 from rich.console import Console
 
 from experiments.accelerator.equations import equations
@@ -25,6 +24,7 @@ from experiments.accelerator.training import training
 from experiments.bench import machine, report
 from experiments.bench.figures import Figure, write
 from experiments.bench.processes import stream
+from rlsys import cli
 
 Section = Literal["equations", "learner", "actors", "training"]
 SECTIONS: tuple[Section, ...] = Section.__args__  # type: ignore[attr-defined]
@@ -98,4 +98,4 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Config, config=(tyro.conf.FlagConversionOff,))))
+    cli.run(main, Config(), __doc__)

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from rich.console import Console
 
 from experiments.bench import machine, report
 from experiments.bench.figures import Figure, read, write
 from experiments.bench.processes import measure, stream
+from rlsys import cli
 
 Section = Literal["machine", "envs", "learner", "replay", "training", "start"]
 SECTIONS: tuple[Section, ...] = Section.__args__  # type: ignore[attr-defined]
@@ -64,4 +64,4 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Config, config=(tyro.conf.FlagConversionOff,))))
+    cli.run(main, Config(), __doc__)

@@ -19,7 +19,7 @@ def power_of_two(n: int) -> int:
 
 
 def ppo(Config: Any) -> Presets:
-    """PPO on cart-pole, its recurrent form, Atari, and games of two."""
+    """PPO on cart-pole, its recurrent form, Atari, MuJoCo, and games of two."""
     atari = Config(
         env="Pong-v5",
         env_options=Options(minimal_actions=True, clip_rewards=True),
@@ -47,6 +47,19 @@ def ppo(Config: Any) -> Presets:
         popart=False,  # returns are of order 1
         hidden_size=128,
         log_every=50_000,
+    )
+    mujoco = Config(  # the numbers of Schulman et al. 2017, table 3, with 16 environments
+        env="Hopper-v5",
+        num_envs=16,
+        learning_rate=3e-4,
+        epochs=10,
+        minibatches=32,  # of 64 samples
+        entropy_cost=0.0,
+        separate_networks=True,
+        normalize_observations=True,
+        unroll_length=128,
+        refresh_steps=128,
+        log_every=20_480,
     )
     configs = {
         "cartpole": Config(),
@@ -76,6 +89,7 @@ def ppo(Config: Any) -> Presets:
         "pixels": dataclasses.replace(
             atari, torso="impala", env_options=Options(clip_rewards=True)
         ),
+        "mujoco": mujoco,
         "game": game,
         "connectfour": dataclasses.replace(
             game,
@@ -91,7 +105,12 @@ def ppo(Config: Any) -> Presets:
         share = power_of_two(config.num_envs // num_tasks)
         return {"actors": num_tasks, "num_envs": share * num_tasks}
 
-    suits = {"atari": "atari", "game": "game", **dict.fromkeys(IMAGES, "pixels")}
+    suits = {
+        "atari": "atari",
+        "game": "game",
+        "mujoco": "mujoco",
+        **dict.fromkeys(IMAGES, "pixels"),
+    }
     return Presets(configs, suits, {"Pong-v5": "pong-cpu"}, for_tasks)
 
 

@@ -8,7 +8,6 @@ if one is not, and 2 if there are no such environments or they fail.
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
@@ -60,7 +59,7 @@ def check(build: Callable[[int], Envs], num_steps: int = 500, seed: int = 0) -> 
 class Config:
     """Checks that environments keep the interface's rules."""
 
-    env: Annotated[str, tyro.conf.Positional]
+    env: Annotated[str, tyro.conf.Positional] = ""
     """The task, with its options."""
     num_envs: int = 4
     """The number of environments that are played together."""
@@ -81,27 +80,23 @@ def raw(task: Task) -> Task:
 
 def main(config: Config) -> int:
     """Prints a line for each check of each task; returns the exit code."""
-    try:
-        for name, value, least in (
-            ("steps", config.steps, 1),
-            ("num_envs", config.num_envs, 1),
-            ("seed", config.seed, 0),
-        ):
-            if value < least:
-                raise UserError(f"{name} must be {least} or more, not {value}")
-        failed = False
-        for task in map(raw, read_tasks(config.env, Options())):
-            print(f"{task.name}, {config.num_envs} environments, {config.steps} steps each")
-            build = functools.partial(make, task, config.num_envs)
-            for rule, kept, found in check(build, config.steps, config.seed):
-                word = {True: "ok", False: "FAILED", None: "unseen"}[kept]
-                print(f"  {word:7s} {rule}: {' '.join(found.split())}")
-                failed |= kept is False
-    except UserError as error:
-        print(f"rlsys: {error}.", file=sys.stderr)
-        return 2
+    if not config.env:
+        raise UserError("which task? python -m rlsys.envs.check Catch-v0, say")
+    for name, least in (("steps", 1), ("num_envs", 1), ("seed", 0)):
+        if getattr(config, name) < least:
+            raise UserError(f"{name} must be {least} or more, not {getattr(config, name)}")
+    failed = False
+    for task in map(raw, read_tasks(config.env, Options())):
+        print(f"{task.name}, {config.num_envs} environments, {config.steps} steps each")
+        build = functools.partial(make, task, config.num_envs)
+        for rule, kept, found in check(build, config.steps, config.seed):
+            word = {True: "ok", False: "FAILED", None: "unseen"}[kept]
+            print(f"  {word:7s} {rule}: {' '.join(found.split())}")
+            failed |= kept is False
     return int(failed)
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Config)))
+    from rlsys import cli  # a command: rlsys.envs itself imports nothing above it
+
+    cli.run(main, Config(), __doc__)

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlsys.config import RunConfig, from_dict, not_of_learning
+from rlsys.config import RunConfig, flat, from_dict, not_of_learning
 from rlsys.envs import Options, read_tasks
 from rlsys.results import evaluations
 from rlsys.running import config_file, metrics_file
@@ -62,19 +62,10 @@ def _result(
 ) -> Result:
     options = from_dict(Options, config.get("env_options", {}))
     task = ",".join(t.name for t in read_tasks(config["env"], options, check=False))
-    fields = _flat(config)
+    fields = flat(config)
     if changed := _changes(content):
         fields["changed"] = changed
     return Result(folder, content["algorithm"], fields, task, holder, set_aside)
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a Config and of the dataclasses in it."""
-    fields = dict(config)
-    for name, value in config.items():
-        if isinstance(value, dict):
-            fields |= fields.pop(name)
-    return fields
 
 
 def _changes(content: dict[str, Any]) -> str:

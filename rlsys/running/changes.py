@@ -7,6 +7,7 @@ that changed fields: the counters from which the new values hold, and the values
 import json
 from typing import Any
 
+from rlsys.config import flat
 from rlsys.learning.optimizer import linear_decay
 from rlsys.types import UserError
 
@@ -22,7 +23,7 @@ def between(before: dict[str, Any], after: dict[str, Any]) -> Changed:
 
     A field that `before` does not have is newer than the run, and counts as unchanged.
     """
-    before, after = _flat(before), _flat(json.loads(json.dumps(after)))
+    before, after = flat(before), flat(json.loads(json.dumps(after)))
     names = [name for name in before if name in after and name not in FREE]
     return {n: (before[n], after[n]) for n in names if before[n] != after[n]}
 
@@ -90,10 +91,3 @@ def record(
         fields = {name: {"before": old, "after": new} for name, (old, new) in changed.items()}
         records.append({**counters, "fields": fields})
     return records
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= _flat(value) if isinstance(value, dict) else {name: value}
-    return flat

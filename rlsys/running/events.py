@@ -4,7 +4,6 @@ Tags stand in groups: train/, episode/, time/, replay/, health/ and eval/; metri
 metric is in which.
 """
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 from tensorboardX.summary import text
 
+from rlsys.config import flat
 from rlsys.running import files
 from rlsys.running.metrics import tag
 
@@ -103,7 +103,7 @@ def evaluation(results: Mapping[str, Mapping[str, float]]) -> Summary:
 
 def config_text(config: Any) -> Summary:
     """Return a table of a Config's fields."""
-    rows = [f"| {name} | {value} |" for name, value in _fields(dataclasses.asdict(config)).items()]
+    rows = [f"| {name} | {value} |" for name, value in flat(config).items()]
     return text("config", "\n".join(["| field | value |", "| --- | --- |", *rows]))
 
 
@@ -115,10 +115,3 @@ def picture(name: str, path: Path) -> Summary:
         height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes()
     )
     return Summary(value=[Summary.Value(tag=f"eval/{name}", image=image)])
-
-
-def _fields(config: dict[str, Any]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in config.items():
-        fields |= _fields(value) if isinstance(value, dict) else {name: value}
-    return fields

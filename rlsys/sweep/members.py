@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from rlsys import algorithms, cli
+from rlsys.config import PREFIXED, flat
 from rlsys.types import UserError
 
 
@@ -71,7 +72,7 @@ def check_together(configs: list[Any]) -> None:
             "--print-commands gives a command for each member"
         )
     may_vary = numbers(configs[0])
-    first, *others = [_flat(config) for config in configs]
+    first, *others = [flat(config) for config in configs]
     for name, other in itertools.product(first, others):
         if other[name] != first[name] and name not in may_vary:
             raise UserError(
@@ -106,21 +107,13 @@ def _groups(args: list[str]) -> dict[str, list[str]]:
     return groups
 
 
-def _flat(config: Any) -> dict[str, Any]:
-    """Fields of a Config and of the dataclasses in it."""
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        found |= _flat(value) if dataclasses.is_dataclass(value) else {field.name: value}
-    return found
-
-
-def _lists(cls: Any) -> list[str]:
+def _lists(cls: Any, prefix: str = "") -> list[str]:
     """Flags of the fields that take several values."""
     found = []
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(field.default):
-            found += _lists(type(field.default))
-        elif typing.get_origin(field.type) is tuple:
-            found.append("--" + field.name.replace("_", "-"))
+            inner = f"{field.name}." if field.name in PREFIXED else ""
+            found += _lists(type(field.default), inner)
+        elif any(typing.get_origin(x) is tuple for x in (field.type, *typing.get_args(field.type))):
+            found.append("--" + prefix + field.name.replace("_", "-"))
     return found

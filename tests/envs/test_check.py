@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from jax_fakes import ECHOES as JAX_ACTIONS
 
+from rlsys import cli
 from rlsys.envs import Options, check, read_tasks, rules
 from rlsys.envs import make as make_task
 
@@ -74,10 +75,13 @@ def test_the_command_prints_a_line_for_each_check():
     assert "14 time-outs" in output
 
 
-def test_exit_codes(capsys):
+def test_exit_codes(capsys, monkeypatch):
     def run(env, **more):
-        code = check.main(check.Config(env, **{"steps": 40, **more}))
-        return code, capsys.readouterr()
+        words = [env, *(f"--{name}={value}" for name, value in ({"steps": 40} | more).items())]
+        monkeypatch.setattr(sys, "argv", ["", *filter(None, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.run(check.main, check.Config(), check.__doc__)
+        return end.value.code or 0, capsys.readouterr()
 
     assert run("CartPole-v1,jax/jax_fakes:own")[0] == 0
     code, printed = run("gymnasium/gymnasium_fakes:Unseeded-v0")
@@ -90,12 +94,16 @@ def test_exit_codes(capsys):
         ("gymnasium/gymnasium_fakes:Failing_init-v0", "OSError: no such simulator"),
         ("gymnasium/gymnasium_fakes:Failing_step-v0", "failed in step: ZeroDivisionError"),
         ("CartPole-v1:observe=7", "has 4 entries"),
+        ("", "which task?"),
     ):
         code, printed = run(words)
         assert code == 2 and printed.err.startswith("rlsys: ") and message in printed.err
         assert printed.err.count("\n") == 1
     assert run("CartPole-v1", steps=0)[0] == 2
     assert run("CartPole-v1", num_envs=0)[0] == 2
+    for words, message in (({"step": 3}, "nearest: --steps"), ({"steps": "x"}, "whole number")):
+        code, printed = run("CartPole-v1", **words)
+        assert code == 2 and message in printed.err and printed.err.count("\n") == 1
 
 
 def test_options_that_part_the_learners_rewards_from_the_raw_ones_are_left_out():
