@@ -23,7 +23,7 @@ def pendulum(length: float = 1.0, gravity: float = 10.0) -> gymnasium.Env:
 class Cart:
     """A cart that is pushed left or right, and is to stay where it began.
 
-    JAX calls this class with a traced mass: it can be computed with, but not be compared in an `if`.
+    JAX calls this class with a traced mass, which can be computed with, but not asked in an `if`.
     """
 
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
