@@ -31,7 +31,7 @@ endif
 PYTHONS = $(if $(OTHER_PYTHON),,$(firstword $(BUILT))) $(PYTHON)
 STALE := $(strip $(OTHER_PYTHON) $(filter-out $(BUILT),$(EXTRAS)))
 
-TARGETS := install .venv help train sweep plan tasks metrics resume eval export match ratings play exploit report bench profile test test-slow lint format clean
+TARGETS := install .venv help train sweep plan randomise tasks metrics resume eval export match ratings play exploit report bench profile test test-slow lint format clean
 .PHONY: $(TARGETS) stale
 
 # A word that make would ignore is an error: make train algo=ppo would train R2D2.
@@ -107,6 +107,9 @@ sweep: .venv/built  ## Train for every combination of values and seeds in one pr
 
 plan: .venv/built  ## Predict the speed and memory of `make train` with the same words. [MACHINE=here|h100|8xh100|<file>]
 	@$(BIN)/python -m rlsys.plan $(ALGO) --machine "$(MACHINE)" $(if $(ENV),--env $(ENV)) $(ARGS)
+
+randomise: .venv/built  ## Show what would be drawn of a task's physics. ENV=<task> [ARGS="--randomise.preset dactyl"]
+	@$(BIN)/python -m rlsys.train randomise $(ENV) $(ARGS)
 
 tasks: .venv/built  ## List the families of EnvPool's tasks, or the tasks of one. [FAMILY=atari]
 	@$(BIN)/python -m rlsys tasks $(FAMILY)

@@ -202,6 +202,7 @@ class RunConfig:
             raise UserError(
                 f"{self.num_envs} environments cannot be shared evenly by {self.actors} actors"
             )
+        self.randomise.check_shares(self.num_envs // self.actors)
         if self.refresh_steps % self.unroll_length:
             raise UserError(
                 f"refresh_steps {self.refresh_steps} is no multiple of unroll_length "
@@ -216,8 +217,11 @@ class RunConfig:
 
     @property
     def eval_tasks(self) -> list[envs.Task]:
-        """The tasks that evaluation plays: of a game of two, one against each player of envs."""
-        return [x for task in self.tasks for x in envs.against_players(task)]
+        """The tasks that evaluation plays: of a game of two, one against each player of envs. Where
+        physics are drawn, they stay as they are drawn at first: no episode is cut."""
+        fixed = dataclasses.replace(self.randomise, redraw_steps=0)
+        tasks = [x for task in self.tasks for x in envs.against_players(task)]
+        return [x._replace(randomise=fixed) for x in tasks]
 
     @property
     def has_past_selves(self) -> bool:

@@ -21,7 +21,7 @@ def power_of_two(n: int) -> int:
 
 
 def ppo(Config: Any) -> Presets:
-    """PPO on cart-pole, its recurrent form, Atari, MuJoCo, Dactyl's hand, games of two and of teams."""
+    """PPO on cart-pole, its recurrent form, Atari, MuJoCo, Dactyl's hand, games."""
     atari = Config(
         env="Pong-v5",
         env_options=Options(minimal_actions=True, clip_rewards=True),

@@ -62,6 +62,17 @@ class Envs(Protocol):
         ...
 
     @property
+    def drawn(self) -> Any:
+        """[B, n] float32, what randomise/groups.py has drawn of the physics behind the last
+        Timestep; () where nothing is drawn."""
+        ...
+
+    @property
+    def drawn_names(self) -> tuple[str, ...]:
+        """The names of the n numbers of drawn."""
+        ...
+
+    @property
     def steps_per_second(self) -> float | None:
         """The number of steps in a second of the task's own time; None if it does not tell."""
         ...
@@ -103,6 +114,10 @@ class Envs(Protocol):
 
     def pop_episodes(self) -> list[Episode]:
         """Returns the episodes that have ended since the last call."""
+        ...
+
+    def pop_draws(self) -> list[Any]:
+        """Returns the draws of physics since the last call; see randomise/groups.py."""
         ...
 
     def running_episodes(self) -> list[Episode]:

@@ -1,6 +1,7 @@
 """The one constructor of environments: a back-end, with a wrapper for each option around it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from gymnasium import spaces
 
@@ -10,6 +11,7 @@ from rlsys.envs.interface import Envs
 from rlsys.envs.options import DEFAULTS, Task
 from rlsys.envs.randomise import NOTHING
 from rlsys.envs.randomise.effects import effects_of
+from rlsys.envs.randomise.groups import Groups
 from rlsys.envs.tasks import backend_of, check_opponent
 from rlsys.envs.teams import WITHIN, TeamEnvs
 from rlsys.types import UserError
@@ -44,7 +46,8 @@ def make(
         check_opponent(task.env_id, options)
     against = options.opponent and options.opponent not in WITHIN
     rows = 2 * num_envs if against else num_envs
-    envs: Envs = backend(task, rows, seed, num_threads=num_threads, render=render)
+    made: Any = Groups if task.randomise.physics_words else backend
+    envs: Envs = made(task, rows, seed, num_threads=num_threads, render=render)
     if isinstance(envs, TeamEnvs) and options.event_rewards:
         envs = wrappers.AddEvents(envs, options.event_rewards)
     if against:

@@ -122,6 +122,12 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("opponents/quality_range", "", "How far the highest quality of a past self lies "
                "above the lowest; past selves are drawn in proportion to exp(quality)."),
     ),
+    "randomise": (
+        Metric("randomise/draws", "draws", "The number of draws of a group's physics that began to "
+               "be played."),
+        Metric("randomise/refused", "draws", "The number of draws that were set aside: MuJoCo did "
+               "not take the model, or a number of the simulation was not finite."),
+    ),
     "health": tuple(
         Metric(f"health/{check.name}", "0 or 1", f'1 while the run warns "{check.words}".')
         for check in CHECKS

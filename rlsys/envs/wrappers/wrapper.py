@@ -28,6 +28,14 @@ class Wrapper:
         return self.envs.to_move
 
     @property
+    def drawn(self) -> Any:
+        return self.envs.drawn
+
+    @property
+    def drawn_names(self) -> tuple[str, ...]:
+        return self.envs.drawn_names
+
+    @property
     def steps_per_second(self) -> float | None:
         return self.envs.steps_per_second
 
@@ -46,6 +54,9 @@ class Wrapper:
 
     def pop_episodes(self) -> list[Episode]:
         return self.envs.pop_episodes()
+
+    def pop_draws(self) -> list[Any]:
+        return self.envs.pop_draws()
 
     def running_episodes(self) -> list[Episode]:
         return self.envs.running_episodes()
