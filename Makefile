@@ -31,7 +31,7 @@ endif
 PYTHONS = $(if $(OTHER_PYTHON),,$(firstword $(BUILT))) $(PYTHON)
 STALE := $(strip $(OTHER_PYTHON) $(filter-out $(BUILT),$(EXTRAS)))
 
-TARGETS := install .venv help train sweep plan randomise tasks metrics resume eval export match ratings play exploit report bench profile test test-slow lint format clean
+TARGETS := install .venv help train sweep plan randomise transfer tasks metrics resume eval export match ratings play exploit report bench profile test test-slow lint format clean
 .PHONY: $(TARGETS) stale
 
 # A word that make would ignore is an error: make train algo=ppo would train R2D2.
@@ -110,6 +110,9 @@ plan: .venv/built  ## Predict the speed and memory of `make train` with the same
 
 randomise: .venv/built  ## Show what would be drawn of a task's physics. ENV=<task> [ARGS="--randomise.preset dactyl"]
 	@$(BIN)/python -m rlsys.train randomise $(ENV) $(ARGS)
+
+transfer: .venv/built  ## Play runs in domains that they were not trained in. RUN="<dir> <dir>" [ARGS="--episodes 100"]
+	@$(BIN)/python -m rlsys.train transfer $(RUN) $(ARGS)
 
 tasks: .venv/built  ## List the families of EnvPool's tasks, or the tasks of one. [FAMILY=atari]
 	@$(BIN)/python -m rlsys tasks $(FAMILY)

@@ -4,6 +4,7 @@ python -m rlsys.train ALGORITHM [--env TASK] [--preset NAME] [--field value ...]
 python -m rlsys.train resume RUN [--field value ...]
 python -m rlsys.train eval RUN [--episodes N]
 python -m rlsys.train export RUN [--out FILE]
+python -m rlsys.train transfer RUN [RUN ...] [--episodes N]
 
 Games of two players, by self-play:
 python -m rlsys.train match RUN RUN [--episodes N]    of which one may be random, blocker, perfect
@@ -47,6 +48,7 @@ from rlsys.results.league import RatingsConfig, rate_run
 from rlsys.results.match import MatchConfig, game_of, match
 from rlsys.results.person import PlayConfig, play_run
 from rlsys.results.randomise import RandomiseConfig, show
+from rlsys.results.transfer import TransferConfig, transfer
 from rlsys.running import config_file, output, process
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
@@ -108,6 +110,9 @@ def main(args: list[str]) -> None:
         return
     if command == "randomise":
         show_physics(args)
+        return
+    if command == "transfer":
+        play_transfer(args)
         return
     if command in COMMANDS:
         use(command, args)
@@ -240,6 +245,24 @@ def show_physics(args: list[str]) -> None:
     if not env:
         raise UserError("randomise needs a task: make randomise ENV=Hopper-v5")
     print("\n".join(show(env, options)))
+
+
+def play_transfer(args: list[str]) -> None:
+    """Tests runs in domains that they were not trained in.
+
+    Args:
+      args: the runs' folders, and fields.
+
+    Raises:
+      UserError: there is no such run, or a word is wrong.
+    """
+    about = str(TransferConfig.__doc__)
+    folders = [take_folder("transfer", args, TransferConfig(), about)]
+    while args and not args[0].startswith("-"):
+        folders.append(args.pop(0))
+    usage = f"rlsys transfer {' '.join(folders)}"
+    options = cli.parse(TransferConfig(), args, about, usage=usage)
+    transfer([load(folder) for folder in folders], options)
 
 
 def play_match(args: list[str]) -> None:

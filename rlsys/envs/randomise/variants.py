@@ -55,15 +55,17 @@ def make_variant(
 
 @functools.cache
 def check_effect(task: Task) -> None:
-    """Checks, once in a process, that what is drawn changes what happens in a task.
+    """Checks, once in a process, that what is drawn changes what happens in a task: that a rollout
+    with it differs from one without, or that two of it differ.
 
     Raises:
       UserError: it does not.
     """
     physics, bare = physics_of(task, False), task._replace(randomise=NOTHING)
     first: list[Timestep] = []
-    for share in SHARES:
-        numbers = numbers_at(physics.parameters, np.full(len(physics.parameters), share))
+    count = len(physics.parameters)
+    drawn = [numbers_at(physics.parameters, np.full(count, share)) for share in SHARES]
+    for numbers in (physics.nominal(), *drawn):
         try:
             envs = make_variant(bare, physics, numbers, 1, 0, num_threads=1)
         except Refused as error:
