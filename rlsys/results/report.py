@@ -122,12 +122,10 @@ def _line(result: Result, number: int, ends: Rows) -> str:
 
 
 def _gifs(folder: Path, out: Path) -> str:
-    """Links a run's gifs and its heat map of transfer from a report in the folder out; nothing if there are none."""
-    links = [
-        f"[{x.name}]({os.path.relpath(x, out)})"
-        for x in sorted([*folder.glob("*.gif"), *folder.glob("transfer.png")])
-    ]
-    return "".join(f", {link}" for link in links)
+    """Links a run's gifs, and its heat map of transfer, from a report in the folder out; nothing if
+    there are none."""
+    pictures = [*sorted(folder.glob("*.gif")), *folder.glob("transfer.png")]
+    return "".join(f", [{x.name}]({os.path.relpath(x, out)})" for x in pictures)
 
 
 def main(args: list[str]) -> None:
