@@ -4,8 +4,8 @@ paper's tables 4 and 5, on two tasks that two cores learn.
     python -m experiments.dactyl [--seeds 5] [--jobs 2] [--only InvertedPendulum-v5]
 
 OpenAI et al. 2018, "Learning Dexterous In-Hand Manipulation", https://arxiv.org/abs/1808.00177.
-Each arm leaves one thing out, or changes one. All are tested in the same domains: physics and effects
-beyond the ranges of the arm that has everything, and effects that none was trained on.
+Each arm leaves one thing out, or changes one. All are tested in the same domains: physics and
+effects beyond the ranges of the arm that has everything, and effects that none was trained on.
 
 For each task: dactyl-<task>.csv has a row for each run and domain, and dactyl-<task>.png the means.
 """
@@ -86,7 +86,7 @@ def main(config: Config) -> None:
 
 
 def of_seed(folders: dict[str, Path], seed: int, episodes: int) -> gather.Rows:
-    """Tests all arms of one seed in the same domains; those that were tested are not tested again."""
+    """Tests all arms of one seed in the same domains, unless that was done before."""
     if not all(transfer.read_rows(folder) for folder in folders.values()):
         runs = [train.load(str(folder)) for folder in folders.values()]
         transfer.transfer(runs, transfer.TransferConfig(episodes=episodes, seed=SEED))
