@@ -55,6 +55,9 @@ ifneq ($(filter match,$(MAKECMDGOALS)),)
 $(if $(filter 2,$(words $(RUN)))$(HELP),,$(error which two runs? make match RUN="runs/<name> runs/<name>", or one and \
   random, blocker or perfect))
 endif
+ifneq ($(filter transfer,$(MAKECMDGOALS)),)
+$(if $(strip $(RUN)$(HELP)),,$(error which runs? make transfer RUN="runs/<name> runs/<name>"))
+endif
 ifneq ($(filter report,$(MAKECMDGOALS)),)
 $(if $(strip $(RUNS)$(HELP)),,$(error which runs? make report RUNS="runs/<name> runs/<name>"))
 endif

@@ -12,6 +12,7 @@ rlsys sweep ALGORITHM [--field value value ...]           train many agents as o
 rlsys plan ALGORITHM [--machine NAME]                     predict a run's speed and memory
 rlsys report RUN [RUN ...]                                draw a table and learning curves
 rlsys randomise TASK [--field value ...]                  show what is drawn of a task's physics
+rlsys transfer RUN [RUN ...] [--episodes N]               play runs in domains they never saw
 rlsys tasks [FAMILY]                                      list the names of tasks
 rlsys metrics                                             explain the metrics of a run's log
 
@@ -34,7 +35,17 @@ MODULES = {
     "plan": "rlsys.plan.__main__",
     "report": "rlsys.results.report",
 }
-OF_TRAIN = ("resume", "eval", "export", "match", "ratings", "play", "exploit", "randomise")
+OF_TRAIN = (
+    "resume",
+    "eval",
+    "export",
+    "match",
+    "ratings",
+    "play",
+    "exploit",
+    "transfer",
+    "randomise",
+)
 
 
 def main(args: list[str]) -> None:
