@@ -29,6 +29,7 @@ def draws(folder):
     return [json.loads(line) for line in (folder / "physics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_never_killed(tmp_path):
     """To the bit: parameters, optimiser, keys, what is logged, and the draws."""
     assert play(*WORDS, "--run-dir", tmp_path / "whole") == 0
