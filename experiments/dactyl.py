@@ -10,15 +10,18 @@ effects beyond the ranges of the arm that has everything, and effects that none 
 For each task: dactyl-<task>.csv has a row for each run and domain, and dactyl-<task>.png the means.
 """
 
+import concurrent.futures
 import dataclasses
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.study import RESULTS, Options, play_all, write
-from rlsys import cli, train
-from rlsys.acting.playing import SEED
+from rlsys import cli
 from rlsys.results import evaluate, gather, transfer
 from rlsys.results.curves import short
 
@@ -27,6 +30,7 @@ PHYSICS = {
     "InvertedDoublePendulum-v5": "gear=logscale:0.5:1.5 mass=scale:0.7:1.3 damping=logscale:0.5:2",
 }
 STEPS = {"InvertedPendulum-v5": 400_000, "InvertedDoublePendulum-v5": 600_000}
+LIMIT = 500  # steps of an episode, half of what the tasks have
 NOISE = "--randomise.observation-noise 0.01 --randomise.observation-offset 0.01"
 EFFECTS = "--randomise.action-delay 0.5 --randomise.action-backlash 0.02"
 ACTIONS = "--randomise.action-noise 0.05 --randomise.action-gain 0.05"
@@ -39,7 +43,7 @@ LEARNING = (
 )
 
 
-def arms(task: str) -> dict[str, str]:
+def arms_of(task: str) -> dict[str, str]:
     """The words of each arm, those of learning left out."""
     physics = f"--randomise.physics {PHYSICS[task]}"
     return {
@@ -66,35 +70,36 @@ class Config(Options):
 
     only: tuple[str, ...] = tuple(PHYSICS)
     """The tasks."""
-    episodes: int = 50
+    episodes: int = 20
     """The number of episodes in each domain."""
 
 
 def main(config: Config) -> None:
     for task in config.only:
-        words = f"ppo --env {task} --env-steps {STEPS[task]} {LEARNING}".split()
-        agents = {name: [*words, *more.split()] for name, more in arms(task).items()}
+        words = f"ppo --env {task}:max_episode_steps={LIMIT} --env-steps {STEPS[task]} {LEARNING}"
+        agents = {name: [*words.split(), *more.split()] for name, more in arms_of(task).items()}
         folders = play_all(f"dactyl-{task}", agents, config)
-        rows = []
-        for seed in range(config.seeds):
-            tested = [folders[name, seed] for name in agents]
-            rows += of_seed(dict(zip(agents, tested, strict=True)), seed, config.episodes)
+        by_seed = [{name: folders[name, seed] for name in agents} for seed in range(config.seeds)]
+        with concurrent.futures.ThreadPoolExecutor(config.jobs) as pool:
+            list(pool.map(lambda arms: test(arms.values(), config.episodes), by_seed))
+        rows = [
+            {"agent": name, "seed": seed, **row}
+            for seed, arms in enumerate(by_seed)
+            for name, folder in arms.items()
+            for row in transfer.read_rows(folder)
+        ]
         write(RESULTS / f"dactyl-{task}.csv", rows)
         draw(task, list(agents), rows)
         for name in agents:
             print(f"{task} {name}: {mean_of(rows, name)}", flush=True)
 
 
-def of_seed(folders: dict[str, Path], seed: int, episodes: int) -> gather.Rows:
-    """Tests all arms of one seed in the same domains, unless that was done before."""
-    if not all(transfer.read_rows(folder) for folder in folders.values()):
-        runs = [train.load(str(folder)) for folder in folders.values()]
-        transfer.transfer(runs, transfer.TransferConfig(episodes=episodes, seed=SEED))
-    return [
-        {"agent": name, "seed": seed, **row}
-        for name, folder in folders.items()
-        for row in transfer.read_rows(folder)
-    ]
+def test(folders: Iterable[Path], episodes: int) -> None:
+    """Tests runs in the same domains, those of the first, unless that was done before."""
+    if not all(transfer.read_rows(folder) for folder in folders):
+        words = [*map(str, folders), f"--episodes={episodes}"]
+        command = [sys.executable, "-m", "rlsys.train", "transfer", *words]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def mean_of(rows: gather.Rows, agent: str) -> str:
