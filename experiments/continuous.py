@@ -1,0 +1,61 @@
+"""PPO's policy over continuous actions: 11 values for each dimension, as of Dactyl, or a Gaussian.
+
+    python -m experiments.continuous [--seeds 5] [--jobs 2] [--only Hopper-v4]
+
+PPO's preset "mujoco" plays a million steps of four tasks, with one setting for all. The versions of
+the tasks are those of CleanRL's published curves. Each run is evaluated on the way, so the final
+score and the largest one can be told apart.
+
+Writes results/continuous.csv and, for each task, continuous-<task>.csv, -curves.csv and .png.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from experiments.study import RESULTS, Options, study, write
+from rlsys import cli
+from rlsys.results import evaluate, gather
+from rlsys.running import metrics_file
+
+TASKS = ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "Reacher-v4")
+WORDS = "--preset mujoco --env-steps 1000000 --eval-every 50000 --eval-episodes 20 --no-gif"
+POLICIES = {"11-values": "", "gaussian": "--policy gaussian"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Options):
+    """PPO on MuJoCo's tasks, with a categorical and with a Gaussian policy."""
+
+    only: tuple[str, ...] = TASKS
+    """The tasks."""
+
+
+def main(config: Config) -> None:
+    rows: gather.Rows = []
+    for task in config.only:
+        agents = {
+            name: ["ppo", "--env", task, *WORDS.split(), *more.split()]
+            for name, more in POLICIES.items()
+        }
+        study(f"continuous-{task}", agents, config)
+        for name in agents:
+            for seed in range(config.seeds):
+                folder = Path(config.runs) / f"continuous-{task}-{name}-{seed}"
+                rows.append({"task": task, "policy": name, "seed": seed, **on_the_way(folder)})
+            mine = [r for r in rows if (r["task"], r["policy"]) == (task, name)]
+            for key in ("final", "largest"):
+                mean, low, high = evaluate.mean_interval(row[key] for row in mine)
+                print(f"{task} {name}, {key}: {mean:.4g} ({low:.4g} to {high:.4g})", flush=True)
+    write(RESULTS / "continuous.csv", rows)
+
+
+def on_the_way(folder: Path) -> dict[str, float]:
+    """Returns the sampled return of a run's last evaluation during training, and the largest of all
+    of them."""
+    key = "eval/sampled_return"
+    found = [line[key] for line in metrics_file.read(folder) if line.get(key) is not None]
+    return {"final": found[-1], "largest": max(found)}
+
+
+if __name__ == "__main__":
+    cli.run(main, Config(), __doc__)
