@@ -32,7 +32,8 @@ RUNS = {  # 10 updates of IMPALA, 12 of PPO, none from samples, which each proce
     ],
     "ppo-game": [
         *GAME,
-        *"--minibatches 2 --epochs 2 --env-steps 640 --past-share 0.5 --past-every 2".split(),
+        *"--minibatches 2 --epochs 2 --env-steps 640 --eval-every 0".split(),
+        *"--past-share 0.5 --past-every 2".split(),
     ],
     "ppo": [*SMALL, *"--sequence-length 5 --epochs 2 --minibatches 2 --env-steps 480".split()],
     **{
