@@ -23,7 +23,7 @@ SPACE := $(subst ,, )
 # .venv/built holds the Python and the extras that .venv was built with, .venv/wanted those of a build that was cut
 # off. They are kept from one make to the next. EXTRA=cuda adds to them, and PYTHON=python3.12 builds .venv again.
 BUILT := $(subst $(COMMA),$(SPACE),$(shell cat .venv/built .venv/wanted 2>/dev/null | tail -n 1))
-GIVEN_EXTRAS := $(subst $(COMMA),$(SPACE),$(EXTRA))
+GIVEN_EXTRAS := $(subst $(COMMA),$(SPACE),$(EXTRA)) $(if $(findstring smax/,$(ENV) $(ARGS)),teams)
 EXTRAS := dev $(sort $(filter-out dev,$(wordlist 2,$(words $(BUILT)),$(BUILT)) $(GIVEN_EXTRAS)))
 ifneq ($(origin PYTHON),file)
 OTHER_PYTHON := $(if $(filter $(firstword $(BUILT)),$(PYTHON)),,stale)
@@ -31,7 +31,7 @@ endif
 PYTHONS = $(if $(OTHER_PYTHON),,$(firstword $(BUILT))) $(PYTHON)
 STALE := $(strip $(OTHER_PYTHON) $(filter-out $(BUILT),$(EXTRAS)))
 
-TARGETS := install .venv help train sweep plan tasks metrics resume eval export match ratings play exploit report bench profile test test-slow lint format clean
+TARGETS := install .venv help train sweep plan randomise transfer tasks metrics resume eval export match ratings play exploit report bench profile test test-slow lint format clean
 .PHONY: $(TARGETS) stale
 
 # A word that make would ignore is an error: make train algo=ppo would train R2D2.
@@ -44,8 +44,8 @@ $(foreach goal,$(filter-out $(TARGETS) .venv/built stale,$(MAKECMDGOALS)),$(erro
 
 # These can be seen before .venv is built, so they are said before.
 HELP := $(findstring --help,$(ARGS))
-$(foreach extra,$(filter-out dev cuda tpu,$(GIVEN_EXTRAS)),$(error there is no EXTRA=$(extra), \
-  only dev, cuda and tpu))
+$(foreach extra,$(filter-out dev cuda tpu teams,$(GIVEN_EXTRAS)),$(error there is no EXTRA=$(extra), \
+  only dev, cuda, tpu and teams))
 ifneq ($(filter resume eval export ratings play exploit,$(MAKECMDGOALS)),)
 $(if $(strip $(RUN)$(HELP)),,$(error which run? make $(firstword $(MAKECMDGOALS)) RUN=runs/<name>, or RUN=latest))
 $(if $(HELP),,$(if $(wildcard $(if $(filter latest,$(RUN)),runs/*/config.json,$(subst $(SPACE),\ ,$(RUN)))),, \
@@ -54,6 +54,9 @@ endif
 ifneq ($(filter match,$(MAKECMDGOALS)),)
 $(if $(filter 2,$(words $(RUN)))$(HELP),,$(error which two runs? make match RUN="runs/<name> runs/<name>", or one and \
   random, blocker or perfect))
+endif
+ifneq ($(filter transfer,$(MAKECMDGOALS)),)
+$(if $(strip $(RUN)$(HELP)),,$(error which runs? make transfer RUN="runs/<name> runs/<name>"))
 endif
 ifneq ($(filter report,$(MAKECMDGOALS)),)
 $(if $(strip $(RUNS)$(HELP)),,$(error which runs? make report RUNS="runs/<name> runs/<name>"))
@@ -72,7 +75,7 @@ endif
 help:  ## List these targets.
 	@grep -hE '^[.a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-install: .venv/built  ## Build .venv, as any target does that needs it. [PYTHON=<path>] [EXTRA=<cuda|tpu>, which is remembered]
+install: .venv/built  ## Build .venv, as any target does that needs it. [PYTHON=<path>] [EXTRA=<cuda|tpu|teams>, which is remembered]
 	@read -r python extras <.venv/built && echo ".venv has $$python with the extras $$extras"
 
 .venv: install
@@ -107,6 +110,12 @@ sweep: .venv/built  ## Train for every combination of values and seeds in one pr
 
 plan: .venv/built  ## Predict the speed and memory of `make train` with the same words. [MACHINE=here|h100|8xh100|<file>]
 	@$(BIN)/python -m rlsys.plan $(ALGO) --machine "$(MACHINE)" $(if $(ENV),--env $(ENV)) $(ARGS)
+
+randomise: .venv/built  ## Show what would be drawn of a task's physics. ENV=<task> [ARGS="--randomise.preset dactyl"]
+	@$(BIN)/python -m rlsys.train randomise $(ENV) $(ARGS)
+
+transfer: .venv/built  ## Play runs in domains that they were not trained in. RUN="<dir> <dir>" [ARGS="--episodes 100"]
+	@$(BIN)/python -m rlsys.train transfer $(RUN) $(ARGS)
 
 tasks: .venv/built  ## List the families of EnvPool's tasks, or the tasks of one. [FAMILY=atari]
 	@$(BIN)/python -m rlsys tasks $(FAMILY)

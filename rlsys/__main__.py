@@ -11,6 +11,8 @@ rlsys exploit RUN [--env-steps N]                         train a best response 
 rlsys sweep ALGORITHM [--field value value ...]           train many agents as one program
 rlsys plan ALGORITHM [--machine NAME]                     predict a run's speed and memory
 rlsys report RUN [RUN ...]                                draw a table and learning curves
+rlsys randomise TASK [--field value ...]                  show what is drawn of a task's physics
+rlsys transfer RUN [RUN ...] [--episodes N]               play runs in domains they never saw
 rlsys tasks [FAMILY]                                      list the names of tasks
 rlsys metrics                                             explain the metrics of a run's log
 
@@ -33,7 +35,17 @@ MODULES = {
     "plan": "rlsys.plan.__main__",
     "report": "rlsys.results.report",
 }
-OF_A_RUN = ("resume", "eval", "export", "match", "ratings", "play", "exploit")
+OF_TRAIN = (
+    "resume",
+    "eval",
+    "export",
+    "match",
+    "ratings",
+    "play",
+    "exploit",
+    "transfer",
+    "randomise",
+)
 
 
 def main(args: list[str]) -> None:
@@ -46,7 +58,7 @@ def main(args: list[str]) -> None:
         print(__doc__.strip())
         return
     command, *words = args
-    if command in OF_A_RUN:
+    if command in OF_TRAIN:
         importlib.import_module("rlsys.train").main(args)
     elif command in MODULES:
         importlib.import_module(MODULES[command]).main(words)
@@ -60,7 +72,7 @@ def main(args: list[str]) -> None:
     elif command in algorithms.NAMES:
         raise UserError(f"{command} is an algorithm: rlsys train {command}")
     else:
-        raise UserError(cli.unknown("command", command, [*MODULES, *OF_A_RUN, "tasks", "metrics"]))
+        raise UserError(cli.unknown("command", command, [*MODULES, *OF_TRAIN, "tasks", "metrics"]))
 
 
 def start() -> None:

@@ -5,6 +5,7 @@ A Config is a frozen dataclass whose float fields a sweep may vary.
 
 import dataclasses
 import math
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import jax
@@ -159,17 +160,27 @@ class RunConfig:
     kept beside the newest. With 0 there is none."""
 
     plays_games: ClassVar[bool] = False  # learns from rows that wait for another player's move
+    has_values: ClassVar[bool] = False  # has a value function apart from what acts
 
     def __post_init__(self):
         check_numbers(self)
-        games = [task.name for task in self.tasks if envs.two_players(task)]
-        if games and not self.plays_games:
-            raise UserError(f"{games[0]!r} is a game of two players, which only ppo can play")
-        if games and self.num_envs // self.actors % 2:
+        if self.randomise.show_value and not self.has_values:
             raise UserError(
-                f"{games[0]!r} has two players, each with a row of its own, so each actor needs an "
-                f"even number of num_envs, not {self.num_envs} / {self.actors}"
+                "show_value shows the value function what the policy does not see, which needs "
+                "impala or ppo: what acts by Q-values has no such function"
             )
+        for task in self.tasks:
+            teams, rows = envs.is_team_game(task.env_id), envs.layout(task).rows
+            if (teams or rows > 1) and not self.plays_games:
+                sides = "teams" if teams else "players"
+                raise UserError(f"{task.name!r} is a game of two {sides}, which only ppo can play")
+            if self.num_envs // self.actors % rows:
+                even = "an even number" if rows == 2 else f"a multiple of {rows}"
+                who = f"{rows} players" if teams else "two players"
+                raise UserError(
+                    f"{task.name!r} has {who}, each with a row of its own, so each actor needs "
+                    f"{even} of num_envs, not {self.num_envs} / {self.actors}"
+                )
         check_at_least(
             self,
             1,
@@ -191,6 +202,7 @@ class RunConfig:
             raise UserError(
                 f"{self.num_envs} environments cannot be shared evenly by {self.actors} actors"
             )
+        self.randomise.check_shares(self.num_envs // self.actors)
         if self.refresh_steps % self.unroll_length:
             raise UserError(
                 f"refresh_steps {self.refresh_steps} is no multiple of unroll_length "
@@ -205,8 +217,11 @@ class RunConfig:
 
     @property
     def eval_tasks(self) -> list[envs.Task]:
-        """The tasks that evaluation plays: of a game of two, one against each player of envs."""
-        return [x for task in self.tasks for x in envs.against_players(task)]
+        """The tasks that evaluation plays: of a game of two, one against each player of envs. Where
+        physics are drawn, they stay as they are drawn at first: no episode is cut."""
+        fixed = dataclasses.replace(self.randomise, redraw_steps=0)
+        tasks = [x for task in self.tasks for x in envs.against_players(task)]
+        return [x._replace(randomise=fixed) for x in tasks]
 
     @property
     def has_past_selves(self) -> bool:
@@ -279,11 +294,20 @@ class ReplayConfig(RunConfig):
 class ActorCriticConfig(RunConfig):
     """The fields that every algorithm with a policy and a value shares."""
 
+    has_values: ClassVar[bool] = True
+
     policy: str = "categorical"
     """The policy's distribution: "categorical", for which each dimension of a continuous action
     takes one of a few values, or "gaussian", for continuous actions alone."""
     separate_networks: bool = False
     """Give the values a torso and an LSTM of their own, rather than the policy's."""
+    value_core_size: int | None = None
+    """The size of the values' own LSTM, 0 for none; if None, core_size. It needs separate networks,
+    and lets a policy without memory learn from values that have one."""
+    privileged: tuple[str, ...] = ()
+    """Names of the observation's arrays that the values alone read, and the policy never (Pinto et
+    al. 2017, "Asymmetric Actor Critic"). It needs separate networks. An exported policy does not
+    take them, and a task to evaluate on need not show them."""
     entropy_cost: float = 0.01
     """The weight of the policy's entropy in the loss."""
     popart: bool = True
@@ -297,6 +321,12 @@ class ActorCriticConfig(RunConfig):
         super().__post_init__()
         if self.policy not in ("categorical", "gaussian"):
             raise UserError(f"policy must be categorical or gaussian, not {self.policy!r}")
+        if self.value_core_size is not None and self.value_core_size < 0:
+            raise UserError(f"value_core_size must be 0 or more, not {self.value_core_size}")
+        for name in ("privileged", "value_core_size", "randomise.show_value"):
+            value = attrgetter(name)(self)
+            if value not in ((), None, False) and not self.separate_networks:
+                raise UserError(f"{name} {value} needs separate_networks: True")
         check_within(self, 0.0, 1.0, "popart_step_size")
         check_within(self, 0.0, float("inf"), "popart_floor entropy_cost")
 

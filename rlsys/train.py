@@ -4,12 +4,16 @@ python -m rlsys.train ALGORITHM [--env TASK] [--preset NAME] [--field value ...]
 python -m rlsys.train resume RUN [--field value ...]
 python -m rlsys.train eval RUN [--episodes N]
 python -m rlsys.train export RUN [--out FILE]
+python -m rlsys.train transfer RUN [RUN ...] [--episodes N]
 
 Games of two players, by self-play:
 python -m rlsys.train match RUN RUN [--episodes N]    of which one may be random, blocker, perfect
 python -m rlsys.train ratings RUN [--games N]
 python -m rlsys.train play RUN
 python -m rlsys.train exploit RUN [--env-steps N]     trains a best response to a run's policy
+
+What would be drawn of a task's physics:
+python -m rlsys.train randomise TASK [--randomise.preset dactyl] [--field value ...]
 
 RUN is a run's folder, "latest", or a pattern such as "runs/ppo-*", of which the newest is taken.
 
@@ -43,6 +47,8 @@ from rlsys.results.export import ExportConfig, export
 from rlsys.results.league import RatingsConfig, rate_run
 from rlsys.results.match import MatchConfig, game_of, match
 from rlsys.results.person import PlayConfig, play_run
+from rlsys.results.randomise import RandomiseConfig, show
+from rlsys.results.transfer import TransferConfig, transfer
 from rlsys.running import config_file, output, process
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
@@ -101,6 +107,12 @@ def main(args: list[str]) -> None:
         return
     if command == "exploit":
         train_against(args)
+        return
+    if command == "randomise":
+        show_physics(args)
+        return
+    if command == "transfer":
+        play_transfer(args)
         return
     if command in COMMANDS:
         use(command, args)
@@ -216,6 +228,41 @@ def train(algorithm: Algorithm, config: Any, *, resume: bool = False) -> None:
     folder = algorithm.train(config, resume=resume)
     if primary and config.has_past_selves and config.self_play.frozen:
         exploit.conclude(algorithm, dataclasses.replace(config, run_dir=str(folder)))
+
+
+def show_physics(args: list[str]) -> None:
+    """Shows what would be drawn of a task's physics.
+
+    Args:
+      args: the task, and fields.
+
+    Raises:
+      UserError: there is no task, its physics cannot be changed, or a word is wrong.
+    """
+    env = args.pop(0) if args and not args[0].startswith("-") else ""
+    about = str(RandomiseConfig.__doc__)
+    options = cli.parse(RandomiseConfig(), args, about, usage=f"rlsys randomise {env or 'TASK'}")
+    if not env:
+        raise UserError("randomise needs a task: make randomise ENV=Hopper-v5")
+    print("\n".join(show(env, options)))
+
+
+def play_transfer(args: list[str]) -> None:
+    """Tests runs in domains that they were not trained in.
+
+    Args:
+      args: the runs' folders, and fields.
+
+    Raises:
+      UserError: there is no such run, or a word is wrong.
+    """
+    about = str(TransferConfig.__doc__)
+    folders = [take_folder("transfer", args, TransferConfig(), about)]
+    while args and not args[0].startswith("-"):
+        folders.append(args.pop(0))
+    usage = f"rlsys transfer {' '.join(folders)}"
+    options = cli.parse(TransferConfig(), args, about, usage=usage)
+    transfer([load(folder) for folder in folders], options)
 
 
 def play_match(args: list[str]) -> None:

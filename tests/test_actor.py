@@ -56,6 +56,10 @@ class Counter:
         running = (timestep.discount == 1) & ~timestep.first
         return timestep._replace(truncated=timestep.truncated | running)
 
+    def pop_draws(self):
+
+        return []
+
     def pop_episodes(self):
         episodes, self.episodes = self.episodes, []
         return episodes

@@ -128,6 +128,23 @@ def test_an_extra_is_added_at_any_time_and_remembered(checkout: Path, tmp_path: 
     assert built() == f"{second} dev cuda tpu\n"
 
 
+@pytest.mark.parametrize("words", [["ENV=smax/5m"], ["ARGS=--env smax/3m"]])
+def test_a_game_of_smax_installs_what_it_needs(words: list[str], checkout: Path, tmp_path: Path):
+    first = python(tmp_path, "first", "3.12")
+    make(checkout, "install", f"PYTHON={first}")
+    program = checkout / ".venv/bin/python"
+    program.write_text("#!/bin/sh\necho it runs $*\n")
+    program.chmod(0o755)
+    other = make(checkout, "train", "ALGO=ppo", "ENV=Pong-v5")
+    assert "it runs" in other.stdout and "pip install" not in other.stdout
+    done = make(checkout, "train", "ALGO=ppo", *words)
+    assert "-e .[dev,teams]" in done.stdout
+    assert "it runs -m rlsys.train ppo --env smax" in done.stdout
+    assert "-r requirements" not in done.stdout  # the rest stays as it is
+    done = make(checkout, "train", "ALGO=ppo", *words)
+    assert "it runs" in done.stdout and "pip install" not in done.stdout
+
+
 def test_a_build_that_fails_forgets_no_extra(checkout: Path, tmp_path: Path) -> None:
     first = python(tmp_path, "first", "3.12")
     make(checkout, "install", f"PYTHON={first}", "EXTRA=cuda")

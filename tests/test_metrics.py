@@ -14,25 +14,33 @@ from tests.test_log import events as events_of
 from tests.test_train import OTHERS, TASKS, WORDS, play
 
 GAME = "--env KuhnPoker-v1 --num-envs 32 --minibatches 2 --env-steps 2048 --log-every 1024"
+PHYSICS = (
+    "--env InvertedPendulum-v5 --num-envs 32 --minibatches 2 --env-steps 2048 --log-every 1024 "
+    "--randomise.physics mass=scale:0.5:1.5"
+)
 ALGORITHMS = ["r2d2", *(pytest.param(x, marks=pytest.mark.slow) for x in WORDS if x != "r2d2")]
 
 
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory):
-    """Gives the folder of a short run of an algorithm, or of self-play in a game whose tree is
-    known; each is trained when it is first asked for."""
+    """Gives the folder of a short run of an algorithm, of self-play in a game whose tree is known,
+    or with drawn physics; each is trained when it is first asked for."""
     folder = tmp_path_factory.mktemp("runs")
 
     @functools.cache
     def run(name):
-        words = ["ppo", *GAME.split(), "--eval-episodes", 4]
-        if name != "game":
+        own = {"game": GAME, "physics": PHYSICS}
+        words = ["ppo", *own.get(name, "").split(), "--eval-episodes", 4]
+        if name not in own:
             words = [name, *WORDS[name], "--unrolls-ahead", 1, "--env-steps", 1600]
             words += ["--eval-every", 800]
         assert play(*words, "--run-dir", folder / name) == 0
         return folder / name
 
     return run
+
+
+NAMES = (*algorithms.NAMES, "game", "physics")
 
 
 def names_of(folder):
@@ -47,7 +55,7 @@ def test_the_glossary_has_what_a_replay_and_self_play_write(run_of):
 
 @pytest.mark.slow
 def test_the_glossary_has_every_metric_and_no_other(run_of):
-    written = set().union(*(names_of(run_of(name)) for name in (*algorithms.NAMES, "game")))
+    written = set().union(*(names_of(run_of(name)) for name in NAMES))
     assert written - GROUP_OF.keys() == set(), "metrics without an entry"
     assert GROUP_OF.keys() - written == set(), "entries of metrics that no run writes"
     for metrics in GROUPS.values():

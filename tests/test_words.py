@@ -240,7 +240,7 @@ def test_tasks_that_do_not_go_together_name_the_real_mismatch(algorithm, tmp_pat
         (["train", "ALGO=ppo", "Env=Pong-v5"], "there is no word Env="),
         (["train", "ppo"], "there is no target ppo"),
         (["train", "ALGO=pppo"], "there is no algorithm ALGO=pppo, only apex impala ppo r2d2"),
-        ([".venv", "EXTRA=cudda"], "there is no EXTRA=cudda, only dev, cuda and tpu"),
+        ([".venv", "EXTRA=cudda"], "there is no EXTRA=cudda, only dev, cuda, tpu and teams"),
         (["train", "EXTRA=dev,gpu"], "there is no EXTRA=gpu"),
         (["eval"], "which run? make eval RUN=runs/<name>, or RUN=latest"),
         (["resume", "ARGS=--seed 3"], "which run? make resume RUN="),

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlsys import algorithms, streams
 from rlsys.acting.opponents import PastSelf
-from rlsys.envs import make, shared_spaces
+from rlsys.envs import layout, make, shared_spaces
 from rlsys.running import config_file
 from rlsys.running.checkpoint import Checkpoints
 
@@ -48,7 +48,7 @@ def write_run(
     config_file.write(folder, {"algorithm": name, "config": dataclasses.asdict(config)})
     if not checkpoint:
         return folder
-    pools = [make(task, 2, 0) for task in config.tasks]
+    pools = [make(task, max(2, layout(task).rows), 0) for task in config.tasks]
     network = algorithm.make_network(config, *shared_spaces(pools))
     shapes = jax.eval_shape(lambda: algorithm.make_state(network, config))
     key = streams.key(config.seed, "minibatches")

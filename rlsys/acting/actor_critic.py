@@ -1,13 +1,17 @@
 """IMPALA and PPO share this: to act by a policy with values, and terms of their losses."""
 
+import difflib
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from gymnasium import spaces
 
 from rlsys import networks
+from rlsys.envs.spaces import MASK
+from rlsys.envs.wrappers.show_value import PREFIX
 from rlsys.learning import learner
 from rlsys.learning.state import initial_state
 from rlsys.losses import popart
@@ -155,7 +159,8 @@ def make_network(config: Any, observation_space, action_space) -> networks.Agent
     """The network for observations and actions of these spaces, which all tasks share.
 
     Raises:
-      UserError: the policy cannot draw such actions, or the network does not fit the spaces.
+      UserError: the policy cannot draw such actions, the network does not fit the spaces, or the
+        observation lacks what is privileged or has nothing else.
     """
     if networks.is_continuous(action_space) != (config.policy == "gaussian"):
         raise UserError(f"a {config.policy} policy cannot draw actions of {action_space}")
@@ -164,8 +169,36 @@ def make_network(config: Any, observation_space, action_space) -> networks.Agent
         action_space,
         num_tasks=len(config.tasks),
         separate=config.separate_networks,
+        policy_keys=policy_keys(config, observation_space),
+        value_core_size=config.value_core_size,
         **config.network,
     )
+
+
+def policy_keys(config: Any, observation_space: Any) -> list[str] | None:
+    """The names of the arrays that the policy reads; None where nothing is privileged.
+
+    Raises:
+      UserError: the observation lacks what is privileged, or has nothing else.
+    """
+    dicts = isinstance(observation_space, spaces.Dict)
+    known = [key for key in observation_space.keys() if key != MASK] if dicts else []
+    hidden = [*config.privileged]
+    if config.randomise.show_value:
+        hidden += [key for key in known if key.startswith(PREFIX)]
+    if not hidden:
+        return None
+    for key in config.privileged:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, cutoff=0.0)
+            words = f"the nearest: {', '.join(near)}" if known else "it is one array without names"
+            raise UserError(
+                f"privileged names {key!r}, which the observation does not have; {words}"
+            )
+    kept = [key for key in known if key not in hidden]
+    if not kept:
+        raise UserError(f"privileged leaves the policy nothing of {', '.join(known)}")
+    return kept
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from rlsys.acting.opponents import Opponents, Pool, Result
 from rlsys.acting.seats import Seats
 from rlsys.acting.unroll import ActorState, Timer, Unroll, unroll
 from rlsys.envs import Envs, Episode, make
+from rlsys.envs.randomise.groups import Draw
 from rlsys.learning import hosts, learner
 from rlsys.types import Policy, Trajectory, UserError, map_arrays
 
@@ -103,7 +104,9 @@ class Actors:
         self._members, self._stopping = members or [config], stopping
         self._opponents = opponents
         self._seats = [
-            Seats(policy, e.num_envs, config.self_play, opponents.policy) if opponents else None
+            Seats(policy, e.num_envs, config.self_play, opponents.policy, e.team_size)
+            if opponents
+            else None
             for policy, e in zip(policies, envs, strict=True)
         ]
         self._devices = learner.actor_devices(config.actor_devices)
@@ -112,6 +115,7 @@ class Actors:
         self._ages = [0] * len(envs)  # steps that each was asked for with its snapshot
         self._unrolls: list[tuple[int, concurrent.futures.Future]] = []  # (actor, _Played)
         self._episodes: list[Episode] = []
+        self._draws: list[tuple[int, Draw]] = []
         # One thread an actor, so that its unrolls come in order.
         self._threads = [
             concurrent.futures.ThreadPoolExecutor(1, f"actor-{i}") for i in range(len(envs))
@@ -164,6 +168,12 @@ class Actors:
         episodes, self._episodes = self._episodes, []
         return episodes
 
+    def pop_draws(self) -> list[tuple[int, Draw]]:
+        """The draws of physics in the unrolls handed over since the last call, each with the number
+        of its actor."""
+        draws, self._draws = self._draws, []
+        return draws
+
     def close(self) -> None:
         for thread in self._threads:
             thread.shutdown(cancel_futures=True)
@@ -205,11 +215,13 @@ class Actors:
         )
         trajectory = trajectory._replace(task_id=self._task_ids[i])
         episodes, results = self.envs[i].pop_episodes(), list[Result]()
+        draws = [(i, x) for x in self.envs[i].pop_draws()]
         if seats:
             trajectory = trajectory._replace(learns=trajectory.learns & seats.learns)
             episodes = [x for x in episodes if seats.against_past[x.env]]
             results = seats.pop_results()
-        return _Played(trajectory, episodes, snapshot.learner_step, time.perf_counter(), results)
+        finished = time.perf_counter()
+        return _Played(trajectory, episodes, snapshot.learner_step, finished, results, draws)
 
     def _take(self) -> Unroll:
         """Waits for the unrolls that are next, and joins them."""
@@ -230,6 +242,7 @@ class Actors:
         if self._opponents:
             self._opponents.add([result for x in chosen for result in played[x].results])
         self._episodes += [episode for x in chosen for episode in played[x].episodes]
+        self._draws += [draw for x in chosen for draw in played[x].draws]
         return _join([played[x] for x in chosen])
 
 
@@ -248,6 +261,7 @@ class _Played(NamedTuple):
     learner_step: int
     finished: float  # perf_counter
     results: list[Result]  # of games against past selves
+    draws: list[tuple[int, Draw]]  # of physics, with the actor's number
 
 
 def _join(unrolls: list[_Played]) -> Unroll:

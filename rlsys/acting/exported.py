@@ -28,6 +28,7 @@ from rlsys.types import Policy, Timestep, UserError
 
 FORMAT = 1  # of the file; one of another format is refused
 NETWORKS: dict[str, Callable[..., networks.AgentNetwork]] = {
+    "policy": networks.policy_network,
     "policy_value": networks.policy_value_network,
     "q": networks.q_network,
 }

@@ -1,4 +1,4 @@
-"""Past selves that the newest policy plays against in games of two players.
+"""Past selves that the newest policy plays against in games of two players, or of two teams.
 
 Berner et al. 2019, "Dota 2 with Large Scale Deep Reinforcement Learning",
 https://arxiv.org/abs/1912.06680, section 3.3 and appendix N: most games are against the current
@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlsys.envs.games import PLAYERS
 from rlsys.learning import hosts, learner
 from rlsys.replay import memory
 from rlsys.types import Policy, UserError
@@ -24,7 +23,7 @@ from rlsys.types import Policy, UserError
 
 @dataclasses.dataclass(frozen=True)
 class SelfPlay:
-    """Says whom the learner plays in a game of two players."""
+    """Says whom the learner plays in a game of two players or two teams."""
 
     past_share: float = 0.2
     """The share of games in which a past self plays one side; 0 for none."""
@@ -55,13 +54,12 @@ class SelfPlay:
         if self.frozen and not self.past_share:
             raise UserError(f"past_share is 0, so the policy of {self.frozen} would play no game")
 
-    def groups(self, num_rows: int) -> tuple[int, int]:
-        """The past selves that an actor of so many rows plays at once, and the games of each.
+    def groups(self, games: int) -> tuple[int, int]:
+        """The past selves that an actor of so many games plays at once, and the games of each.
 
         Raises:
           UserError: the past selves' share comes to less than one game.
         """
-        games = num_rows // PLAYERS
         past = round(self.past_share * games)
         if not past:
             raise UserError(

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from rlsys import streams
-from rlsys.envs import Envs, Episode, Task, make
+from rlsys import networks, streams
+from rlsys.envs import Envs, Episode, Task, layout, make
 from rlsys.types import Policy, Stopped
 
 SEED = 1_000_000_007  # of environments to evaluate in, the same for all runs
@@ -44,7 +44,9 @@ def eval_policy(
     *,
     render: bool = False,
 ) -> EvalPolicy:
-    """An algorithm's policy in environments of a task; mode: the way it plays."""
+    """An algorithm's policy in environments of a task; mode: the way it plays. The task need not
+    show what the values alone read."""
+    network = networks.policy_alone(network)
     envs = make(task, num_envs, seed, render=render)
     policy = algorithm.make_eval_policy(network, config, num_envs, mode)
     return EvalPolicy(envs, policy, network.initial(num_envs), seed)
@@ -53,8 +55,8 @@ def eval_policy(
 def play(
     player: EvalPolicy, params: Any, num_episodes: int, stop: Callable[[], bool] = lambda: False
 ) -> list[Episode]:
-    """Plays num_episodes episodes, in rounds of one in each environment: were the next begun as
-    soon as one has ended, short ones would be overcounted.
+    """Plays num_episodes episodes, in rounds of one in each environment, or of each team: were the
+    next begun as soon as one has ended, short ones would be overcounted.
 
     An episode that has not ended after MAX_STEPS steps is cut and comes as it is, with its return
     so far and `ended` False.
@@ -65,7 +67,8 @@ def play(
     envs, policy, core_state, seed = player
     key, episodes = streams.key(seed, "evaluation"), list[Episode]()
     while len(episodes) < num_episodes:
-        playing = set(range(min(envs.num_envs, num_episodes - len(episodes))))
+        teams = min(envs.num_envs // envs.team_size, num_episodes - len(episodes))
+        playing = {i * envs.team_size for i in range(teams)}
         timestep, core_state = envs.reset(), player.core_state
         for _ in range(MAX_STEPS):
             if stop():
@@ -97,10 +100,11 @@ def play_tasks(
       Stopped: stop(), which is asked at each step, was True.
     """
     found = config.eval_tasks
-    rounds = -(-num_episodes // config.num_envs)
-    num_envs = -(-num_episodes // rounds)  # all play equally often, but for a rest
     results = {}
     for i, task in enumerate(found):
+        players = layout(task).players
+        rounds = -(-num_episodes // max(config.num_envs // players, 1))
+        num_envs = -(-num_episodes // rounds) * players  # all play equally often, but for a rest
         (own,) = streams.sequence(seed, "evaluation", i).generate_state(1).tolist()
         for mode in algorithm.eval_modes:
             player = eval_policy(algorithm, config, network, task, num_envs, own, mode)

@@ -8,41 +8,50 @@ import jax
 import numpy as np
 
 from rlsys.acting.opponents import PastSelf, Pool, Result, SelfPlay, probabilities
-from rlsys.envs.games import PLAYERS
 from rlsys.types import Policy, Timestep
+
+SIDES = 2
 
 
 class Seats:
     """Who sits where in an actor's games, and a policy that plays for all of them.
 
     The last games are against past selves, who play player 1 in every other one and player 0 in the
-    rest. Their rows are in groups, one for each past self at once. A group holds two past selves,
-    an older and a newer one; a game that begins takes the newer one, and once no game plays the
-    older one, a newly drawn one takes its place.
+    rest, or all players of the second team and of the first. Their rows are in groups, one for each
+    past self at once. A group holds two past selves, an older and a newer one; a game that begins
+    takes the newer one, and once no game plays the older one, a newly drawn one takes its place.
     """
 
     def __init__(
-        self, policy: Policy, num_rows: int, config: SelfPlay, past_policy: Policy | None = None
+        self,
+        policy: Policy,
+        num_rows: int,
+        config: SelfPlay,
+        past_policy: Policy | None = None,
+        team_size: int = 1,
     ):
         """Seats an actor's games.
 
         Args:
           policy: the actor's, of the learner's own seats.
-          num_rows: B, two for each game.
+          num_rows: B, those of a game one after the other: first one side's, then the other's.
           past_policy: plays for the past selves; None if it is `policy`.
+          team_size: rows of a side.
 
         Raises:
           UserError: the past selves' share comes to less than one game.
         """
-        games = num_rows // PLAYERS
-        self._groups, size = config.groups(num_rows)
-        game = np.arange(games - self._groups * size, games)
-        self._past = PLAYERS * game + 1 - game % PLAYERS
-        self._own = PLAYERS * game + game % PLAYERS
+        rows = np.arange(num_rows).reshape(-1, SIDES, team_size)
+        self._groups, size = config.groups(len(rows))
+        game = np.arange(len(rows) - self._groups * size, len(rows))
+        self._past = rows[game, 1 - game % SIDES].ravel()
+        own = rows[game, game % SIDES]
+        self._first = own[:, 0]  # of the learner's team, of each game
+        self._games, self._team_size = (self._groups, size), team_size
         self.learns = np.ones(num_rows, bool)  # [B] the learner's policy plays the row
         self.learns[self._past] = False
         self.against_past = np.zeros(num_rows, bool)  # [B] the learner's, against a past self
-        self.against_past[self._own] = True
+        self.against_past[own] = True
         self._results: list[Result] = []
         theirs = past_policy or policy
         past = self._past.tobytes()
@@ -56,8 +65,7 @@ class Seats:
         self._newer = np.zeros(self._groups, int)  # which of a group's two
         self._numbers = np.zeros((self._groups, 2), int)  # of the past selves
         self._chances = np.ones((self._groups, 2))  # as Result has them
-        shape = self._groups, len(self._past) // self._groups
-        self._plays = np.zeros(shape, int)  # which of its group's two plays in a game
+        self._plays = np.zeros(self._games, int)  # which of its group's two plays in a game
 
     def meet(self, pool: Pool, key: jax.Array) -> None:
         """Draws past selves for the groups in which all games play the newer one.
@@ -90,17 +98,16 @@ class Seats:
 
     def __call__(self, params: Any, timestep: Timestep, core_state: Any, key: jax.Array):
         """Acts for all rows, as a Policy does."""
-        over = (timestep.discount[self._own] == 0) & ~timestep.first[self._own]
+        over = (timestep.discount[self._first] == 0) & ~timestep.first[self._first]
         for i in np.flatnonzero(over):
             group, game = divmod(i, self._plays.shape[1])
             who = group, self._plays[group, game]
-            reward = float(timestep.reward[self._own[i]])
+            reward = float(timestep.reward[self._first[i]])
             self._results.append(Result(int(self._numbers[who]), float(self._chances[who]), reward))
-        begins = np.asarray(timestep.first)[self._past].reshape(self._plays.shape)
+        begins = np.asarray(timestep.first)[self._first].reshape(self._games)
         self._plays = np.where(begins, self._newer[:, None], self._plays)
-        return self._act(
-            self._own_arrays, params, self._sets, self._plays, timestep, core_state, key
-        )
+        plays = self._plays.repeat(self._team_size, axis=1)  # [groups, rows of each]
+        return self._act(self._own_arrays, params, self._sets, plays, timestep, core_state, key)
 
     def pop_results(self) -> list[Result]:
         """Returns the games against past selves that have ended since the last call."""
@@ -133,7 +140,7 @@ def _all_rows(apply: Callable, their_apply: Callable, past: np.ndarray, groups: 
             own, sets, *rows, keys
         )
 
-        def choose(x):  # [groups, 2, games, ...] -> [games of all groups, ...]
+        def choose(x):  # [groups, 2, rows, ...] -> [rows of all groups, ...]
             first, second = x[:, 0], x[:, 1]
             which = plays.reshape(*plays.shape, *(1,) * (first.ndim - 2))
             x = jax.numpy.where(which == 0, first, second)

@@ -33,7 +33,8 @@ from rlsys.acting.opponents import SelfPlay
 from rlsys.algorithms import presets
 from rlsys.algorithms.ppo_minibatches import Batch, minibatch, sequences
 from rlsys.config import ActorCriticConfig, check_at_least, check_positive, check_within, register
-from rlsys.envs import two_players
+from rlsys.envs import both_sides, is_team_game, layout
+from rlsys.envs.teams import Layout
 from rlsys.learning import learner
 from rlsys.learning.optimizer import (
     adam_with_clipped_gradients,
@@ -45,6 +46,7 @@ from rlsys.losses import popart
 from rlsys.losses.gae import gae
 from rlsys.losses.policy_gradient import baseline_loss
 from rlsys.losses.ppo import MAX_LOG_RATIO, clipped_surrogate, clipped_value_loss
+from rlsys.losses.team_spirit import team_spirit, zero_sum
 from rlsys.results import evaluate
 from rlsys.running.algorithm import Algorithm, FromUnrolls
 from rlsys.running.session import open_session
@@ -86,14 +88,35 @@ class Config(ActorCriticConfig):
     unroll_length: int = 32
     refresh_steps: int = 32
     self_play: SelfPlay = SelfPlay()
-    """Whom the learner plays in games of two players."""
+    """Whom the learner plays in games of two players or two teams."""
+    team_spirit: float = 0.3
+    """Games of two teams: the part of each reward, at the start of the run, that is the mean of the
+    team's rewards; the rest is the player's own."""
+    team_spirit_end: float = 1.0
+    """The same part at the end of the run, to which it changes linearly."""
+    zero_sum: float = 1.0
+    """Games of two teams: the part of the enemies' mean reward that is subtracted from each reward.
+    With 1 what helps the enemies costs as much, as of OpenAI Five; with less a fight can be worth
+    it for both teams, which else may learn to avoid each other."""
 
     def __post_init__(self):
         super().__post_init__()
-        if self.self_play != SelfPlay() and not any(map(two_players, self.tasks)):
+        if self.self_play != SelfPlay() and not any(map(both_sides, self.tasks)):
             raise UserError(f"past_share and its like are for games of two, not {self.env!r}")
         if self.has_past_selves:
-            self.self_play.groups(self.num_envs // self.actors)
+            rows = max(layout(task).rows for task in self.tasks)
+            self.self_play.groups(self.num_envs // self.actors // rows)
+        of_teams = "team_spirit team_spirit_end zero_sum"
+        check_within(self, 0.0, 1.0, of_teams)
+        for name in of_teams.split():
+            value = getattr(self, name)
+            if not self.teams and isinstance(value, float) and value != getattr(Config, name):
+                raise UserError(f"{name} is for games of two teams, not {self.env!r}")
+        if self.teams and len(set(map(layout, self.tasks))) > 1:
+            raise UserError(
+                f"tasks that are learned together with a game of two teams must be such games, of "
+                f"teams of one size, not {self.env!r}"
+            )
         check_at_least(self, 1, "epochs minibatches sequence_length")
         check_positive(self, "clip_eps step_seconds")
         check_within(self, 0.0, 1.0, "gae_lambda")
@@ -103,9 +126,10 @@ class Config(ActorCriticConfig):
                 f"unroll_length {self.unroll_length} is no multiple of sequence_length "
                 f"{self.sequence_length}"
             )
-        if self.core_size and self.sequence_length == 1 < self.unroll_length:
+        core_size = max(self.core_size, self.value_core_size or 0)
+        if core_size and self.sequence_length == 1 < self.unroll_length:
             raise UserError(
-                f"an LSTM (core_size {self.core_size}) learns nothing through time from sequences "
+                f"an LSTM (core_size {core_size}) learns nothing through time from sequences "
                 f"of one step: set sequence_length, to 16 for instance"
             )
         if self.num_sequences % self.minibatches:
@@ -122,7 +146,13 @@ class Config(ActorCriticConfig):
     @property
     def has_past_selves(self) -> bool:
         """Whether past selves play against the learner."""
-        return any(map(two_players, self.tasks)) and self.self_play.past_share > 0
+        return any(map(both_sides, self.tasks)) and self.self_play.past_share > 0
+
+    @property
+    def teams(self) -> Layout | None:
+        """How the rows of a game of two teams are ordered; None where no task is such a game."""
+        found = [layout(task) for task in self.tasks if is_team_game(task.env_id)]
+        return found[0] if found else None
 
     @property
     def num_sequences(self) -> int:
@@ -157,6 +187,22 @@ def discount(config: Config):
     return jnp.where(config.horizon_seconds > 0.0, from_horizon, config.discount)
 
 
+def team_rewards(config: Config, state: LearnerState, reward):
+    """The rewards [T, B] of games of two teams as they are learned from, and tau, the team spirit.
+
+    They are made zero-sum, in part if zero_sum is below 1, and not if one team alone has rows. Then
+    each player shares a part tau with its team; tau is linear in the progress (Berner et al. 2019,
+    the appendix on reward weights).
+    """
+    assert config.teams
+    teams = reward.reshape(len(reward), -1, *config.teams)  # [T, games, teams, players]
+    if config.teams.teams > 1:
+        teams = teams + config.zero_sum * (zero_sum(teams) - teams)
+    progress = jnp.clip(state.progress, 0.0, 1.0)
+    tau = config.team_spirit + progress * (config.team_spirit_end - config.team_spirit)
+    return team_spirit(teams, tau).reshape(reward.shape), tau
+
+
 def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory):
     """Makes a Batch of an unroll -> LearnerState with new statistics, (Batch, metrics)."""
     steps, task = trajectory.steps, trajectory.task_id
@@ -167,11 +213,14 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     old = actor_critic.statistics_of(config, state.popart)
     v = popart.unnormalize(old, actor_critic.value_of(values, task), task)  # [T + 1, B]
     mask, lambda_t = actor_critic.learned_turns(network, trajectory, config.gae_lambda)
+    r_t, more = steps.reward[1:], {}
+    if config.teams:
+        r_t, more["team_spirit"] = team_rewards(config, state, r_t)
     # Generalised advantages (Schulman et al. 2016, eq. 16), and the values' targets.
     advantage = gae(
         v[:-1],
         v[1:],
-        steps.reward[1:],
+        r_t,
         discount(config) * steps.discount[1:],
         lambda_=lambda_t,
     )
@@ -194,6 +243,7 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
         "v_mean": v_mean,
         "advantage_deviation": deviation,
         "explained_variance": actor_critic.explained_variance(moments),
+        **more,
     }
 
     # Sequences, each with the recurrent state that it was played from.
@@ -290,6 +340,12 @@ def make_state(network, config: Config) -> LearnerState:
 
 def check_mesh(mesh, config: Config) -> None:
     """Raises UserError unless each device can cut its share of a batch evenly."""
+    if config.teams and config.num_envs % (mesh.size * config.teams.rows):
+        rows = config.teams.rows
+        raise UserError(
+            f"{config.num_envs // rows} games of {rows} players cannot be shared evenly by "
+            f"{mesh.size} devices: num_envs must be a multiple of {mesh.size * rows}"
+        )
     learner.check_batch(mesh, config.num_envs)
     if config.num_sequences % (mesh.size * config.minibatches):
         raise UserError(

@@ -7,13 +7,15 @@ from rlsys.envs.options import Options, Task
 from rlsys.envs.randomise import NOTHING, Randomise
 from rlsys.envs.tasks import (
     against_players,
+    both_sides,
     check_task,
     family,
     is_game,
+    layout,
     plain_game,
     read_tasks,
-    two_players,
 )
+from rlsys.envs.teams import is_team_game
 
 __all__ = [
     "NOTHING",
@@ -23,12 +25,14 @@ __all__ = [
     "Randomise",
     "Task",
     "against_players",
+    "both_sides",
     "check_task",
     "family",
     "is_game",
+    "is_team_game",
+    "layout",
     "make",
     "plain_game",
     "read_tasks",
     "shared_spaces",
-    "two_players",
 ]

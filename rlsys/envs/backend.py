@@ -2,6 +2,7 @@
 
 import collections
 import importlib
+import inspect
 import itertools
 import os
 import traceback
@@ -52,6 +53,9 @@ class Backend:
     raw_action_space: spaces.Space
 
     to_move: Any = ()
+    team_size = 1
+    drawn: Any = ()
+    drawn_names: tuple[str, ...] = ()
 
     def __init__(self, task: Task, num_envs: int, seed: int | Sequence[int], *, render: bool):
         """Makes the environments; make.make explains the arguments.
@@ -77,6 +81,14 @@ class Backend:
     def _step(self, action: np.ndarray) -> Played:
         """Plays a step; where the last step ended an episode, this one is spent on the reset."""
         raise NotImplementedError
+
+    def send(self, action: np.ndarray) -> None:
+        """Begins a step, where the back-end can, for receive() to end. It checks no action."""
+        self._sent = action
+
+    def receive(self) -> Played:
+        """Ends the step that send() has begun. It counts nothing, as step() does."""
+        return self._step(self._sent)
 
     def _draw(self) -> np.ndarray | None:
         """Draws environment 0 as uint8 [H, W, 3], or returns None if it has no picture."""
@@ -132,6 +144,9 @@ class Backend:
     def pop_episodes(self) -> list[Episode]:
         return [self._episodes.popleft() for _ in range(len(self._episodes))]
 
+    def pop_draws(self) -> list[Any]:
+        return []
+
     def running_episodes(self) -> list[Episode]:
         so_far = zip(self._return.tolist(), self._length.tolist(), strict=True)
         return [Episode(*x, i, self.name, ended=False) for i, x in enumerate(so_far)]
@@ -168,6 +183,14 @@ def _reason(error: Exception) -> str:
     if not frames:
         return reason
     return f"{reason} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+
+
+def argument_names(function: Any) -> list[str]:
+    """Returns the names of the keyword arguments that a function takes; "**" if it takes any."""
+    parameters = inspect.signature(function).parameters.values()
+    any_of_them = [x for x in parameters if x.kind is x.VAR_KEYWORD]
+    named = [x.name for x in parameters if x.kind in (x.POSITIONAL_OR_KEYWORD, x.KEYWORD_ONLY)]
+    return [*named, "**"] if any_of_them else named
 
 
 def render_fps(metadata: Any) -> float | None:

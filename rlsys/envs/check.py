@@ -18,6 +18,7 @@ from rlsys.envs.make import make
 from rlsys.envs.options import Options, Task
 from rlsys.envs.rules import RULES, Broken, Unseen, play
 from rlsys.envs.tasks import read_tasks
+from rlsys.envs.teams import is_team_game
 from rlsys.types import UserError
 
 
@@ -75,6 +76,8 @@ def raw(task: Task) -> Task:
     plain = Options()
     changed = {"clip_rewards", "reward_scale", "life_loss_ends"}
     values = {name: getattr(plain, name) for name in changed}
+    if is_team_game(task.env_id):
+        values["event_rewards"] = 0.0
     return task._replace(options=dataclasses.replace(task.options, **values))
 
 

@@ -37,11 +37,17 @@ class EnvPoolEnvs(Backend):
         *,
         num_threads: int = 0,
         render: bool = False,
+        variant: str | None = None,
     ):
+        """Makes the environments; make.make explains the arguments.
+
+        Args:
+          variant: the folder below which EnvPool reads its files, while it makes the environments.
+        """
         self.check(task.env_id)
         if num_threads < 0:
             raise UserError(f"num_threads must be 0 or more, not {num_threads}")
-        self._num_threads = num_threads
+        self._num_threads, self._variant = num_threads, variant
         super().__init__(task, num_envs, seed, render=render)
         spec = self._pool.spec
         is_atari = self.family(task.env_id) == "atari"
@@ -69,6 +75,7 @@ class EnvPoolEnvs(Backend):
             self._task.options,
             self._num_threads,
             self._can_render,
+            self._variant,
         )
 
     def _reset(self) -> Any:
@@ -76,8 +83,15 @@ class EnvPoolEnvs(Backend):
         self.lives = info.get("lives")
         return self._observations.from_pool(obs, info)
 
+    def send(self, action: np.ndarray) -> None:
+        self._pool.send(self._actions.convert(action))
+
     def _step(self, action: np.ndarray) -> Played:
-        obs, reward, terminated, truncated, info = self._pool.step(self._actions.convert(action))
+        self.send(action)
+        return self.receive()
+
+    def receive(self) -> Played:
+        obs, reward, terminated, truncated, info = self._pool.recv(reset=False, return_info=True)
         self.lives = info.get("lives")
         first = info["elapsed_step"] == 0
         reward = np.where(first, np.float32(0), reward)  # DM Control's resets have a reward

@@ -29,19 +29,25 @@ def steps_per_second(env_id: str, family: str, spec: Any) -> float | None:
     if family in STEPS:
         return STEPS[family]
     if family == "mujoco":
+        if "ctrl_dt" in spec.config._fields:  # Playground's
+            return 1 / spec.config.ctrl_dt
         model = _model(spec)
         return 1 / (_timestep(model) * spec.config.frame_skip) if model else None
     return _of_gymnasium(env_id)
 
 
 def _model(spec: Any) -> Path | None:
-    """Return the file of a MuJoCo task's model; None outside Gymnasium's and DM Control's tasks."""
+    """Return the file of a MuJoCo task's model; None outside the tasks of Gymnasium, of
+    Gymnasium-Robotics and of DM Control."""
     folder, config = Path(spec.config.base_path) / "mujoco", spec.config._asdict()
     domain = re.fullmatch(r"_?Dmc(\w+)EnvSpec", type(spec).__name__)
     if domain:
         name = domain[1].lower()
         files = folder.glob("assets_dmc/*.xml")
         return next((x for x in files if x.stem.replace("_", "").lower() == name), None)
+    robot = folder / "robotics/assets" / config.get("xml_file", "none")
+    if robot.is_file():
+        return robot
     stem = Path(config["xml_file"]).stem if "xml_file" in config else "none"
     return next(folder.glob(f"assets_gym/{stem}*.xml"), None)  # some are kept as <stem>_envpool
 

@@ -102,6 +102,15 @@ def num_players(task: str) -> int:
     return _envpool().make_spec(task).config.max_num_players
 
 
+def base_path(task: str) -> str:
+    """Returns the folder below which an EnvPool task reads its files.
+
+    Raises:
+      UserError: the task cannot be made here.
+    """
+    return _spec(task, {}).config.base_path
+
+
 def make_pool(
     task: str,
     num_envs: int,
@@ -109,6 +118,7 @@ def make_pool(
     options: Options,
     num_threads: int,
     render: bool,
+    base_path: str | None = None,
 ) -> Any:
     """Makes an EnvPool of num_envs synchronous environments.
 
@@ -119,11 +129,14 @@ def make_pool(
       num_threads: the number of threads that step the environments. 0 stands for one a core, or
         for one in all where a step costs less than handing it to a thread.
       render: whether it is to draw pictures.
+      base_path: the folder below which it reads its files; None for EnvPool's own.
 
     Raises:
       UserError: the task cannot honour the options, or cannot be made here.
     """
     settings = _settings(task, options)
+    if base_path is not None:
+        settings["base_path"] = base_path
     if render:
         settings["render_mode"] = "rgb_array"
     try:

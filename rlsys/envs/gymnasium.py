@@ -1,4 +1,5 @@
-"""Gymnasium's environments, by its own vector environments: ENV=gymnasium/<id>.
+"""Gymnasium's environments, by its own vector environments: ENV=gymnasium/<id>, or
+ENV=gymnasium/<module>:<function> for a function that returns one.
 
 The actor's own thread steps them one after the other (SyncVectorEnv), as most environments need
 less time for a step than it takes to hand it to another process, 0.1 to 0.2 ms. Where a step takes
@@ -15,9 +16,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 
-from rlsys.envs.backend import Backend, Played, cannot_make, failed, render_fps
+from rlsys.envs.backend import Backend, Played, argument_names, cannot_make, failed, render_fps
 from rlsys.envs.options import Task, check_family
 from rlsys.envs.spaces import make_actions, make_observations
 from rlsys.types import UserError
@@ -43,7 +46,14 @@ class GymnasiumEnvs(Backend):
         *,
         num_threads: int = 0,
         render: bool = False,
+        variant: dict[str, float] | None = None,
     ):
+        """Makes the environments; make.make explains the arguments.
+
+        Args:
+          variant: keyword arguments of what makes an environment, drawn at random.
+        """
+        self._arguments = variant or {}
         self.check(task.env_id)
         check_family(task.env_id, "gymnasium", task.options)
         if task.options.processes and num_envs > MOST_PROCESSES:
@@ -64,15 +74,25 @@ class GymnasiumEnvs(Backend):
     @staticmethod
     def check(env_id: str) -> None:
         """Raises:
-        UserError: Gymnasium knows no such id, or the module that it names cannot be imported.
+        UserError: Gymnasium knows no such id and the module has no such function, or the module
+          cannot be imported.
         """
-        module, _, name = env_id.removeprefix("gymnasium/").rpartition(":")
         try:
-            if module:
-                importlib.import_module(module)
-            gymnasium.spec(name)
+            if not _function(env_id):
+                gymnasium.spec(env_id.removeprefix("gymnasium/").rpartition(":")[2])
         except Exception as error:  # whatever the module raises
             raise cannot_make("Gymnasium", env_id, error) from error
+
+    @staticmethod
+    def arguments(env_id: str) -> list[str]:
+        """Returns the names of the arguments that make an environment; "**" if it takes any."""
+        creator: Any = _function(env_id)
+        if not creator:
+            spec = gymnasium.spec(env_id.removeprefix("gymnasium/").rpartition(":")[2])
+            creator = spec.entry_point
+            if isinstance(creator, str):
+                creator = load_env_creator(creator)
+        return argument_names(creator)
 
     @staticmethod
     def family(env_id: str) -> str:
@@ -82,7 +102,7 @@ class GymnasiumEnvs(Backend):
         self.close()
         self._seeds: list[int] | list[None] = list(seeds)
         env_id = self._task.env_id
-        one = _Maker(env_id.removeprefix("gymnasium/"), self._task.options.max_episode_steps)
+        one = _Maker(env_id, self._task.options.max_episode_steps, self._arguments)
         in_processes = self._task.options.processes and not self._can_render
         try:
             ones = [one] * self.num_envs
@@ -162,25 +182,46 @@ def _start_fork_server() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _function(env_id: str) -> Any:
+    """Returns the function that an env_id names, and None where it is an id of Gymnasium's."""
+    module, _, name = env_id.removeprefix("gymnasium/").rpartition(":")
+    found = getattr(importlib.import_module(module), name, None) if module else None
+    return found if callable(found) and name not in gymnasium.registry else None
+
+
 class _Maker:
     """Makes one environment. It is a class, and no closure, so that it can be sent to a process."""
 
-    def __init__(self, env_id: str, max_episode_steps: int | None, render_mode: str | None = None):
-        self._env_id, self._render_mode = env_id, render_mode
+    def __init__(
+        self,
+        env_id: str,
+        max_episode_steps: int | None,
+        arguments: dict[str, float],
+        render_mode: str | None = None,
+    ):
+        self._env_id, self._arguments, self._render_mode = env_id, arguments, render_mode
         self._max_episode_steps = max_episode_steps
 
     def __call__(self) -> gymnasium.Env:
-        options: dict[str, Any] = {"disable_env_checker": True}  # rlsys.envs.check checks more
-        if self._max_episode_steps is not None:
-            options["max_episode_steps"] = self._max_episode_steps
+        options: dict[str, Any] = dict(self._arguments)
         if self._render_mode is not None:
             options["render_mode"] = self._render_mode
-        return gymnasium.make(self._env_id, **options)
+        if function := _function(self._env_id):
+            env = function(**options)
+            if self._max_episode_steps is not None:
+                env = TimeLimit(env, self._max_episode_steps)
+            return env
+        options["disable_env_checker"] = True  # rlsys.envs.check checks more
+        if self._max_episode_steps is not None:
+            options["max_episode_steps"] = self._max_episode_steps
+        return gymnasium.make(self._env_id.removeprefix("gymnasium/"), **options)
 
     def drawing(self) -> "_Maker":
         """Returns a maker of the same environment with pictures, if it has any."""
         env = self()
         modes = env.metadata.get("render_modes") or ()
         env.close()
-        mode = "rgb_array" if "rgb_array" in modes else None
-        return _Maker(self._env_id, self._max_episode_steps, mode)
+        function = _function(self._env_id)
+        takes = not function or {"render_mode", "**"} & set(argument_names(function))
+        mode = "rgb_array" if "rgb_array" in modes and takes else None
+        return _Maker(self._env_id, self._max_episode_steps, self._arguments, mode)

@@ -7,8 +7,9 @@ The three rules that each must keep (rlsys/types.py):
 2. A step that ends its episode by a time limit alone is `truncated` and keeps `discount` 1. On a
    step that comes to its own end too, `discount` is 0 and `truncated` False (EnvPool's tasks say
    `truncated` there).
-3. A game of two players is two rows, one after the other. A row whose player waits has exactly one
-   legal action, which is not played, and `to_move` is False there.
+3. A game of two players is two rows, one after the other; a game of two teams is a row for each
+   player, one team after the other. A row whose player waits, or is dead, has exactly one legal
+   action, which is not played, and `to_move` is False there.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ class Episode(NamedTuple):
 
     episode_return: float  # sum of raw rewards
     length: int  # agent steps; the steps that are spent on resets are not counted
-    env: int  # which of the B environments played it
+    env: int  # which of the B environments played it; of a team the first
     task: str  # the Task's name
     ended: bool = True  # False where it is still running
 
@@ -37,6 +38,8 @@ class Envs(Protocol):
     Attributes:
       num_envs: B.
       name: the name of the task.
+      team_size: the number of neighbouring rows that are one team and tell one episode; 1 where
+        every row is by itself.
       observation_space: the space of one environment's obs: Box, Discrete, MultiDiscrete or
         MultiBinary, or one Dict of them. Images are [H, W, C], floats are float32, categories are
         int32 from 0, and a mask of the legal actions is called "action_mask".
@@ -47,6 +50,7 @@ class Envs(Protocol):
 
     num_envs: int
     name: str
+    team_size: int
     observation_space: spaces.Space
     action_space: spaces.Space
     raw_observation_space: spaces.Space
@@ -55,6 +59,17 @@ class Envs(Protocol):
     @property
     def to_move(self) -> Any:
         """[B] bool, which rows choose the next action; () where every row always does."""
+        ...
+
+    @property
+    def drawn(self) -> Any:
+        """[B, n] float32, what randomise/groups.py has drawn of the physics behind the last
+        Timestep; () where nothing is drawn."""
+        ...
+
+    @property
+    def drawn_names(self) -> tuple[str, ...]:
+        """The names of the n numbers of drawn."""
         ...
 
     @property
@@ -101,8 +116,12 @@ class Envs(Protocol):
         """Returns the episodes that have ended since the last call."""
         ...
 
+    def pop_draws(self) -> list[Any]:
+        """Returns the draws of physics since the last call; see randomise/groups.py."""
+        ...
+
     def running_episodes(self) -> list[Episode]:
-        """Returns each environment's running episode, in order, as it stands."""
+        """Returns each environment's, or each team's, running episode, in order, as it stands."""
         ...
 
     def render(self) -> np.ndarray:

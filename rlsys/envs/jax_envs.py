@@ -1,14 +1,15 @@
 """Environments written in JAX, stepped in one compiled call: ENV=jax/<module>:<function>.
 
-The function takes no arguments and returns the environment; jax_interfaces.py says which kinds
-there are. They run on JAX's default device, and a step's results come to the host like any other
-environment's.
+The function returns the environment; jax_interfaces.py says which kinds there are. It needs no
+arguments. Where some are drawn at random (randomise/physics.py), it is called while JAX traces
+it, so that one compiled program serves all draws. Environments run on JAX's default device, and a
+step's results come to the host like any other environment's.
 """
 
 import functools
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rlsys.envs import jax_interfaces
-from rlsys.envs.backend import Backend, Played, cannot_make
+from rlsys.envs.backend import Backend, Played, argument_names, cannot_make
 from rlsys.envs.options import NO_LIMIT, Task, check_family
 from rlsys.envs.spaces import make_actions, make_observations
 from rlsys.types import UserError
@@ -36,8 +37,8 @@ class Program(NamedTuple):
     """Holds an environment and its compiled functions, which play any number of it."""
 
     env: jax_interfaces.PureEnv
-    reset: Any  # keys [B] -> Carry, obs
-    step: Any  # Carry, action [B, ...] -> Carry, Played
+    reset: Any  # keys [B], drawn arguments -> Carry, obs
+    step: Any  # Carry, action [B, ...], drawn arguments -> Carry, Played
 
 
 class JaxEnvs(Backend):
@@ -52,9 +53,16 @@ class JaxEnvs(Backend):
         *,
         num_threads: int = 0,
         render: bool = False,
+        variant: dict[str, float] | None = None,
     ):
-        check_family(task.env_id, "jax", task.options)
-        self._program = load(task.env_id, task.options.max_episode_steps or NO_LIMIT)
+        """Makes the environments; make.make explains the arguments.
+
+        Args:
+          variant: keyword arguments of the function, drawn at random.
+        """
+        check_family(task.env_id, self.family(task.env_id), task.options)
+        self._drawn = {name: np.float32(x) for name, x in (variant or {}).items()}
+        self._program = self._load(task)
         super().__init__(task, num_envs, seed, render=render)
         self.raw_action_space = self._program.env.action_space
         self.raw_observation_space = self._program.env.observation_space
@@ -74,18 +82,25 @@ class JaxEnvs(Backend):
           UserError: there is no such module.
         """
         module, _, function = env_id.removeprefix("jax/").partition(":")
-        if not (module and function):
-            raise UserError(f"a task in JAX is named jax/<module>:<function>, not {env_id!r}")
-        try:
-            found = importlib.util.find_spec(module) is not None
-        except (ImportError, ValueError):  # a parent is missing, or the word is no module's name
-            found = False
-        if not found:
-            raise UserError(f"there is no module {module!r}, which {env_id!r} names")
+        find_module(env_id, module, function, "a task in JAX is named jax/<module>:<function>")
 
     @staticmethod
     def family(env_id: str) -> str:
         return "jax"
+
+    def _load(self, task: Task) -> "Program":
+        """Makes the environment that the task names.
+
+        Raises:
+          UserError: it cannot be made.
+        """
+        limit = task.options.max_episode_steps or NO_LIMIT
+        return load(task.env_id, limit, tuple(self._drawn))
+
+    @staticmethod
+    def arguments(env_id: str) -> list[str]:
+        """Returns the names of the arguments that the function takes; "**" if it takes any."""
+        return argument_names(_function(env_id))
 
     def _make(self, seeds: list[int]) -> None:
         self._keys = _on_device(lambda: jax.vmap(jax.random.key)(np.array(seeds, np.uint32)))
@@ -94,13 +109,21 @@ class JaxEnvs(Backend):
     def _reset(self) -> Any:
         # A later reset() goes on with each environment's random numbers.
         keys = self._keys if self._carry is None else self._carry.key
-        self._carry, obs = _on_device(lambda: self._program.reset(keys))
+        self._carry, obs = _on_device(lambda: self._program.reset(keys, self._drawn))
         return self._observations.convert(jax.device_get(obs))
 
-    def _step(self, action: np.ndarray) -> Played:
+    def send(self, action: np.ndarray) -> None:
         action = self._actions.convert(action)
-        self._carry, played = _on_device(lambda: self._program.step(self._carry, action))
-        played = jax.device_get(played)
+        self._carry, self._played = _on_device(
+            lambda: self._program.step(self._carry, action, self._drawn)
+        )
+
+    def _step(self, action: np.ndarray) -> Played:
+        self.send(action)
+        return self.receive()
+
+    def receive(self) -> Played:
+        played = jax.device_get(self._played)
         return played._replace(obs=self._observations.convert(played.obs))
 
     def _draw(self) -> np.ndarray | None:
@@ -125,23 +148,84 @@ def _on_device(function: Any) -> Any:
         return function()
 
 
-@functools.cache
-def load(env_id: str, max_episode_steps: int) -> Program:
-    """Makes an environment, once in a process: all actors share what is compiled of it.
+def find_module(env_id: str, module: str, name: str, how: str) -> None:
+    """Finds a module without importing it.
+
+    Args:
+      env_id: the task that names it, and something in it by `name`.
+      how: says how such a task is named.
 
     Raises:
-      UserError: it cannot be made, or its functions do not fit together.
+      UserError: the task does not name both, or there is no such module.
+    """
+    if not (module and name):
+        raise UserError(f"{how}, not {env_id!r}")
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # a parent is missing, or the word is no module's name
+        found = False
+    if not found:
+        raise UserError(f"there is no module {module!r}, which {env_id!r} names")
+
+
+def _function(env_id: str) -> Any:
+    """Returns the function that an env_id names; it imports the function's module.
+
+    Raises:
+      UserError: there is none.
     """
     JaxEnvs.check(env_id)
     module, _, function = env_id.removeprefix("jax/").partition(":")
     try:
-        env = jax_interfaces.read(getattr(importlib.import_module(module), function)())
-        program = _program(env, max_episode_steps)
+        return getattr(importlib.import_module(module), function)
+    except Exception as error:  # whatever the module raises
+        raise cannot_make("JAX", env_id, error) from error
+
+
+@functools.cache
+def load(env_id: str, max_episode_steps: int, drawn: tuple[str, ...] = ()) -> Program:
+    """Makes an environment, once in a process: all actors share what is compiled of it.
+
+    Args:
+      drawn: names of the function's arguments that are drawn at random.
+
+    Raises:
+      UserError: it cannot be made, or its functions do not fit together.
+    """
+    function = _function(env_id)
+
+    def read(**arguments: Any) -> jax_interfaces.PureEnv:
+        return jax_interfaces.read(function(**arguments))
+
+    return program_of(env_id, read, max_episode_steps, drawn)
+
+
+def program_of(
+    env_id: str,
+    read: Callable[..., jax_interfaces.PureEnv],
+    max_episode_steps: int,
+    drawn: tuple[str, ...] = (),
+) -> Program:
+    """Compiles an environment's functions for any number of it.
+
+    Args:
+      read: makes it, of the arguments that are drawn at random.
+      drawn: names of these arguments.
+
+    Raises:
+      UserError: it cannot be made, or its functions do not fit together.
+    """
+    try:
+        env = read()
+        program = _program(read, env, max_episode_steps)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
-        carry, obs = jax.eval_shape(program.reset, keys)
+        numbers = dict.fromkeys(drawn, np.float32(0))
+        carry, obs = jax.eval_shape(program.reset, keys, numbers)
         action: Any = env.action_space
         if action.dtype is not None:  # one array; make_actions refuses others, such as Dict
-            jax.eval_shape(program.step, carry, np.zeros((2, *action.shape), action.dtype))
+            rows = 2 * max(env.players, 1)
+            actions = np.zeros((rows, *action.shape), action.dtype)
+            jax.eval_shape(program.step, carry, actions, numbers)
     except UserError as error:
         raise UserError(f"{env_id!r}: {error}") from None
     except Exception as error:  # whatever the environment raises
@@ -150,25 +234,44 @@ def load(env_id: str, max_episode_steps: int) -> Program:
     return program._replace(env=env._replace(observation_space=shown))
 
 
-def _program(env: jax_interfaces.PureEnv, max_episode_steps: int) -> Program:
+def _program(
+    read: Callable[..., jax_interfaces.PureEnv], env: jax_interfaces.PureEnv, max_episode_steps: int
+) -> Program:
+    """Compiles an environment.
+
+    Args:
+      read: makes it of drawn arguments.
+      env: as it is without any.
+    """
+
+    def made(drawn):
+        return read(**drawn) if drawn else env
+
+    def as_rows(obs):  # of a game of two teams a row for each player
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), obs) if env.players else obs
+
     @jax.jit
-    def reset(keys):
+    def reset(keys, drawn):
+        env = made(drawn)
         key, reset_key = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         obs, state = jax.vmap(env.reset)(reset_key)
         ended = jnp.zeros(keys.shape, bool)
-        return Carry(state, ended, ended.astype(jnp.int32), key), _arrays(env, obs)
+        return Carry(state, ended, ended.astype(jnp.int32), key), as_rows(_arrays(env, obs))
 
     @jax.jit
-    def step(carry, action):
-        first = carry.ended
+    def step(carry, action, drawn):
+        env, first = made(drawn), carry.ended
+        action = action.reshape(-1, env.players, *action.shape[1:]) if env.players else action
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(carry.key)
         obs, state, reward, terminated, truncated = jax.vmap(env.step)(
             keys[:, 1], carry.state, action
         )
+        rewards = (env.players, 2) if env.players else ()
         for name, x in (("reward", reward), ("end", terminated), ("time-out", truncated)):
-            if jnp.shape(x) != keys.shape[:1]:
-                shape = list(jnp.shape(x)[1:])
-                raise UserError(f"the {name} of a step is {shape}, and not one number")
+            axes = rewards if name == "reward" else ()
+            if jnp.shape(x) != (*keys.shape[:1], *axes):
+                shape, words = list(jnp.shape(x)[1:]), list(axes) if axes else "one number"
+                raise UserError(f"the {name} of a step is {shape}, and not {words}")
         started = (obs, state)
         # Computed only where an episode has ended: some environments' resets are dear.
         obs, state = jax.lax.cond(
@@ -182,9 +285,10 @@ def _program(env: jax_interfaces.PureEnv, max_episode_steps: int) -> Program:
         terminated = jnp.asarray(terminated).astype(bool) & ~first
         truncated = jnp.asarray(truncated).astype(bool) | (age >= max_episode_steps)
         truncated = truncated & ~terminated & ~first
-        reward = jnp.where(first, 0.0, jnp.asarray(reward).astype(jnp.float32))
+        reward = jnp.asarray(reward).astype(jnp.float32)
+        reward = jnp.where(first.reshape(-1, *[1] * len(rewards)), 0.0, reward)
         carry = Carry(state, terminated | truncated, age, keys[:, 0])
-        return carry, Played(_arrays(env, obs), first, reward, terminated, truncated)
+        return carry, Played(as_rows(_arrays(env, obs)), first, reward, terminated, truncated)
 
     return Program(env, reset, step)
 

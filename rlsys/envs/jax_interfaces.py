@@ -6,7 +6,7 @@
             reward, done, info; without params where the environment has no default_params; with
             reset_env and step_env in place of reset and step, if it has them. An environment of
             one's own is simplest like this.
-    JaxMARL the same with a dict of agents, of which there may be one
+    JaxMARL the same with a dict of agents, of which there may be one; see teams.py for more
 
 Time limits: brax's info["truncation"], gymnax's is_truncated or max_steps_in_episode, and
 info["truncated"] of any. Without one of these, every end counts as the episode's own.
@@ -35,6 +35,8 @@ class PureEnv(NamedTuple):
     step: Callable[[Any, Any, Any], tuple[Any, Any, Any, Any, Any]]
     draw: Callable[[Any], Any]  # state -> a picture, if the environment can
     steps_per_second: float | None = None  # of the environment's own time, if it tells
+    # P of a game of two teams: obs are [P, ...], an action [P], a reward [P, 2], as teams.py says
+    players: int = 0
 
 
 def read(made: Any) -> PureEnv:
@@ -72,7 +74,7 @@ def _brax(env: Any) -> PureEnv:
 
     def step(key, state, action):
         state = env.step(state, action)
-        return state.obs, state, state.reward, *_ends(state.done, state.info)
+        return state.obs, state, state.reward, *ends(state.done, state.info)
 
     shown = jax.eval_shape(lambda: reset(jax.random.key(0))[0])
     return PureEnv(
@@ -91,15 +93,15 @@ def _gymnax(env: Any, params: tuple) -> PureEnv:
 
     def step(key, state, action):
         obs, state, reward, *done, info = raw_step(key, state, action, *params)
-        ends = _ends(done[0], info) if len(done) == 1 else (done[0], done[1])
+        over, cut = ends(done[0], info) if len(done) == 1 else (done[0], done[1])
         if hasattr(env, "is_truncated"):  # gymnax from 1.0 on
-            ends = ends[0], ends[1] | env.is_truncated(state, *params)
+            cut = cut | env.is_truncated(state, *params)
         elif hasattr(env, "is_terminal") and params and hasattr(params[0], "max_steps_in_episode"):
             # Before 1.0 an end by the time limit is one that would be none without it.
             endless = params[0].replace(max_steps_in_episode=np.iinfo(np.int32).max)
             limit = env.is_terminal(state, *params) & ~env.is_terminal(state, endless)
-            ends = ends[0] & ~limit, ends[1] | limit
-        return obs, state, reward, *ends
+            over, cut = over & ~limit, cut | limit
+        return obs, state, reward, over, cut
 
     return PureEnv(
         _space(_space_of(env, "observation_space", params)),
@@ -112,7 +114,10 @@ def _gymnax(env: Any, params: tuple) -> PureEnv:
 
 def _jaxmarl(env: Any) -> PureEnv:
     if len(env.agents) != 1:
-        raise UserError(f"the environment has {len(env.agents)} agents, and only one can be played")
+        raise UserError(
+            f"the environment has {len(env.agents)} agents, and only one can be played: games of "
+            f"two teams are named teams/<module>:<class>"
+        )
     agent = env.agents[0]
     raw_step = getattr(env, "step_env", env.step)
 
@@ -122,7 +127,7 @@ def _jaxmarl(env: Any) -> PureEnv:
 
     def step(key, state, action):
         obs, state, reward, done, info = raw_step(key, state, {agent: action})
-        return obs[agent], state, reward[agent], *_ends(done["__all__"], info)
+        return obs[agent], state, reward[agent], *ends(done["__all__"], info)
 
     return PureEnv(
         _space(_space_of(env, "observation_space", (agent,))),
@@ -133,7 +138,7 @@ def _jaxmarl(env: Any) -> PureEnv:
     )
 
 
-def _ends(done: Any, info: Any) -> tuple[Any, Any]:
+def ends(done: Any, info: Any) -> tuple[Any, Any]:
     """Says whether the episode came to its own end, and whether a time limit cut it off."""
     done = jnp.asarray(done).astype(bool)
     for key in TRUNCATED:

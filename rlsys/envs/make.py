@@ -1,6 +1,7 @@
 """The one constructor of environments: a back-end, with a wrapper for each option around it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from gymnasium import spaces
 
@@ -8,7 +9,11 @@ from rlsys.envs import wrappers
 from rlsys.envs.envpool import EnvPoolEnvs
 from rlsys.envs.interface import Envs
 from rlsys.envs.options import DEFAULTS, Task
+from rlsys.envs.randomise import NOTHING
+from rlsys.envs.randomise.effects import effects_of
+from rlsys.envs.randomise.groups import Groups
 from rlsys.envs.tasks import backend_of, check_opponent
+from rlsys.envs.teams import WITHIN, TeamEnvs
 from rlsys.types import UserError
 
 
@@ -39,13 +44,30 @@ def make(
     options, backend = task.options, backend_of(task.env_id)
     if options.opponent:
         check_opponent(task.env_id, options)
-    rows = 2 * num_envs if options.opponent else num_envs
-    envs: Envs = backend(task, rows, seed, num_threads=num_threads, render=render)
-    if options.opponent:
+    against = options.opponent and options.opponent not in WITHIN
+    rows = 2 * num_envs if against else num_envs
+    made: Any = Groups if task.randomise.physics_words else backend
+    envs: Envs = made(task, rows, seed, num_threads=num_threads, render=render)
+    if isinstance(envs, TeamEnvs) and options.event_rewards:
+        envs = wrappers.AddEvents(envs, options.event_rewards)
+    if against:
         envs = wrappers.Versus(envs, options.opponent, task.env_id, seed)
     if options.life_loss_ends:
         assert isinstance(envs, EnvPoolEnvs)  # other back-ends have refused it
         envs = wrappers.LifeLossEnds(envs)
+    exact = None
+    if task.randomise != NOTHING:  # in the task's own units, so before all that follows
+        effects = effects_of(
+            task.randomise,
+            task.env_id,
+            envs.observation_space,
+            envs.action_space,
+            envs.steps_per_second,
+        )
+        envs = wrappers.with_actions(envs, effects, seed)
+        if task.randomise.show_value:
+            envs = exact = wrappers.Exact(envs)
+        envs = wrappers.with_observations(envs, effects, seed)
     if options.action_bins != DEFAULTS.action_bins:
         if not isinstance(envs.action_space, spaces.Box):
             raise UserError(
@@ -67,4 +89,6 @@ def make(
         envs = wrappers.OnlyFirst(envs)
     if options.flicker:
         envs = wrappers.Flicker(envs, options.flicker, seed)
+    if exact:
+        envs = wrappers.ShowValue(envs, exact)
     return envs

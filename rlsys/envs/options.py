@@ -8,13 +8,14 @@ from rlsys.envs.randomise import NOTHING, Randomise
 from rlsys.types import UserError
 
 NO_LIMIT = 2**31 - 1  # EnvPool's max_episode_steps of tasks without a time limit
-OF_ONE_FAMILY = {  # options that only one family of tasks can honour
-    "sticky_actions": ("atari", "Atari"),
-    "noop_max": ("atari", "Atari"),
-    "life_loss_ends": ("atari", "Atari"),
-    "minimal_actions": ("atari", "Atari"),
-    "processes": ("gymnasium", "Gymnasium"),
-    "opponent": ("pgx", "PGX"),
+OF_SOME_FAMILIES = {  # options that only some families of tasks can honour
+    "sticky_actions": (("atari",), "Atari"),
+    "noop_max": (("atari",), "Atari"),
+    "life_loss_ends": (("atari",), "Atari"),
+    "minimal_actions": (("atari",), "Atari"),
+    "processes": (("gymnasium",), "Gymnasium"),
+    "opponent": (("pgx", "smax", "teams"), "PGX and games of two teams"),
+    "event_rewards": (("smax", "teams"), "games of two teams"),
 }
 
 
@@ -54,7 +55,11 @@ class Options:
     opponent: str = ""
     """Games of two players: a player that does not learn plays one side: "random", "blocker", which
     wins or keeps the other from winning if one move can (TicTacToe, ConnectFour), or "perfect"
-    (TicTacToe). Without one the agent plays both sides."""
+    (TicTacToe). Games of two teams: "random" or, of SMAX, "heuristic", JaxMARL's scripted enemies.
+    Without one the agent plays both sides."""
+    event_rewards: float = 1.0
+    """Games of two teams: multiply what a player is rewarded for its own events, such as damage
+    dealt and taken, beside the game's result; reported returns are the results alone."""
     processes: bool = False
     """Gymnasium: play each environment in a process of its own; worth it where a step takes longer
     than 0.2 ms, as each hand-over costs about that."""
@@ -63,6 +68,8 @@ class Options:
         for name in ("sticky_actions", "flicker"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        if not 0.0 <= self.event_rewards < math.inf:
+            raise UserError(f"event_rewards must be 0 or more, not {self.event_rewards}")
         if not 0.0 < self.reward_scale < math.inf:
             raise UserError(f"reward_scale must be positive, not {self.reward_scale}")
         # noop_max=0 crashes EnvPool, and with it the process.
@@ -84,8 +91,8 @@ def check_family(env_id: str, family: str, options: Options) -> None:
     Raises:
       UserError: one of them is set.
     """
-    for name, (able, word) in OF_ONE_FAMILY.items():
-        if family != able and getattr(options, name) != getattr(DEFAULTS, name):
+    for name, (able, word) in OF_SOME_FAMILIES.items():
+        if family not in able and getattr(options, name) != getattr(DEFAULTS, name):
             raise UserError(f"{name} is for {word}, and {env_id!r} is of the family {family!r}")
 
 

@@ -1,4 +1,4 @@
-"""Players of games of two that do not learn: to play against, and to measure strength by.
+"""Players of games of two sides that do not learn: to play against, and to measure strength by.
 
 Each takes observations and gives a weight to each action; one of the heaviest is drawn.
 """
@@ -23,6 +23,7 @@ class Board(NamedTuple):
 
 
 BOARDS = {"TicTacToe-v1": Board(3, 3, 3, False), "ConnectFour-v1": Board(6, 7, 4, True)}
+TEAMS = {"smax": ["random", "heuristic"], "teams": ["random"]}  # by the word before the slash
 # (observations [B, ...], legal actions [B, A] bool) -> weights [B, A], 0 where an action is illegal
 Player = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -33,7 +34,7 @@ def make_player(name: str, game: str) -> Player:
     Args:
       name: "random" draws a legal action; "blocker" wins if it can, else keeps the other from
         winning with the next move, else draws; "perfect" draws from the best actions.
-      game: EnvPool's id.
+      game: EnvPool's id, or that of a game of two teams.
 
     Raises:
       UserError: there is no such player of this game.
@@ -41,6 +42,10 @@ def make_player(name: str, game: str) -> Player:
     known = players_of(game)
     if name not in known:
         raise UserError(f"there is no opponent {name!r} in {game!r}, only {', '.join(known)}")
+    if name == "heuristic":
+        raise UserError(
+            f"heuristic is a part of the environment {game}:opponent=heuristic: make eval plays it"
+        )
     if name == "random":
         return lambda obs, legal: legal.astype(float)
     if name == "blocker":
@@ -50,6 +55,8 @@ def make_player(name: str, game: str) -> Player:
 
 def players_of(game: str) -> list[str]:
     """Returns the names of the players of a game, the weakest first."""
+    if "/" in game:
+        return TEAMS[game.partition("/")[0]]
     on_boards = ["blocker"] if game in BOARDS else []
     return ["random", *on_boards, *(["perfect"] if game == "TicTacToe-v1" else [])]
 

@@ -173,7 +173,7 @@ def _restart(played: Play, build, seed) -> str:
 def _episodes(played: Play, build, seed) -> str:
     steps = played.steps
     expected, running = [], []
-    for env in range(played.envs.num_envs):
+    for env in range(0, played.envs.num_envs, played.envs.team_size):
         total, length = 0.0, 0
         for t in range(1, len(steps.first)):
             total += float(steps.reward[t, env])

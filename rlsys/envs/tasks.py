@@ -3,6 +3,8 @@
     Pong-v5                              an EnvPool id
     gymnasium/my_package:MyEnv-v0        a Gymnasium id, which may name a module to import
     jax/my_package.my_module:make        a function that returns an environment in JAX
+    smax/5m                              a game of two teams of JaxMARL's SMAX
+    teams/my_package.my_module:Game      a game of two teams of one's own, in JAX
 
 Each may be followed by options of its own, `:option=value`; an option always has a `=`.
 """
@@ -12,23 +14,29 @@ import difflib
 import re
 from typing import Any
 
-from rlsys.envs import envpool_settings
+from rlsys.envs import envpool_settings, smax
 from rlsys.envs.envpool import EnvPoolEnvs
 from rlsys.envs.games import GameEnvs
 from rlsys.envs.gymnasium import GymnasiumEnvs
 from rlsys.envs.jax_envs import JaxEnvs
 from rlsys.envs.options import DEFAULTS, Options, Task, check_family
-from rlsys.envs.players import make_player, players_of
+from rlsys.envs.players import players_of
+from rlsys.envs.teams import TEAMS, Layout, TeamEnvs, is_team_game, team_size
 from rlsys.types import UserError
 
 # By the word before the slash of an env_id; any other id is EnvPool's.
-BACKENDS: dict[str, Any] = {"gymnasium": GymnasiumEnvs, "jax": JaxEnvs}
+BACKENDS: dict[str, Any] = {
+    "gymnasium": GymnasiumEnvs,
+    "jax": JaxEnvs,
+    "smax": TeamEnvs,
+    "teams": TeamEnvs,
+}
 # Options that change the learner's rewards and episodes, or the speed, but not what is scored.
-UNTOLD = ("life_loss_ends", "clip_rewards", "reward_scale", "processes")
-CHEAP = (*envpool_settings.CHEAP, "gymnasium", "jax")  # families that one thread steps
+UNTOLD = ("life_loss_ends", "clip_rewards", "reward_scale", "event_rewards", "processes")
+CHEAP = (*envpool_settings.CHEAP, *BACKENDS)  # families that one thread steps
 
 
-def backend_of(env_id: str) -> type[EnvPoolEnvs | GymnasiumEnvs | JaxEnvs]:
+def backend_of(env_id: str) -> type[EnvPoolEnvs | GymnasiumEnvs | JaxEnvs | TeamEnvs]:
     """Returns the back-end that plays a task."""
     word, slash, _ = env_id.partition("/")
     if slash and word in BACKENDS:
@@ -36,30 +44,38 @@ def backend_of(env_id: str) -> type[EnvPoolEnvs | GymnasiumEnvs | JaxEnvs]:
     return GameEnvs if is_game(env_id) else EnvPoolEnvs
 
 
-def two_players(task: Task) -> bool:
+def both_sides(task: Task) -> bool:
     """Returns whether the agent plays both sides of a game, so that each player has a row."""
-    return is_game(task.env_id) and not task.options.opponent
+    return (is_game(task.env_id) or is_team_game(task.env_id)) and not task.options.opponent
+
+
+def layout(task: Task) -> Layout:
+    """Returns how the rows of a game are ordered; of a task that is no game a row is a game."""
+    return Layout(TEAMS if both_sides(task) else 1, team_size(task.env_id))
 
 
 def plain_game(task: Task) -> Task:
-    """Returns the game of two that a task is of, without an opponent that does not learn and with
-    the rewards as the game pays them.
+    """Returns the game of two players or teams that a task is of, without an opponent that does not
+    learn and with the rewards as the game pays them, for its result alone.
 
     Raises:
-      UserError: it is of no game of two.
+      UserError: it is of no such game.
     """
-    if not is_game(task.env_id):
+    teams = is_team_game(task.env_id)
+    if not (is_game(task.env_id) or teams):
         raise UserError(f"{task.name!r} is no game of two players")
-    options = dataclasses.replace(task.options, opponent="", clip_rewards=False, reward_scale=1.0)
-    return read_tasks(task.env_id, options)[0]
+    plain: dict[str, Any] = {"opponent": "", "clip_rewards": False, "reward_scale": 1.0}
+    plain |= {"event_rewards": 0.0} if teams else {}
+    return read_tasks(task.env_id, dataclasses.replace(task.options, **plain))[0]
 
 
 def against_players(task: Task) -> list[Task]:
     """Returns the tasks in which an agent that plays both sides of a game meets each player of
-    players.py; of any other task itself alone."""
-    if not two_players(task):
+    players.py, or of a game of two teams the strongest; of any other task itself alone."""
+    if not both_sides(task):
         return [task]
     names = players_of(task.env_id)
+    names = names[-1:] if is_team_game(task.env_id) else names
     options = [dataclasses.replace(task.options, opponent=name) for name in names]
     return [
         task._replace(name=f"{task.name}:opponent={name}", options=option)
@@ -70,9 +86,11 @@ def against_players(task: Task) -> list[Task]:
 def check_opponent(env_id: str, options: Options) -> None:
     """Raises UserError unless the options' opponent plays the task."""
     check_family(env_id, family(env_id), options)
-    if not is_game(env_id):
+    if not (is_game(env_id) or is_team_game(env_id)):
         raise UserError(f"opponent is for games of two players, and {env_id!r} is none")
-    make_player(options.opponent, env_id)
+    if options.opponent not in players_of(env_id):
+        known = ", ".join(players_of(env_id))
+        raise UserError(f"there is no opponent {options.opponent!r} in {env_id!r}, only {known}")
 
 
 def is_game(env_id: str) -> bool:
@@ -83,7 +101,7 @@ def is_game(env_id: str) -> bool:
 
 def family(env_id: str) -> str:
     """Returns the family that a task belongs to: EnvPool's "atari", "minigrid", "classic_control",
-    "mujoco" ..., "gymnasium" or "jax".
+    "mujoco" ..., "gymnasium", "jax", "smax" or "teams".
 
     Raises:
       UserError: there is no such task.
@@ -176,6 +194,7 @@ def list_tasks(family: str = "") -> list[str]:
         "make tasks FAMILY=atari lists a family; of several players only PGX's games of two can be "
         "played.",
         "gymnasium/<id> is a task of Gymnasium, jax/<module>:<function> one in JAX.",
+        f"smax/<map> is a game of two teams: {', '.join(smax.MAPS)}.",
     ]
 
 

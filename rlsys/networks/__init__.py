@@ -2,6 +2,8 @@
 
 from rlsys.networks.agent import (
     AgentNetwork,
+    policy_alone,
+    policy_network,
     policy_value_network,
     q_network,
     sample_obs,
@@ -19,6 +21,8 @@ __all__ = [
     "init",
     "is_continuous",
     "orthogonalize",
+    "policy_alone",
+    "policy_network",
     "policy_value_network",
     "q_network",
     "sample_obs",

@@ -18,7 +18,7 @@ from rlsys.networks.distributions import (
     valid_actions,
 )
 from rlsys.networks.frames import advance, stack_frames
-from rlsys.networks.heads import DuelingHead, PolicyValueHead
+from rlsys.networks.heads import DuelingHead, PolicyHead, PolicyValueHead
 from rlsys.networks.torsos import first_statistics, is_image, is_number, named_leaves, shape_of
 from rlsys.types import CoreState, Timestep, UserError
 
@@ -55,8 +55,9 @@ class AgentNetwork(nn.Module):
             without_mask(sample_obs(self.observation_space)),
         )
         lstm = self.body.initial(batch)
-        if self.value_body is not None and lstm:
-            lstm = {"policy": lstm, "value": self.value_body.initial(batch)}
+        if self.value_body is not None:
+            of_value = self.value_body.initial(batch)
+            lstm = {"policy": lstm, "value": of_value} if lstm or of_value else ()
         one = sample_action(self.action_space)
         a_tm1 = np.zeros((batch, *one.shape[1:]), one.dtype)
         return CoreState(lstm, a_tm1, frames, np.zeros(batch, np.int32))
@@ -79,7 +80,8 @@ class AgentNetwork(nn.Module):
         """Apply torso, core and head to x_0 .. x_{T-1}.
 
         Args:
-          steps: Timestep [T, B, ...] x_0 .. x_{T-1}.
+          steps: Timestep [T, B, ...] x_0 .. x_{T-1}; arrays that are not in observation_space are
+            not read.
           action: [T-1, B] or [T-1, B, D] a_t taken in x_t.
           core_state: CoreState [B, ...] before x_0.
 
@@ -87,6 +89,7 @@ class AgentNetwork(nn.Module):
           of head: Q-values [T, B, A] or [T, B, D, K], of illegal actions too, or the like.
           core_state: CoreState before x_T, but for a_tm1, which stays as it was: set it to a_{T-1}.
         """
+        steps = steps._replace(obs=read(self.observation_space, steps.obs))
         frames, age, lstm = core_state.frames, core_state.age, core_state.lstm
         all_spaces, obs = named_leaves(self.observation_space), named_leaves(steps.obs)
         statistics = {
@@ -124,6 +127,15 @@ class AgentNetwork(nn.Module):
 
     def __hash__(self):  # gymnasium's spaces have none
         return hash((str(self.observation_space), str(self.action_space), self.body.core_size))
+
+
+def read(space: gymnasium.Space, obs):
+    """The arrays of an observation that are in a space; one array is the same as "obs" alone."""
+    if not isinstance(obs, dict):
+        return obs
+    if not isinstance(space, spaces.Dict):
+        return obs["obs"]
+    return {key: x for key, x in obs.items() if key in space.spaces}
 
 
 def sample_obs(space: gymnasium.Space):
@@ -179,6 +191,7 @@ def policy_value_network(
     separate: bool = False,
     policy_keys: Sequence[str] | None = None,
     value_keys: Sequence[str] | None = None,
+    value_core_size: int | None = None,
     **body,
 ) -> AgentNetwork:
     """A policy's Distribution over actions in [T, B] states, and values [T, B, num_tasks].
@@ -197,6 +210,7 @@ def policy_value_network(
       separate: the values have a body of their own.
       policy_keys, value_keys: names of the observation's arrays that the policy reads and those
         that the values are made of; None for all.
+      value_core_size: of the values' own LSTM; None for the policy's.
 
     Raises:
       UserError: see make_body; or policy and values are to read different arrays with one body.
@@ -211,6 +225,8 @@ def policy_value_network(
     of_policy = make_body(part(observation_space, policy_keys), action_space, **body)
     of_value = None
     if separate:
+        if value_core_size is not None:
+            body |= {"core_size": value_core_size}
         of_value = make_body(part(observation_space, value_keys), action_space, **body)
     head = PolicyValueHead(action_space, num_tasks, head_size, compute_dtype(bfloat16))
     frame_stack = frame_stack if has_images(observation_space) else 1
@@ -222,4 +238,50 @@ def policy_value_network(
         of_value,
         frame_stack,
         normalize_observations,
+    )
+
+
+def policy_network(
+    observation_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    *,
+    head_size: int = 0,
+    bfloat16: bool = False,
+    normalize_observations: bool = False,
+    frame_stack: int = 1,
+    **body,
+) -> AgentNetwork:
+    """A policy's Distribution in [T, B] states, and () in place of values; arguments as of
+    policy_value_network."""
+    body |= {"reward_bound": 1.0, "bfloat16": bfloat16}
+    only = make_body(observation_space, action_space, **body)
+    head = PolicyHead(action_space, head_size, compute_dtype(bfloat16))
+    frame_stack = frame_stack if has_images(observation_space) else 1
+    return AgentNetwork(
+        observation_space, action_space, head, only, None, frame_stack, normalize_observations
+    )
+
+
+def policy_alone(network: AgentNetwork) -> AgentNetwork:
+    """The network that acts: without the values, and without what they alone read, where they have
+    a body of their own; else the network itself.
+
+    The result takes the whole network's parameters, of which it uses its own part, and observations
+    of any task that shows what the policy reads.
+    """
+    if not isinstance(network, AgentNetwork) or network.value_body is None:
+        return network  # of one body, or not made here
+    head, space = network.head, network.observation_space
+    if isinstance(space, spaces.Dict):
+        known = named_leaves(network.body.observation_space)
+        kept = {k: x for k, x in space.items() if k == "action_mask" or k in known}
+        space = kept["obs"] if list(kept) == ["obs"] else spaces.Dict(kept)
+    return AgentNetwork(
+        space,
+        network.action_space,
+        PolicyHead(head.action_space, head.hidden_size, head.dtype),
+        network.body.clone(observation_space=space),
+        None,
+        network.frame_stack if has_images(space) else 1,
+        network.normalized,
     )

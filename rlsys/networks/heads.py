@@ -41,6 +41,28 @@ class DuelingHead(nn.Module):
         return v + a - a.mean(axis=-1, keepdims=True)
 
 
+class PolicyHead(nn.Module):
+    """The policy of a PolicyValueHead whose values have a body of their own, without the values.
+
+    Its parameters have the same names.
+    """
+
+    action_space: gymnasium.Space
+    hidden_size: int  # 0 for a linear head
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        """x [..., H] -> Distribution of [...] states, and () in place of values."""
+        x = x.astype(jnp.float32)
+        if self.hidden_size:
+            x = relu(self, Dense(self.hidden_size, self.dtype)(x)).astype(jnp.float32)
+        num_outputs = int(np.prod(distributions.action_shape(self.action_space)))
+        small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+        outputs = Dense(num_outputs, kernel_init=small, name="policy")(x)
+        return distributions.policy(self.action_space, outputs, self.param), ()
+
+
 class PolicyValueHead(nn.Module):
     """A policy's distribution over actions, and a value for each task.
 

@@ -10,7 +10,7 @@ import numpy as np
 from rlsys.acting import exploitability, playing
 from rlsys.acting.playing import SEED, play_tasks
 from rlsys.config import check_at_least
-from rlsys.envs import Episode, against_players, make, shared_spaces
+from rlsys.envs import Episode, against_players, is_team_game, layout, make, shared_spaces
 from rlsys.learning import hosts
 from rlsys.results import evaluations, gif
 from rlsys.running import events, output, process
@@ -38,7 +38,8 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
 
 
 def summary(episodes: list[Episode]) -> dict[str, float]:
-    """Mean raw return with its 95 % interval, spread, mean length, and how many have ended."""
+    """Mean raw return with its 95 % interval, spread, mean length, and how many have ended; of
+    games of two teams also how many were won, drawn and lost."""
     returns = np.array([e.episode_return for e in episodes])
     mean, low, high = mean_interval(returns)
     return {
@@ -51,7 +52,14 @@ def summary(episodes: list[Episode]) -> dict[str, float]:
         "min": float(returns.min()),
         "max": float(returns.max()),
         "length": float(np.mean([e.length for e in episodes])),
+        **(results_of_games(returns) if is_team_game(episodes[0].task) else {}),
     }
+
+
+def results_of_games(returns: np.ndarray) -> dict[str, int]:
+    """How many games were won, drawn and lost, by their returns: above 0, 0 and below."""
+    signs = {"won": 1, "drawn": 0, "lost": -1}
+    return {name: int((np.sign(returns) == sign).sum()) for name, sign in signs.items()}
 
 
 def cut(result: dict[str, float]) -> str:
@@ -70,6 +78,8 @@ def describe(name: str, result: dict[str, float]) -> str:
         f"{result['median']:.4g}, {result['min']:.4g} to {result['max']:.4g}) over "
         f"{result['episodes']} episodes of {result['length']:.0f} steps"
     )
+    if "won" in result:
+        words += f": won {result['won']}, drawn {result['drawn']}, lost {result['lost']}"
     if ended := cut(result):
         words += f"; {ended}, the others count with their return after {playing.MAX_STEPS:,} steps"
     return words
@@ -237,7 +247,7 @@ def saved(algorithm: Algorithm, config: Any, params: str = NEWEST) -> Saved:
     if params not in (NEWEST, BEST):
         raise UserError(f"params must be {NEWEST} or {BEST}, not {params!r}")
     process.check_32_bits()
-    pools = [make(against_players(task)[0], 1, SEED) for task in config.tasks]
+    pools = [make(against_players(task)[0], layout(task).players, SEED) for task in config.tasks]
     network = algorithm.make_network(config, *shared_spaces(pools))
     for envs in pools:
         envs.close()

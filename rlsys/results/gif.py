@@ -12,7 +12,7 @@ from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 from rlsys import streams
 from rlsys.acting import playing
 from rlsys.acting.playing import SEED, EvalPolicy, eval_policy
-from rlsys.envs import Episode, against_players
+from rlsys.envs import Episode, against_players, layout
 from rlsys.running import files, output
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
@@ -58,9 +58,8 @@ def record_tasks(
     for i, task in enumerate(against_players(task)[-1] for task in config.tasks):
         path = folder / (f"{name}-{i}.gif" if i else f"{name}.gif")
         try:
-            player = eval_policy(
-                algorithm, config, network, task, 1, seed, algorithm.score_mode, render=True
-            )
+            rows, mode = layout(task).rows, algorithm.score_mode
+            player = eval_policy(algorithm, config, network, task, rows, seed, mode, render=True)
             try:
                 note = record(path, player, params)
             finally:

@@ -1,4 +1,5 @@
-"""Games of two between players of fixed strength: trained policies, and players that do not learn.
+"""Games between players of fixed strength: trained policies, and players that do not learn. In a
+game of two teams each is a whole team; the first team counts as the one that begins.
 
 Both sides of all games act in batches: one call a step for each player, whatever it plays against.
 """
@@ -16,7 +17,7 @@ import numpy as np
 from rlsys import streams
 from rlsys.acting.playing import MAX_STEPS, SEED
 from rlsys.config import check_at_least
-from rlsys.envs import Task, is_game, make, plain_game, players
+from rlsys.envs import Task, is_team_game, layout, make, plain_game, players
 from rlsys.envs.spaces import MASK
 from rlsys.results.evaluate import Saved, saved
 from rlsys.running import files
@@ -76,7 +77,8 @@ def player_contender(name: str, game: Task) -> Contender:
     player = players.make_player(name, game.env_id)
 
     def act(timestep: Timestep, random: Any) -> tuple[np.ndarray, Any]:
-        return players.draw(player(timestep.obs["obs"], timestep.obs[MASK]), random), random
+        seen = timestep.obs.get("obs", timestep.obs[MASK])  # a team game may name it otherwise
+        return players.draw(player(seen, timestep.obs[MASK]), random), random
 
     return Contender(name, lambda num_rows, seed: np.random.default_rng(seed), act)
 
@@ -101,18 +103,19 @@ def _play(
     """Plays one game for each pair, all at the same time; part: tells parts of one seed apart."""
     sequence = streams.sequence(seed, "evaluation", part)
     own = sequence.generate_state(1 + len(contenders)).tolist()
-    envs = make(game, pairs.size, own.pop())
+    envs = make(game, pairs.size * layout(game).players, own.pop())
     timestep = envs.reset()
-    begins = envs.to_move.reshape(pairs.shape).argmax(axis=1)
-    row = 2 * np.arange(len(pairs))[:, None] + np.stack([begins, 1 - begins], axis=1)  # [G, 2]
-    player = np.empty(pairs.size, int)
-    player[row] = pairs
+    sides = np.arange(envs.num_envs).reshape(*pairs.shape, -1)  # [G, 2, rows of a side]
+    begins = envs.to_move[sides].any(-1).argmax(axis=1)  # the first of two teams, which both move
+    row = sides[np.arange(len(pairs))[:, None], np.stack([begins, 1 - begins], axis=1)]
+    player = np.empty(envs.num_envs, int)
+    player[row] = pairs[..., None]
     rows = {i: np.flatnonzero(player == i) for i in np.unique(pairs)}
     memory = {i: contenders[i].start(len(mine), own[i]) for i, mine in rows.items()}
     reward, playing = np.zeros(len(pairs)), np.ones(len(pairs), bool)
-    first = row[:, 0]
+    first = row[:, 0, 0]
     for _ in range(MAX_STEPS):
-        action = np.zeros(pairs.size, np.int32)
+        action = np.zeros(envs.num_envs, np.int32)
         for i, mine in rows.items():
             own_part = jax.tree.map(operator.itemgetter(mine), timestep)
             action[mine], memory[i] = contenders[i].act(own_part, memory[i])
@@ -163,9 +166,12 @@ def game_of(config: Any) -> Task:
     task, *others = config.tasks
     if others:
         raise UserError(f"{config.run_dir} plays {1 + len(others)} tasks, not one game of two")
-    if not is_game(task.env_id):
-        raise UserError(f"{config.run_dir} plays {task.name!r}, which is no game of two players")
-    return plain_game(task)
+    try:
+        return plain_game(task)
+    except UserError:
+        raise UserError(
+            f"{config.run_dir} plays {task.name!r}, which is no game of two players"
+        ) from None
 
 
 def check_mode(algorithm: Algorithm, mode: str) -> str:
@@ -293,15 +299,15 @@ def describe(found: dict[str, Any], first: str, second: str) -> list[str]:
         interval = f"{x['interval_95_low']:.3f} to {x['interval_95_high']:.3f}"
         return f"{words:<16}{counts}{x['score']:>9.3f}   {interval}"
 
-    whole = found["result"]
+    whole, teams = found["result"], is_team_game(found["game"])
     lines = [
         f"{found['game']}, {whole['games']:,} games",
         f"  {first}",
         f"  against {second}",
         f"{'':<16}     won   drawn    lost    score   95 % interval",
         line("all games", whole),
-        line("  it began", found["began"]),
-        line("  it did not", found["did_not_begin"]),
+        line("  as first team" if teams else "  it began", found["began"]),
+        line("  as second team" if teams else "  it did not", found["did_not_begin"]),
         "score: the mean of 1 for a win, 0.5 for a draw",
     ]
     if abs(whole["mean_reward"] - 2 * whole["score"] + 1) > 1e-6:  # not 1, 0 or -1 alone

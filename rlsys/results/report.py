@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rlsys import cli
 from rlsys.results import curves as learning_curves
-from rlsys.results import evaluations, exploit
+from rlsys.results import evaluations, exploit, transfer
 from rlsys.results.gather import Result, Rows, agents, collect, group, results
 from rlsys.results.table import table
 from rlsys.running import output
@@ -57,6 +57,7 @@ def write(folders: list[str], out: Path, *, all_fields: bool = False) -> Path:
         "",
         "![learning curves](curves.png)",
         "",
+        *_transfers(found, ends),
         *(
             _line(result, i, ends) + _gifs(result.folder, out)
             for i, result in enumerate(found)
@@ -70,6 +71,23 @@ def write(folders: list[str], out: Path, *, all_fields: bool = False) -> Path:
     ]
     (out / "report.md").write_text("\n".join(text) + "\n")
     return out / "report.md"
+
+
+def _transfers(found: list[Result], ends: Rows) -> list[str]:
+    """Lines on the domains in which runs were tested."""
+    tested: dict[str, list[Rows]] = {}
+    for (agent, number), _ in group(ends, "agent", "run").items():
+        if rows := transfer.read_rows(found[number].folder):
+            tested.setdefault(agent, []).append(rows)
+    if not tested:
+        return []
+    return [
+        "Transfer: the mean return in domains that training did not have, with its 95 % interval "
+        "over seeds; * of a single seed, over its episodes.",
+        "",
+        *transfer.table(tested),
+        "",
+    ]
 
 
 def repeated(ends: Rows) -> dict[int, int]:
@@ -104,9 +122,10 @@ def _line(result: Result, number: int, ends: Rows) -> str:
 
 
 def _gifs(folder: Path, out: Path) -> str:
-    """Links a run's gifs from a report in the folder out; nothing if there are none."""
-    links = [f"[{x.name}]({os.path.relpath(x, out)})" for x in sorted(folder.glob("*.gif"))]
-    return "".join(f", {link}" for link in links)
+    """Links a run's gifs, and its heat map of transfer, from a report in the folder out; nothing if
+    there are none."""
+    pictures = [*sorted(folder.glob("*.gif")), *folder.glob("transfer.png")]
+    return "".join(f", [{x.name}]({os.path.relpath(x, out)})" for x in pictures)
 
 
 def main(args: list[str]) -> None:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from rlsys.acting.playing import play_tasks
+from rlsys.envs import is_team_game
 from rlsys.learning import hosts, learner
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import Stopped
@@ -66,8 +67,8 @@ class Evaluations:
 
         Returns:
           Numbers for the log: mean returns as eval/<mode>_return and, of several tasks, also as
-          eval/<mode>_return/<task>; the highest score so far as eval/best. Nothing if it was given
-          up, or in other processes than 0.
+          eval/<mode>_return/<task>; of games of two teams eval/<mode>_win_rate; the highest score
+          so far as eval/best. Nothing if it was given up, or in other processes than 0.
         """
         if not hosts.is_primary():
             self._at = env_steps
@@ -90,6 +91,14 @@ class Evaluations:
             }
             numbers[f"eval/{mode}_return"] = float(np.mean([*means.values()]))
             numbers |= {f"eval/{mode}_return/{task}": x for task, x in means.items() if task}
+            won = [
+                e.episode_return > 0
+                for name, episodes in played.items()
+                for e in episodes
+                if name.partition(" ")[0] == mode and is_team_game(e.task)
+            ]
+            if won:
+                numbers[f"eval/{mode}_win_rate"] = float(np.mean(won))
         score = numbers[f"eval/{algorithm.score_mode}_return"]
         if np.isfinite(score) and (self.best is None or score > self.best.score):
             self.best = Best(jax.device_get(params), score, env_steps, learner_steps)

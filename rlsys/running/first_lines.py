@@ -11,6 +11,8 @@ import jax
 from gymnasium import spaces
 from jax.sharding import Mesh
 
+from rlsys.envs.randomise.physics import physics_of
+from rlsys.envs.randomise.variants import plain
 from rlsys.learning import hosts
 from rlsys.learning.optimizer import learned
 from rlsys.networks import AgentNetwork
@@ -49,6 +51,7 @@ def first_lines(
         f"network: {size:,} parameters{of_all}, computed in {numbers}",
         f"preset: {preset(presets, config)}",
         f"device: {devices(config, mesh)}",
+        *physics(config),
     ]
     unused = unused_accelerator(jax.default_backend())
     return [*lines, unused] if unused else lines
@@ -76,6 +79,20 @@ def preset(presets: Presets, config: Any) -> str:
             words.append(f"{field} {value:,}" if type(value) is int else f"{field} {value}")
     more = [f"{len(words) - SHOWN} more"] if len(words) > SHOWN else []
     return f"{name}, but {', '.join(words[:SHOWN] + more)}" if words else name
+
+
+def physics(config: Any) -> list[str]:
+    """Says what is drawn of the tasks' physics; nothing where nothing is."""
+    lines, given = [], config.randomise
+    for task in config.tasks if given.physics_words else ():
+        found = physics_of(plain(task), False)
+        every = f"every {given.redraw_steps:,} steps and " if given.redraw_steps else ""
+        out = f"; it has nothing for {' '.join(found.left_out)}" if found.left_out else ""
+        lines.append(
+            f"physics: {len(found.parameters)} numbers of {task.name} are drawn, {given.variants} "
+            f"draws at once, anew {every}at each checkpoint{out}"
+        )
+    return lines
 
 
 def devices(config: Any, mesh: Mesh) -> str:

@@ -68,6 +68,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "that learn."),
         Metric("staleness", "unrolls", "The same lag in unrolls, each of which is learned from in "
                "several updates."),
+        Metric("team_spirit", "share", "The part of a player's reward that is its team's mean, in "
+               "games of two teams (PPO)."),
         Metric("sample_reuse", "times", "How often PPO learns from each step."),
         Metric(f"share{OF_TASK}", "share", "The task's part of the steps that IMPALA learns from."),
     ),
@@ -120,6 +122,12 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("opponents/quality_range", "", "How far the highest quality of a past self lies "
                "above the lowest; past selves are drawn in proportion to exp(quality)."),
     ),
+    "randomise": (
+        Metric("randomise/draws", "draws", "The number of draws of a group's physics that began to "
+               "be played."),
+        Metric("randomise/refused", "draws", "The number of draws that were set aside: MuJoCo did "
+               "not take the model, or a number of the simulation was not finite."),
+    ),
     "health": tuple(
         Metric(f"health/{check.name}", "0 or 1", f'1 while the run warns "{check.words}".')
         for check in CHECKS
@@ -137,6 +145,10 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "several tasks."),
         Metric("eval/exploitability", RETURN, "What the best opponent would win from the policy in "
                "a game of poker, on average over who begins; 0 if it cannot be beaten."),
+        Metric("eval/greedy_win_rate", "share", "Games of two teams that an evaluation during "
+               "training wins against an opponent that does not learn, playing greedily."),
+        Metric("eval/sampled_win_rate", "share", "The same with actions drawn from the policy "
+               "(PPO)."),
         Metric("eval/best", RETURN, "The highest score of the evaluations so far, which is of the "
                "mode of play that is the algorithm's score; its parameters are kept."),
     ),

@@ -32,6 +32,7 @@ from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.best import Evaluations
 from rlsys.running.display import Display
 from rlsys.running.first_lines import first_lines
+from rlsys.running.physics_file import PhysicsFile
 from rlsys.running.run import Run
 from rlsys.types import LearnerState
 
@@ -92,6 +93,7 @@ class Session:
         self.metrics: list[dict[str, Any]] = []  # of updates, on the devices
         self.line_due = self._save_due = self._evaluation_due = False
         self.evaluations = evaluations
+        self._physics = PhysicsFile(run.folder, hosts.index())
         self._begun: set[str] = set()  # names of what was done once already
 
     @property
@@ -183,6 +185,7 @@ class Session:
         self.run.env_steps += self._counted
         self.run.log.display.env_steps = self.run.env_steps
         self.run.log.episodes(self._name_episodes(self.actors.pop_episodes()))
+        self._physics.add(self.env_steps, self.actors.pop_draws())
         self._last = unroll
         return unroll
 
@@ -259,6 +262,7 @@ class Session:
                 more |= sampler.metrics(self.env_steps) | {"params_lag": lag}
             if self._opponents:
                 more |= self._opponents.metrics()
+            more |= self._physics.metrics()
             means = self.run.means(self.metrics)
         self.metrics.clear()
         more = more | self._evaluate()
@@ -317,6 +321,7 @@ class Session:
                 every = {str(i): self.state.params for i in range(len(about["past_selves"]))}
                 saved = self.run.checkpoints.restore({"opponents": every}, self.run.number)[1]
                 self._opponents.restore(saved["opponents"], about)
+        self._physics.drop_beyond(self.env_steps)
         self.actors.restart(self.run.number)
         return meta
 

@@ -1,4 +1,4 @@
-"""Games of two in which a player that does not learn plays one side: tasks for one agent."""
+"""Games in which a player that does not learn plays one side: tasks for one agent, or one team."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,8 @@ from rlsys.types import Timestep
 
 
 class Versus(Wrapper):
-    """Plays B games of 2 B rows, as player 0 in every other game and as player 1 in the rest.
+    """Plays B rows of 2 B, as player 0 in every other game and as player 1 in the rest; of games of
+    two teams as all players of the first team, or of the second.
 
     The agent's row steps while the opponent moves, too: then its only legal action is 0, and it
     is not played.
@@ -23,9 +24,9 @@ class Versus(Wrapper):
         """Wraps games.
 
         Args:
-          envs: the games, two rows each.
+          envs: the games, two rows each, or two teams of rows.
           opponent: the player's name; see players.make_player.
-          game: EnvPool's id.
+          game: the task's id.
           seed: seeds the opponent's random numbers; each of several seeds has its own games.
 
         Raises:
@@ -33,10 +34,10 @@ class Versus(Wrapper):
         """
         super().__init__(envs)
         self.num_envs = envs.num_envs // 2
-        game_rows = np.arange(envs.num_envs).reshape(-1, 2)
-        seat = np.arange(self.num_envs) % 2
-        self._mine = game_rows[np.arange(self.num_envs), seat]  # [B] rows of envs
-        self._theirs = game_rows[np.arange(self.num_envs), 1 - seat]
+        games = np.arange(self.num_envs // envs.team_size)
+        game_rows = np.arange(envs.num_envs).reshape(-1, 2, envs.team_size)
+        self._mine = game_rows[games, games % 2].ravel()  # [B] rows of envs
+        self._theirs = game_rows[games, 1 - games % 2].ravel()
         self._player = make_player(opponent, game)
         self._begin(seed)
 
@@ -47,6 +48,8 @@ class Versus(Wrapper):
 
     @property
     def to_move(self) -> Any:
+        if self.team_size > 1:
+            return self.envs.to_move[self._mine]  # the dead do not move
         return ()  # for one agent a step in which the opponent moves is a step like others
 
     def change(self, timestep: Timestep) -> Timestep:
@@ -65,7 +68,7 @@ class Versus(Wrapper):
         both = np.zeros(self.envs.num_envs, action.dtype)
         both[self._mine] = action
         if self._seen:
-            weights = self._player(self._seen["obs"], self._seen[MASK])
+            weights = self._player(self._seen.get("obs", self._seen[MASK]), self._seen[MASK])
             parts = np.array_split(weights, len(self._rngs))
             moves = [draw(part, rng) for part, rng in zip(parts, self._rngs, strict=True)]
             both[self._theirs] = np.concatenate(moves)

@@ -18,7 +18,7 @@ class Wrapper:
 
     def __init__(self, envs: Envs):
         self.envs = envs
-        self.num_envs, self.name = envs.num_envs, envs.name
+        self.num_envs, self.name, self.team_size = envs.num_envs, envs.name, envs.team_size
         self.observation_space, self.action_space = envs.observation_space, envs.action_space
         self.raw_observation_space = envs.raw_observation_space
         self.raw_action_space = envs.raw_action_space
@@ -26,6 +26,14 @@ class Wrapper:
     @property
     def to_move(self) -> Any:
         return self.envs.to_move
+
+    @property
+    def drawn(self) -> Any:
+        return self.envs.drawn
+
+    @property
+    def drawn_names(self) -> tuple[str, ...]:
+        return self.envs.drawn_names
 
     @property
     def steps_per_second(self) -> float | None:
@@ -46,6 +54,9 @@ class Wrapper:
 
     def pop_episodes(self) -> list[Episode]:
         return self.envs.pop_episodes()
+
+    def pop_draws(self) -> list[Any]:
+        return self.envs.pop_draws()
 
     def running_episodes(self) -> list[Episode]:
         return self.envs.running_episodes()

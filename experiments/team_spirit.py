@@ -1,0 +1,109 @@
+"""Team spirit fixed at 0, fixed at 1, and raised from 0.3 to 1, as of OpenAI Five, in SMAX 5 vs 5.
+
+    python -m experiments.team_spirit [--seeds 5] [--jobs 2]
+
+Each run ends with games against the scripted enemies. Then the final policies of all arms play each
+other: those of one seed against each other's, both as first and as second team.
+
+Writes results/team-spirit.csv, -curves.csv, .png, and -cross-play.csv.
+"""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.study import RESULTS, Options, study, write
+from rlsys import cli
+from rlsys.results.evaluate import mean_interval
+from rlsys.results.match import MatchConfig, match
+from rlsys.train import load
+
+NAME = "team-spirit"
+ARMS = {"tau-0": (0.0, 0.0), "tau-1": (1.0, 1.0), "annealed": (0.3, 1.0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Options):
+    """Team spirit fixed at 0, fixed at 1, and raised from 0.3 to 1."""
+
+    env: str = "smax/5m"
+    """The game."""
+    env_steps: int = 10_000_000
+    """Of each run, all units together."""
+    games: int = 400
+    """Of each pair of policies in cross-play."""
+
+
+def words(options: Config, start: float, end: float) -> list[str]:
+    """The words that train one arm."""
+    fields = {
+        "env": options.env,
+        "env-steps": options.env_steps,
+        "eval-every": max(options.env_steps // 10, 1),
+        "eval-episodes": 256,
+        "team-spirit": start,
+        "team-spirit-end": end,
+    }
+    return ["ppo", "--no-gif", *(f"--{name}={value}" for name, value in fields.items())]
+
+
+def cross_play(options: Config) -> list[dict[str, Any]]:
+    """Plays the arms of each seed against each other; gives a line for each pair and seed."""
+    lines = []
+    for seed, (one, other) in itertools.product(
+        range(options.seeds), itertools.combinations(ARMS, 2)
+    ):
+        sides = [load(str(Path(options.runs) / f"{NAME}-{arm}-{seed}")) for arm in (one, other)]
+        out = Path(options.runs) / "matches" / f"{NAME}-{one}-{other}-{seed}.json"
+        match(sides, MatchConfig(episodes=options.games, out=str(out)))
+        result = json.loads(out.read_text())["result"]
+        lines.append({"arm": one, "against": other, "seed": seed, **result})
+    return lines
+
+
+def describe(lines: list[dict[str, Any]]) -> list[str]:
+    """A line for each pair of arms: the mean score over seeds, with its 95 % interval."""
+    text = []
+    for one, other in itertools.combinations(ARMS, 2):
+        scores = [x["score"] for x in lines if (x["arm"], x["against"]) == (one, other)]
+        mean, low, high = mean_interval(scores)
+        seeds = ", ".join(f"{x:.3f}" for x in scores)
+        text.append(
+            f"{one} against {other}: score {mean:.3f} (95 % interval of the mean {low:.3f} to "
+            f"{high:.3f}; seeds {seeds})"
+        )
+    return text
+
+
+def win_rates(options: Config) -> list[str]:
+    """A line for each arm and way to play: how often final policies beat the scripted enemies."""
+    text = []
+    for arm in ARMS:
+        paths = [
+            Path(options.runs) / f"{NAME}-{arm}-{seed}" / "evaluation.json"
+            for seed in range(options.seeds)
+        ]
+        found = [json.loads(path.read_text())["results"] for path in paths]
+        for mode in found[0]:
+            rates = np.array([x[mode]["won"] / x[mode]["episodes"] for x in found])
+            mean, low, high = mean_interval(rates)
+            text.append(f"{arm}, {mode}: win rate {mean:.3f} ({low:.3f} to {high:.3f})")
+    return text
+
+
+def main(options: Config) -> None:
+    """Trains all arms, and has them play each other."""
+    study(NAME, {arm: words(options, *tau) for arm, tau in ARMS.items()}, options)
+    print("against the scripted enemies, with the 95 % interval of the mean over seeds:")
+    print("\n".join(win_rates(options)))
+    lines = cross_play(options)
+    write(RESULTS / f"{NAME}-cross-play.csv", lines)
+    print("\n".join(describe(lines)))
+
+
+if __name__ == "__main__":
+    cli.run(main, Config(), __doc__)

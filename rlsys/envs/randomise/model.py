@@ -1,0 +1,176 @@
+"""A MuJoCo model's numbers: which there are to change, and what they are with changes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+AXES = ("x", "y", "z")
+ENDS = ("low", "high")
+# What can be changed -> the arrays of MuJoCo's mjModel that hold it.
+ARRAYS = {
+    "mass": ("body_mass", "body_inertia"),
+    "size": ("geom_size",),
+    "friction": ("geom_friction",),
+    "damping": ("dof_damping",),
+    "frictionloss": ("dof_frictionloss",),
+    "armature": ("dof_armature",),
+    "stiffness": ("jnt_stiffness",),
+    "range": ("jnt_range",),
+    "gear": ("actuator_gear",),
+    "gain": ("actuator_gainprm", "actuator_biasprm", "actuator_gear"),
+    "gravity": ("gravity",),
+    "timestep": ("timestep",),
+}
+OF_JOINTS = ("damping", "frictionloss", "armature", "stiffness", "range")
+
+
+class Refused(Exception):
+    """MuJoCo does not take a model, or it is not the one that was asked for."""
+
+
+class Place(NamedTuple):
+    """Names a number of a model that can be changed."""
+
+    what: str  # one of ARRAYS
+    name: str  # of the body, geom, joint or actuator; the axis; "" for the only one there is
+    part: str  # "low" or "high" of a range, else ""
+    number: int  # of the body, geom, joint or actuator, or the axis
+    nominal: float  # the number that stands for it: the largest, where one factor changes several
+
+    @property
+    def words(self) -> str:
+        """The place in a log: "mass@torso", "range@knee.low", "gravity@z"."""
+        return self.what + (f"@{self.name}" if self.name else "") + (self.part and f".{self.part}")
+
+
+class Change(NamedTuple):
+    """Says what is done with the number at a place."""
+
+    place: Place
+    factor: float = 1.0
+    shift: float = 0.0
+
+
+def compile_file(path: Path) -> Any:
+    """Returns the mjModel of a file.
+
+    Raises:
+      Refused: MuJoCo does not take it.
+    """
+    import mujoco
+
+    try:
+        return mujoco.MjModel.from_xml_path(str(path))
+    except ValueError as error:
+        raise Refused(f"MuJoCo: {' '.join(str(error).split())}") from None
+
+
+def arrays_of(compiled: Any) -> dict[str, np.ndarray]:
+    """Returns copies of the arrays of ARRAYS of an mjModel."""
+    names = {name for names in ARRAYS.values() for name in names} - {"gravity", "timestep"}
+    found = {name: np.array(getattr(compiled, name)) for name in sorted(names)}
+    return found | {
+        "gravity": np.array(compiled.opt.gravity),
+        "timestep": np.array([compiled.opt.timestep]),
+    }
+
+
+def dofs_of(compiled: Any) -> list[slice]:
+    """Returns each joint's slice of the degrees of freedom."""
+    ends = [*compiled.jnt_dofadr[1:], compiled.nv]
+    return [slice(int(a), int(b)) for a, b in zip(compiled.jnt_dofadr, ends, strict=True)]
+
+
+def scale_gain(arrays: dict[str, np.ndarray], i: int, factor: float, shift: float) -> None:
+    """Changes the gain of an actuator. The P term of a servo stands in its bias again, negated; a
+    motor has no gain but its gear."""
+    gain, bias = arrays["actuator_gainprm"], arrays["actuator_biasprm"]
+    if not bias[i].any():
+        gear = arrays["actuator_gear"]
+        gear[i] = gear[i] * factor + shift * (gear[i] != 0)
+        return
+    same = bias[i] == -gain[i, 0]
+    gain[i, 0] = gain[i, 0] * factor + shift
+    bias[i, same] = -gain[i, 0]
+
+
+def places_of(compiled: Any, what: str) -> Iterator[Place]:
+    """Gives the places of a model that hold a number of this kind, without those that hold 0."""
+    import mujoco
+
+    def name(kind: str, i: int) -> str:
+        kinds = mujoco.mjtObj
+        found = mujoco.mj_id2name(compiled, getattr(kinds, f"mjOBJ_{kind.upper()}"), i)
+        return found or f"{kind}{i}"
+
+    def place(kind: str, i: int, nominal: float, part: str = "") -> Place:
+        return Place(what, name(kind, i), part, i, float(nominal))
+
+    if what == "gravity":  # an axis without it gets some, too
+        for i, axis in enumerate(AXES):
+            yield Place(what, axis, "", i, float(compiled.opt.gravity[i]))
+    elif what == "timestep":
+        yield Place(what, "", "", 0, float(compiled.opt.timestep))
+    elif what == "mass":
+        for i in map(int, np.flatnonzero(compiled.body_mass > 0)):
+            yield place("body", i, compiled.body_mass[i])
+    elif what == "size":
+        for i in map(int, np.flatnonzero(compiled.body_geomnum)):
+            if i > 0:  # the world has no size
+                yield place("body", i, compiled.geom_size[compiled.body_geomadr[i]].max())
+    elif what == "friction":
+        meets = (compiled.geom_contype | compiled.geom_conaffinity) > 0
+        for i in map(int, np.flatnonzero(meets)):
+            body = name("body", int(compiled.geom_bodyid[i]))
+            found = place("geom", i, compiled.geom_friction[i, 0])
+            yield found._replace(name=f"{body}/{i}") if found.name == f"geom{i}" else found
+    elif what in ("gear", "gain"):
+        for i in range(compiled.nu):
+            servo = compiled.actuator_biasprm[i].any()
+            array = (
+                compiled.actuator_gainprm if what == "gain" and servo else compiled.actuator_gear
+            )
+            yield place("actuator", i, np.abs(array[i]).max())
+    else:
+        for i, dofs in enumerate(dofs_of(compiled)):
+            if what == "range":
+                limits = compiled.jnt_range[i] if compiled.jnt_limited[i] else ()
+                for part, nominal in zip(ENDS, limits, strict=bool(len(limits))):
+                    yield place("joint", i, nominal, part)
+                continue
+            own = slice(i, i + 1) if what == "stiffness" else dofs
+            nominal = getattr(compiled, ARRAYS[what][0])[own].max()
+            if nominal:
+                yield place("joint", i, nominal)
+
+
+def changed(
+    arrays: dict[str, np.ndarray], joint_dofs: list[slice], changes: list[Change]
+) -> dict[str, np.ndarray]:
+    """Returns a model's arrays with changes, but for sizes: what they change depends on the shape.
+
+    Args:
+      arrays: as arrays_of gives them.
+      joint_dofs: as dofs_of gives them.
+    """
+    found = {name: array.copy() for name, array in arrays.items()}
+    for (what, _, part, i, _), factor, shift in changes:
+        if what == "mass":
+            before = found["body_mass"][i]
+            found["body_mass"][i] = before * factor + shift
+            found["body_inertia"][i] *= found["body_mass"][i] / before
+        elif what == "gain":
+            scale_gain(found, i, factor, shift)
+        elif what in ("damping", "frictionloss", "armature"):
+            dofs = joint_dofs[i]
+            found[f"dof_{what}"][dofs] = found[f"dof_{what}"][dofs] * factor + shift
+        elif what == "range":
+            end = ENDS.index(part)
+            found["jnt_range"][i, end] = found["jnt_range"][i, end] * factor + shift
+        elif what != "size":  # one change for all the numbers that an element has
+            array = found[ARRAYS[what][0]]
+            used = (array[i] != 0) | (what == "gravity")
+            array[i] = array[i] * factor + shift * used
+    return found

@@ -1,0 +1,107 @@
+"""Environments of a task that all have the same physics, and whether physics do anything to it."""
+
+import functools
+
+import jax
+import numpy as np
+from gymnasium import spaces
+
+from rlsys.envs.backend import Backend
+from rlsys.envs.options import Task
+from rlsys.envs.randomise.model import Refused
+from rlsys.envs.randomise.physics import Physics, numbers_at, physics_of
+from rlsys.envs.randomise.ranges import NOTHING
+from rlsys.types import Timestep, UserError
+
+STEPS = 200  # that must differ where physics do
+SHARES = (0.6, 0.9, 0.3, 0.75)  # of all draws, below which the physics lie that are compared
+
+
+def plain(task: Task) -> Task:
+    """Returns a task without what its physics do not depend on."""
+    return task._replace(name=task.env_id, continuous=False)
+
+
+def make_variant(
+    task: Task,
+    physics: Physics,
+    numbers: np.ndarray,
+    num_envs: int,
+    seed: int,
+    *,
+    num_threads: int = 0,
+    render: bool = False,
+) -> Backend:
+    """Makes environments that all have the same physics.
+
+    Args:
+      task: as it is without physics that are drawn.
+      numbers: [n] one for each of the physics' parameters.
+      num_envs, seed, num_threads, render: make.make explains them.
+
+    Raises:
+      Refused: they cannot be made.
+    """
+    from rlsys.envs.tasks import backend_of  # tasks imports what imports this module
+
+    with physics.variant(numbers) as variant:
+        try:
+            return backend_of(task.env_id)(
+                task, num_envs, seed, num_threads=num_threads, render=render, variant=variant
+            )
+        except UserError as error:
+            raise Refused(str(error)) from None
+
+
+@functools.cache
+def check_effect(task: Task) -> None:
+    """Checks, once in a process, that what is drawn changes what happens in a task: that a rollout
+    with it differs from one without, or that two of it differ.
+
+    Raises:
+      UserError: it does not.
+    """
+    physics, bare = physics_of(task, False), task._replace(randomise=NOTHING)
+    first: list[Timestep] = []
+    count = len(physics.parameters)
+    drawn = [numbers_at(physics.parameters, np.full(count, share)) for share in SHARES]
+    for numbers in (physics.nominal(), *drawn):
+        try:
+            envs = make_variant(bare, physics, numbers, 1, 0, num_threads=1)
+        except Refused as error:
+            reason = str(error)
+            continue
+        found = rollout(envs, STEPS)
+        envs.close()
+        first = first or found
+        if not all(map(_same, first, found)):
+            return
+    given = " ".join(task.randomise.physics_words)
+    if not first:
+        raise UserError(f"physics {given} cannot be played in {task.env_id!r}: {reason}")
+    raise UserError(f"physics {given} does nothing to {task.env_id!r} in {STEPS} random steps")
+
+
+def _same(a: Timestep, b: Timestep) -> bool:
+    pairs = zip(jax.tree.leaves((a.obs, a.reward)), jax.tree.leaves((b.obs, b.reward)), strict=True)
+    return all(np.array_equal(x, y, equal_nan=True) for x, y in pairs)
+
+
+def rollout(envs: Backend, steps: int) -> list[Timestep]:
+    """Plays steps of random actions, which are the same each time: x_0 .. x_steps."""
+    rng, found = np.random.default_rng(0), [envs.reset()]
+    for _ in range(steps):
+        found.append(envs.step(random_actions(envs.action_space, envs.num_envs, rng)))
+    return found
+
+
+def random_actions(space: spaces.Space, num_envs: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws actions [num_envs, ...] of a back-end's action space; unbounded ones from [-1, 1]."""
+    if isinstance(space, spaces.Box):
+        low = np.where(np.isfinite(space.low), space.low, -1)
+        high = np.where(np.isfinite(space.high), space.high, 1)
+        return rng.uniform(low, high, (num_envs, *low.shape)).astype(np.float32)
+    if isinstance(space, spaces.MultiDiscrete):
+        return rng.integers(0, space.nvec, (num_envs, *space.nvec.shape))
+    assert isinstance(space, spaces.Discrete)
+    return rng.integers(0, space.n, num_envs)

@@ -1,0 +1,140 @@
+"""The words that say what of a task's physics is drawn, and from which distribution.
+
+    mass=scale:0.5:1.5             each body's mass times its own U[0.5, 1.5]
+    gear@slide=logscale:0.4:2      the gear of the actuator "slide" times exp U[log 0.4, log 2]
+    gravity=normal:0.4             each axis of gravity plus its own N(0, 0.4)
+    friction=scale:0.7:1.3:all     one factor for all frictions
+
+After @ come names with commas between them, in which * stands for any letters. Every element that
+fits has a number of its own, as each link has a mass of its own in OpenAI et al. 2018, table 1;
+`:all` draws one number for all of them.
+"""
+
+import math
+import re
+from typing import NamedTuple
+
+from scipy import special
+
+from rlsys.types import UserError
+
+FACTORS = ("scale", "logscale")  # the number that is drawn multiplies what the task has
+NUMBERS = {  # how -> the numbers that it takes, by name
+    "scale": ("low", "high"),
+    "logscale": ("low", "high"),
+    "add": ("low", "high"),
+    "normal": ("deviation",),
+    "uniform": ("low", "high"),
+    "loguniform": ("low", "high"),
+    "gaussian": ("mean", "deviation"),
+}
+OF_XML = ("scale", "logscale", "add", "normal")  # for the numbers that an XML file has
+OF_FUNCTION = ("uniform", "loguniform", "gaussian")  # for the arguments of a user's function
+POSITIVE = ("mass", "size", "timestep")  # never 0 or less
+NONE = "none"  # the word that draws nothing, whatever the preset has
+
+
+class Word(NamedTuple):
+    """Says what is drawn, and how."""
+
+    text: str  # as it was given
+    what: str  # "mass"
+    names: tuple[str, ...]  # patterns of the elements' names; () for all elements
+    how: str  # one of NUMBERS
+    numbers: tuple[float, ...]
+    together: bool  # one number for all elements
+
+
+def read(text: str) -> Word:
+    """Reads a word.
+
+    Raises:
+      UserError: it is malformed, or its numbers are no range.
+    """
+    parts = re.fullmatch(r"([a-zA-Z_]\w*)(?:@([^=]+))?=([a-z]+)((?::[^:]*)*)", text)
+    if not parts:
+        raise UserError(
+            f"physics {text!r} is not written as <what>[@<names>]=<how>:<numbers>, such as "
+            f"mass=scale:0.5:1.5"
+        )
+    what, names, how, rest = parts.groups()
+    fields = rest.split(":")[1:]
+    together = fields[-1:] == ["all"]
+    fields = fields[:-1] if together else fields
+    if how not in NUMBERS:
+        raise UserError(f"physics {text!r}: there is no {how!r}, only {', '.join(NUMBERS)}")
+    expected = NUMBERS[how]
+    try:
+        numbers = tuple(map(float, fields))
+    except ValueError:
+        raise UserError(f"physics {text!r}: {':'.join(fields)!r} are not numbers") from None
+    if len(numbers) != len(expected) or not all(map(math.isfinite, numbers)):
+        raise UserError(f"physics {text!r}: {how} takes {':'.join(expected)}, finite numbers")
+    patterns = tuple(filter(None, (names or "").split(",")))
+    _check_range(text, what, how, numbers)
+    return Word(text, what, patterns, how, numbers, together)
+
+
+def _check_range(text: str, what: str, how: str, numbers: tuple[float, ...]) -> None:
+    """Raises UserError if the numbers are no range that can be drawn from."""
+    low, high = numbers[0], numbers[-1]
+    if NUMBERS[how][-1] == "deviation":
+        if high < 0:
+            raise UserError(f"physics {text!r}: the deviation must be 0 or more, not {high:g}")
+        return
+    if low > high:
+        raise UserError(f"physics {text!r}: low {low:g} is above high {high:g}")
+    if how.startswith("log") and low <= 0:
+        raise UserError(f"physics {text!r}: low must be positive for its logarithm, not {low:g}")
+    if how == "scale" and what in POSITIVE and low <= 0:
+        raise UserError(
+            f"physics {text!r}: a {what} must stay positive, and {low:g} times it is not"
+        )
+    if how == "scale" and what != "gravity" and low < 0:
+        raise UserError(f"physics {text!r}: a factor must be 0 or more, not {low:g}")
+
+
+def quantile(how: str, numbers: tuple[float, ...], u: float) -> float:
+    """Returns the number below which a share u of all draws lie: uniform u gives a draw.
+
+    uniform: low + u (high - low); log-uniform: exp of that between the logarithms; normal: mean +
+    deviation Phi^-1(u). (Devroye 1986, "Non-Uniform Random Variate Generation", section II.2.)
+
+    Args:
+      how: one of NUMBERS.
+      numbers: its numbers.
+      u: in (0, 1).
+    """
+    if how in ("normal", "gaussian"):
+        mean = numbers[0] if how == "gaussian" else 0.0
+        return mean + numbers[-1] * float(special.ndtri(u))
+    low, high = numbers
+    if how.startswith("log"):
+        return min(max(math.exp(math.log(low) + u * math.log(high / low)), low), high)
+    return low + u * (high - low)
+
+
+def describe(word: Word) -> str:
+    """Says in a few letters what is drawn: "x U[0.5, 1.5]", "+ N(0, 0.4)"."""
+    sign = "x " if word.how in FACTORS else "+ " if word.how in OF_XML else ""
+    if NUMBERS[word.how][-1] == "deviation":
+        mean = word.numbers[0] if word.how == "gaussian" else 0
+        return f"{sign}N({mean:g}, {word.numbers[-1]:g})"
+    log = "log" if word.how.startswith("log") else ""
+    return f"{sign}{log}U[{word.numbers[0]:g}, {word.numbers[1]:g}]"
+
+
+# OpenAI et al. 2018, table 1 and appendix C.1: object dimensions, object and link masses, surface
+# friction, joint damping, actuator force gains (P term), joint limits (rad), gravity (m/s^2).
+# The object is called "object" in Gymnasium-Robotics' hands, "cube" in Playground's.
+PHYSICS_OF = {
+    "dactyl": (
+        "size@object,cube=scale:0.95:1.05",
+        "mass=scale:0.5:1.5",
+        "friction=scale:0.7:1.3",
+        "damping=logscale:0.3:3",
+        "gain=logscale:0.75:1.5",
+        "range=normal:0.15",
+        "gravity=normal:0.4",
+    ),
+}

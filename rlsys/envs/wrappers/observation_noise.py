@@ -1,0 +1,136 @@
+"""Observations with noise; sensors that are lost for a while; steps that show nothing new."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rlsys.envs.interface import Envs
+from rlsys.envs.randomise import observations, places
+from rlsys.envs.randomise.draws import Draws, normal, uniform
+from rlsys.envs.wrappers.wrapper import Wrapper
+from rlsys.types import Timestep, UserError
+
+
+class ObservationNoise(Wrapper):
+    """Adds noise that is drawn at each step.
+
+    Observations with integers, images among them, are refused: noise is for floats.
+    """
+
+    FIELD = "observation_noise"
+
+    def __init__(self, envs: Envs, words: str, seed: int | Sequence[int]):
+        """Wraps environments.
+
+        Args:
+          words: which entries get how much; see places.py.
+
+        Raises:
+          UserError: the observation has no such entries, or they are no floats.
+        """
+        super().__init__(envs)
+        amounts = places.read(self.FIELD, words)
+        self._layout = places.locate(self.FIELD, amounts, self.name, envs.observation_space)
+        self._draws = Draws(self.FIELD, self.num_envs, seed)
+
+    def normal(self, timestep: Timestep) -> np.ndarray:
+        """[B, N] numbers for this step's noise."""
+        return self._draws.each_step(normal, len(self._layout.size))
+
+    def restart(self, seed: int | Sequence[int], timestep: Timestep) -> Timestep:
+        self._draws.begin(seed)
+        return super().restart(seed, timestep)
+
+    def change(self, timestep: Timestep) -> Timestep:
+        drawn = self.normal(timestep)
+        return timestep._replace(obs=observations.add_noise(self._layout, timestep.obs, drawn))
+
+
+class ObservationOffset(ObservationNoise):
+    """Adds noise that is drawn for an episode.
+
+    Attributes:
+      episode_draws: [B, N] the running episodes' numbers, of deviation 1.
+    """
+
+    FIELD = "observation_offset"
+
+    def __init__(self, envs: Envs, words: str, seed: int | Sequence[int]):
+        super().__init__(envs, words, seed)
+        self.episode_draws = np.zeros((self.num_envs, len(self._layout.size)), np.float32)
+
+    def normal(self, timestep: Timestep) -> np.ndarray:
+        self.episode_draws = self._draws.each_episode(normal, self.episode_draws, timestep.first)
+        return self.episode_draws
+
+
+class SensorLoss(Wrapper):
+    """Loses sensors for a while, in which they show their last values."""
+
+    def __init__(self, envs: Envs, words: str, seconds: float, seed: int | Sequence[int]):
+        """Wraps environments.
+
+        Args:
+          words: which sensors are lost how often, in times a second; see places.sensors.
+          seconds: for how long.
+
+        Raises:
+          UserError: the observation has no such entries, they are no floats, or the task does not
+            tell how many steps a second has.
+        """
+        super().__init__(envs)
+        amounts = places.read("sensor_loss", words)
+        found = places.sensors("sensor_loss", amounts, self.name, envs.observation_space)
+        if not envs.steps_per_second:
+            raise UserError(
+                f"sensor_loss counts seconds, and {self.name!r} does not tell how many steps it "
+                "takes in one"
+            )
+        self._probability = 1 - np.exp(-found.rate / envs.steps_per_second)
+        self._steps = max(1, round(seconds * envs.steps_per_second))
+        self._index, self._draws = found.of_entries, Draws("sensor_loss", self.num_envs, seed)
+        self._left = np.zeros((self.num_envs, len(found.rate)), int)
+        self._shown: dict[str, np.ndarray] = {}
+
+    def restart(self, seed: int | Sequence[int], timestep: Timestep) -> Timestep:
+        self._draws.begin(seed)
+        return super().restart(seed, timestep)
+
+    def change(self, timestep: Timestep) -> Timestep:
+        drawn = self._draws.each_step(uniform, len(self._probability))
+        self._left = observations.lose(
+            self._left, timestep.first, drawn, self._probability, self._steps
+        )
+        none = np.zeros((self.num_envs, 1), bool)
+        lost = np.concatenate([self._left > 0, none], axis=1)  # -1 is a sensor that is never lost
+        alone = not isinstance(timestep.obs, dict)
+        arrays: dict[str, Any] = {"obs": timestep.obs} if alone else dict(timestep.obs)
+        for key, index in self._index.items():
+            x = arrays[key]
+            where = lost[:, index].reshape(x.shape)
+            arrays[key] = np.where(where, self._shown.get(key, x), x)
+        self._shown = {key: arrays[key] for key in self._index}
+        return timestep._replace(obs=arrays["obs"] if alone else arrays)
+
+
+class ObservationDrop(Wrapper):
+    """Shows the last observation again with one probability, of any kind; never at an episode's
+    first step, and never a mask of legal actions."""
+
+    def __init__(self, envs: Envs, probability: float, seed: int | Sequence[int]):
+        super().__init__(envs)
+        self._probability = probability
+        self._draws = Draws("observation_drop", self.num_envs, seed)
+        self._shown: Any = None
+
+    def restart(self, seed: int | Sequence[int], timestep: Timestep) -> Timestep:
+        self._draws.begin(seed)
+        return super().restart(seed, timestep)
+
+    def change(self, timestep: Timestep) -> Timestep:
+        drawn = self._draws.each_step(uniform, 1)[:, 0]
+        dropped = (drawn < self._probability) & ~timestep.first
+        before = timestep.obs if self._shown is None else self._shown
+        self._shown = observations.keep(timestep.obs, before, dropped)
+        return timestep._replace(obs=self._shown)

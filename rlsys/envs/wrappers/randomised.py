@@ -1,0 +1,60 @@
+"""Which wrappers draw a task's observations and actions at random, and in which order."""
+
+from collections.abc import Sequence
+
+from rlsys.envs.interface import Envs
+from rlsys.envs.randomise.effects import Effects
+from rlsys.envs.randomise.places import read
+from rlsys.envs.wrappers.action_noise import ActionBacklash, ActionNoise, ActionSmoothing
+from rlsys.envs.wrappers.action_timing import ActionDelay, ActionHold
+from rlsys.envs.wrappers.observation_noise import (
+    ObservationDrop,
+    ObservationNoise,
+    ObservationOffset,
+    SensorLoss,
+)
+
+
+def with_actions(envs: Envs, effects: Effects, seed: int | Sequence[int]) -> Envs:
+    """Environments whose actions are changed on their way: an action may be held back by the clock,
+    then by its actuator, then it is smoothed by the controller, and noise and backlash are the
+    mechanics'.
+
+    Raises:
+      UserError: the task's actions cannot have an effect.
+    """
+    if effects.action_backlash:
+        envs = ActionBacklash(envs, effects.action_backlash, seed)
+    if effects.action_noise or effects.action_offset or effects.action_gain:
+        envs = ActionNoise(
+            envs,
+            seed,
+            noise=effects.action_noise,
+            offset=effects.action_offset,
+            gain=effects.action_gain,
+        )
+    if effects.action_smoothing:
+        envs = ActionSmoothing(envs, effects.action_smoothing)
+    if effects.action_delay:
+        envs = ActionDelay(envs, effects.action_delay, seed)
+    if effects.action_hold:
+        envs = ActionHold(envs, effects.action_hold, seed)
+    return envs
+
+
+def with_observations(envs: Envs, effects: Effects, seed: int | Sequence[int]) -> Envs:
+    """Environments whose observations are changed: sensors have noise, some are lost, and at last
+    whole observations may not arrive.
+
+    Raises:
+      UserError: the task's observations cannot have an effect.
+    """
+    if read("observation_offset", effects.observation_offset):
+        envs = ObservationOffset(envs, effects.observation_offset, seed)
+    if read("observation_noise", effects.observation_noise):
+        envs = ObservationNoise(envs, effects.observation_noise, seed)
+    if read("sensor_loss", effects.sensor_loss):
+        envs = SensorLoss(envs, effects.sensor_loss, effects.sensor_loss_seconds, seed)
+    if effects.observation_drop:
+        envs = ObservationDrop(envs, effects.observation_drop, seed)
+    return envs

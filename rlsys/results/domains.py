@@ -1,0 +1,128 @@
+"""Domains: the same task with other physics, observations and actions than those of training.
+
+OpenAI et al. 2018, "Learning Dexterous In-Hand Manipulation", https://arxiv.org/abs/1808.00177,
+tables 4 and 5, has a real hand that no simulation matched. Here the held-out world is a simulation
+beyond the ranges that a policy was trained on, or with an effect that training did not have.
+"""
+
+import math
+import re
+from typing import NamedTuple
+
+from rlsys.envs import NOTHING, Randomise
+from rlsys.envs.randomise.effects import OF_NUMBERS, OFF, WORDS, Effects
+from rlsys.envs.randomise.words import FACTORS, NONE, NUMBERS, Word, read
+
+TRAINED, NOMINAL, BEYOND, TOGETHER, NEW = "trained", "nominal", "beyond", "together", "new"
+# Effects and physics that a policy meets though nothing like them was in its training. They are as
+# large as Dactyl's table has them or twice as large, so that they are felt.
+NEW_EFFECTS: dict[str, float] = {
+    "action_delay": 1.0,
+    "action_hold": 0.3,
+    "action_noise": 0.1,
+    "action_gain": 0.2,
+    "action_backlash": 0.1,
+    "observation_drop": 0.2,
+}
+NEW_PHYSICS = ("mass=scale:1.5:2", "friction=scale:0.4:0.7", "damping=scale:2:3",
+               "gain=scale:0.5:0.7", "gravity=normal:1")  # fmt: skip
+AT_MOST = {"action_delay": 1.0, "action_backlash": 1.0, "observation_drop": 0.9,
+           "action_hold": 0.9, "action_smoothing": 0.95}  # fmt: skip
+
+
+class Domain(NamedTuple):
+    """A world to play in."""
+
+    name: str
+    kind: str  # TRAINED, NOMINAL, BEYOND, TOGETHER or NEW
+    randomise: Randomise
+
+
+def beyond(word: Word) -> list[str]:
+    """Returns words that draw below and above a word's range, half its width further on.
+
+    The width is that of the logarithms where the number is a factor or drawn log-uniformly, and of
+    the numbers else. A normal distribution is left between 2 and 3 deviations.
+    """
+    names = "@" + ",".join(word.names) if word.names else ""
+    together = ":all" if word.together else ""
+    how = {"normal": "add", "gaussian": "uniform"}.get(word.how, word.how)
+    if NUMBERS[word.how][-1] == "deviation":
+        mean = word.numbers[0] if word.how == "gaussian" else 0.0
+        sizes = 2 * word.numbers[-1], 3 * word.numbers[-1]
+        ranges = [(mean - sizes[1], mean - sizes[0]), (mean + sizes[0], mean + sizes[1])]
+    else:
+        low, high = word.numbers
+        if low > 0 and (word.how in FACTORS or word.how.startswith("log")):
+            root = math.sqrt(high / low)
+            ranges = [(low / root, low), (high, high * root)]
+        else:
+            half = (high - low) / 2
+            ranges = [(low - half, low), (high, high + half)]
+            if word.how in FACTORS:  # no factor is negative
+                ranges = [(max(a, 0.0), max(b, 0.0)) for a, b in ranges]
+    found = [(a, b) for a, b in ranges if a < b]
+    return [f"{word.what}{names}={how}:{a:.4g}:{b:.4g}{together}" for a, b in found]
+
+
+def twice(field: str, value: str | float) -> str | float:
+    """Returns an effect of twice the size; a probability at most as large as it may be."""
+    if field in WORDS:
+        return re.sub(
+            r"(^|=)([0-9.]+(?:e[-+]?\d+)?)", lambda m: f"{m[1]}{2 * float(m[2]):g}", str(value)
+        )
+    return min(2 * float(value), AT_MOST.get(field, math.inf))
+
+
+def held_out(randomise: Randomise, effects: Effects, *, counted: bool) -> list[Domain]:
+    """Returns the domains in which a policy is tested: as it was trained, the task as it is, each
+    number beyond its range alone, all of them together, and effects that training did not have.
+
+    Args:
+      randomise: what training drew.
+      effects: what of it concerns observations and actions, as effects.effects_of gives it.
+      counted: whether the actions are counted, which leaves effects of numbers out.
+    """
+    words = [read(text) for text in randomise.physics_words]
+    domains = [Domain("the task as it is", NOMINAL, NOTHING)]
+    if randomise != NOTHING:
+        domains.insert(0, Domain("as in training", TRAINED, randomise))
+    above: dict[str, str | float | tuple[str, ...]] = {}
+    farther: list[str] = []
+    for word in words:
+        shifts = beyond(word)
+        domains += [Domain(x, BEYOND, physics(x)) for x in shifts]
+        farther += shifts[-1:]
+    for field in Effects._fields:
+        value = getattr(effects, field)
+        if value != getattr(OFF, field) and field != "sensor_loss_seconds":
+            larger = above[field] = twice(field, value)
+            domains.append(Domain(f"{field} {_short(larger)}", BEYOND, only(field, larger)))
+    if len(farther) + len(above) > 1:
+        both = Randomise(physics=tuple(farther) or None, **above)  # type: ignore[arg-type]
+        domains.append(Domain("all that is above, the higher of two", TOGETHER, both))
+    for field, size in NEW_EFFECTS.items():
+        off = getattr(effects, field) == getattr(OFF, field)
+        if off and not (counted and field in OF_NUMBERS):
+            domains.append(Domain(f"{field} {size:g}", NEW, only(field, size)))
+    drawn = {word.what for word in words}
+    for text in NEW_PHYSICS:
+        if read(text).what not in drawn:
+            domains.append(Domain(text, NEW, physics(text)))
+    return domains
+
+
+def physics(text: str) -> Randomise:
+    """What draws one word of physics, and nothing else."""
+    return NOTHING if text == NONE else Randomise(physics=(text,))
+
+
+def only(field: str, value: str | float) -> Randomise:
+    """What has one effect on observations or actions, and nothing else."""
+    return Randomise(**{field: value})  # type: ignore[arg-type]
+
+
+def _short(value: str | float) -> str:
+    """Writes an effect in few letters."""
+    text = value if isinstance(value, str) else f"{value:g}"
+    return text if len(text) <= 24 else text[:21] + "..."

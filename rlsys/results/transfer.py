@@ -1,0 +1,297 @@
+"""Transfer: how a policy plays in domains that it was not trained in, as a table and a heat map.
+
+OpenAI et al. 2018, "Learning Dexterous In-Hand Manipulation", https://arxiv.org/abs/1808.00177,
+section 6.2 and tables 4 and 5.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rlsys.acting.playing import SEED, eval_policy, play
+from rlsys.config import check_at_least
+from rlsys.envs import NOTHING, Randomise, make
+from rlsys.envs.randomise.effects import effects_of
+from rlsys.envs.randomise.words import read
+from rlsys.results.domains import BEYOND, Domain, held_out
+from rlsys.results.domains import physics as only_physics
+from rlsys.results.evaluate import Saved, mean_interval, saved, summary
+from rlsys.results.match import check_mode
+from rlsys.running import files
+from rlsys.running.algorithm import Algorithm
+from rlsys.types import UserError
+
+NAME = "transfer.json"
+VARIANTS = 10  # draws of a domain's physics that are played side by side, at most
+Rows = list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferConfig:
+    """Plays runs in domains that differ from those of training, and compares what they score."""
+
+    episodes: int = 100
+    """The number of episodes in each domain."""
+    mode: str = ""
+    """How policies play: sampled draws actions as in training, greedy plays the likeliest one. If
+    empty, each plays in the way that is its algorithm's score."""
+    physics: tuple[str, ...] = ()
+    """Domains of your own beside the others, each a word such as mass=scale:2:3; see
+    --randomise.physics."""
+    grid: tuple[str, ...] = ()
+    """Two words with a range, such as mass=scale:0.5:3 damping=scale:0.1:10: a heat map shows the
+    score over both."""
+    cells: int = 7
+    """The number of values of each of the two in the heat map."""
+    seed: int = SEED
+    """The environments and what is drawn of them follow from it."""
+
+    def __post_init__(self):
+        check_at_least(self, 1, "episodes")
+        check_at_least(self, 2, "cells")
+        check_at_least(self, 0, "seed")
+        if len(self.grid) not in (0, 2):
+            raise UserError(f"grid takes two words of physics, not {len(self.grid)}")
+        for text in (*self.physics, *self.grid):
+            word = read(text)
+            if text in self.grid and len(word.numbers) != 2:
+                raise UserError(f"grid takes words with a low and a high, not {text!r}")
+
+
+class Run(NamedTuple):
+    """A trained policy that is tested."""
+
+    algorithm: Algorithm
+    config: Any
+    agent: Saved
+    mode: str
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.run_dir)
+
+    def play(self, randomise: Randomise, num_episodes: int, seed: int) -> dict[str, float]:
+        """Plays episodes where `randomise` says what differs; returns evaluate.summary of them.
+
+        Raises:
+          UserError: the task cannot be changed in this way.
+        """
+        rounds = -(-num_episodes // self.config.num_envs)
+        num_envs = -(-num_episodes // rounds)
+        variants = max(n for n in range(1, VARIANTS + 1) if num_envs % n == 0)
+        shifted = dataclasses.replace(
+            randomise, variants=variants, redraw_steps=0, show_value=False
+        )
+        (task,) = self.config.tasks
+        player = eval_policy(
+            self.algorithm,
+            self.config,
+            self.agent.network,
+            task._replace(randomise=shifted),
+            num_envs,
+            seed,
+            self.mode,
+        )
+        with contextlib.closing(player.envs):
+            return summary(play(player, self.agent.params, num_episodes))
+
+
+def open_run(algorithm: Algorithm, config: Any, mode: str) -> Run:
+    """Reads the newest policy of a run.
+
+    Raises:
+      UserError: the run plays games or several tasks, or its algorithm has no such mode.
+      CheckpointError: it has no checkpoint.
+    """
+    if len(config.eval_tasks) > 1:
+        raise UserError(f"transfer is for runs of one task, and {config.run_dir} has several")
+    return Run(algorithm, config, saved(algorithm, config), check_mode(algorithm, mode))
+
+
+def task_of(configs: Sequence[Any]) -> str:
+    """Returns the name of the task that runs have in common.
+
+    Raises:
+      UserError: they have not one task.
+    """
+    names = {task.name for config in configs for task in config.tasks}
+    if len(names) > 1:
+        raise UserError(f"the runs play {' and '.join(sorted(names))}, and not one task")
+    return names.pop()
+
+
+def domains_of(run: Run, words: Sequence[str] = ()) -> list[Domain]:
+    """Returns the domains that follow from what a run was trained on.
+
+    Args:
+      words: of physics; each makes one more domain.
+    """
+    (task,) = run.config.tasks
+    envs = make(task._replace(randomise=NOTHING, continuous=True), 1, SEED)
+    space, rate = envs.action_space, envs.steps_per_second
+    effects = effects_of(task.randomise, task.env_id, envs.observation_space, space, rate)
+    envs.close()
+    own = [Domain(text, BEYOND, only_physics(text)) for text in words]
+    counted = not np.issubdtype(space.dtype, np.floating)
+    return held_out(run.config.randomise, effects, counted=counted) + own
+
+
+def transfer(runs: Sequence[tuple[Algorithm, Any]], options: TransferConfig) -> Rows:
+    """Plays runs in the domains that follow from the first of them that was randomised, prints a
+    table, and writes transfer.json into each run's folder, with transfer.png if there is a grid.
+
+    Returns:
+      a row for each run and domain: run, domain, kind, mode, and evaluate.summary.
+
+    Raises:
+      UserError: the runs play several tasks, or the disk is full.
+    """
+    opened = [open_run(*run, options.mode) for run in runs]
+    name = task_of([run.config for run in opened])
+    first = next((run for run in opened if run.config.randomise != NOTHING), opened[0])
+    found = domains_of(first, options.physics)
+    print(
+        f"{name}: {len(opened)} runs, {len(found)} domains of {first.folder}, "
+        f"{options.episodes} episodes each",
+        flush=True,
+    )
+    print("".join(f"  column {i + 1}: {run.folder} ({run.mode})\n" for i, run in enumerate(opened)))
+    rows: Rows = []
+    for domain in found:
+        try:
+            played = [run.play(domain.randomise, options.episodes, options.seed) for run in opened]
+        except UserError as error:
+            print(f"left out: {domain.name}, as {error}", flush=True)
+            continue
+        for run, result in zip(opened, played, strict=True):
+            about = {"run": str(run.folder), "domain": domain.name, "kind": domain.kind}
+            rows.append({**about, "mode": run.mode, **result})
+        cells = "  ".join(map(_cell, played))
+        print(f"  {domain.name:<44.44}  {domain.kind:8}  {cells}", flush=True)
+    for run in opened:
+        own = [{k: v for k, v in row.items() if k != "run"} for row in rows
+               if row["run"] == str(run.folder)]  # fmt: skip
+        kept: dict[str, Any] = {"episodes": options.episodes, "seed": options.seed, "rows": own}
+        if options.grid:
+            kept["grid"] = grid(run, options)
+        _write(run, kept)
+    return rows
+
+
+def grid(run: Run, options: TransferConfig) -> dict[str, Any]:
+    """Plays a run over two parameters of physics.
+
+    Returns:
+      words (the two), values (of each, from low to high, evenly in the logarithm where both ends
+      are positive) and score [cells of the first][of the second].
+    """
+    words = [read(text) for text in options.grid]
+    values = [spread(word.numbers[0], word.numbers[1], options.cells) for word in words]
+
+    def fixed(i: int, value: float) -> str:
+        names = "@" + ",".join(words[i].names) if words[i].names else ""
+        how = words[i].how.removeprefix("log")
+        return f"{words[i].what}{names}={how}:{value:.6g}:{value:.6g}:all"
+
+    def score_at(a: float, b: float) -> float:
+        both = Randomise(physics=(fixed(0, a), fixed(1, b)))
+        return run.play(both, options.episodes, options.seed)["mean"]
+
+    score = [[score_at(a, b) for b in values[1]] for a in values[0]]
+    return {"words": list(options.grid), "values": [x.tolist() for x in values], "score": score}
+
+
+def spread(low: float, high: float, count: int) -> np.ndarray:
+    """Returns numbers from low to high, evenly in the logarithm if low is positive."""
+    return np.geomspace(low, high, count) if low > 0 else np.linspace(low, high, count)
+
+
+def _cell(result: dict[str, float]) -> str:
+    """Writes a mean and its interval."""
+    low, high = result["interval_95_low"], result["interval_95_high"]
+    return f"{result['mean']:8.4g} ({low:.4g} to {high:.4g})"
+
+
+def _write(run: Run, about: dict[str, Any]) -> None:
+    """Writes a run's table, and draws its heat map.
+
+    Raises:
+      UserError: the disk is full.
+    """
+    path = run.folder / NAME
+    try:
+        files.write_text(path, json.dumps(about, indent=2) + "\n")
+        if "grid" in about:
+            with files.replacing(path.with_suffix(".png")) as new:
+                draw(about["grid"], run.folder.name).savefig(new, dpi=110, format="png")
+    except OSError as error:
+        raise UserError(f"{path} could not be written: {error.strerror or error}") from None
+    print(f"saved {path}{' and transfer.png' if 'grid' in about else ''}")
+
+
+def draw(found: dict[str, Any], title: str) -> Figure:
+    """Draws the score over two parameters; found: as grid() returns it."""
+    figure = Figure(figsize=(6.0, 4.6), layout="constrained")
+    axes = figure.subplots()
+    score = np.array(found["score"])
+    image = axes.imshow(score, origin="lower", aspect="auto", cmap="viridis")
+    (first, second), (rows, columns) = found["words"], found["values"]
+    axes.set_xticks(range(len(columns)), [f"{x:.3g}" for x in columns])
+    axes.set_yticks(range(len(rows)), [f"{x:.3g}" for x in rows])
+    axes.set(xlabel=second.partition("=")[0], ylabel=first.partition("=")[0], title=title)
+    for (i, j), value in np.ndenumerate(score):
+        bright = value > (score.min() + score.max()) / 2
+        axes.text(
+            j, i, f"{value:.3g}", ha="center", va="center", fontsize=7,
+            color="black" if bright else "white",
+        )  # fmt: skip
+    figure.colorbar(image, ax=axes, label="mean return of the episodes")
+    return figure
+
+
+def table(tested: dict[str, list[Rows]]) -> list[str]:
+    """Returns lines of markdown: a row for each domain, a column for each agent.
+
+    tested: by agent, for each of its seeds the rows of transfer.json.
+    """
+    domains = {
+        (row["domain"], row["kind"]): None
+        for seeds in tested.values()
+        for rows in seeds
+        for row in rows
+    }
+    head = ["domain", "kind", *tested]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for domain, kind in domains:
+        cells = []
+        for seeds in tested.values():
+            found = [row for rows in seeds for row in rows if row["domain"] == domain]
+            if len(found) > 1:
+                mean, low, high = mean_interval(row["mean"] for row in found)
+                cells.append(f"{mean:.4g} ({low:.4g} to {high:.4g})")
+            else:
+                cells.append(f"{_cell(found[0]).strip()} *" if found else "-")
+        lines.append(f"| {' | '.join([domain, kind, *cells])} |")
+    return lines
+
+
+def read_rows(folder: Path) -> Rows:
+    """Reads the rows of a run's transfer.json; none if it was not tested.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = folder / NAME
+    try:
+        return json.loads(path.read_text())["rows"]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
