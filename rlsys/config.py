@@ -1,6 +1,6 @@
-"""RunConfig: the fields that every algorithm shares, and how Configs are checked and read.
+"""Defines the fields that algorithms share, and checks, registers and reads Configs.
 
-A Config is a frozen dataclass whose float fields a sweep may vary.
+A Config is a frozen dataclass. A sweep may vary its float fields within one compiled program.
 """
 
 import dataclasses
@@ -13,15 +13,15 @@ import jax
 from rlsys import envs
 from rlsys.types import UserError
 
-PREFIXED = ("randomise",)  # dataclasses in a Config whose fields have a prefix: randomise.preset
+PREFIXED = ("randomise",)  # fields that are dataclasses, whose name is a prefix: randomise.preset
 LARGEST = 2**53  # whole numbers up to here are exact in float64
 
 
 def register(cls):
     """Registers a Config as a pytree: its float fields are leaves, all else is static.
 
-    So an update takes a Config as an argument like any other, and vmap over a stack of Configs is a
-    sweep.
+    So an update takes a Config as an argument like any other, and vmap over a stack of Configs
+    makes a sweep.
     """
     fields = dataclasses.fields(cls)
     leaves = [f.name for f in fields if f.type in (float, "float")]
@@ -30,35 +30,35 @@ def register(cls):
 
 
 def not_learned(default: Any) -> Any:
-    """A field that changes nothing of what is learned, so that a report shows it on request only;
-    default: its value."""
+    """Returns a dataclass field that does not change what is learned, which a report shows only on
+    request; default: its default value."""
     return dataclasses.field(default=default, metadata={"learned": False})
 
 
 def not_of_learning(cls) -> list[str]:
-    """Names of a Config's fields that change nothing of what is learned."""
+    """Returns the names of a Config's fields that do not change what is learned."""
     return [f.name for f in dataclasses.fields(cls) if not f.metadata.get("learned", True)]
 
 
 def check_numbers(config) -> None:
-    """Raises UserError if a field is not finite, or a whole number that float64 cannot hold."""
+    """Raises UserError if a number is not finite, or is whole and too large for float64 to hold."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{field.name} must be finite, not {value}")
         if isinstance(value, int) and field.name != "seed" and abs(value) > LARGEST:
-            raise UserError(f"{field.name} must lie within 2^53, or no float64 holds it")
+            raise UserError(f"{field.name} must lie within 2^53, so that float64 can hold it")
 
 
 def check_at_least(config, least: int, names: str) -> None:
-    """Raises UserError if one of the fields is less."""
+    """Raises UserError if one of the fields is below `least`; names: the fields, with spaces."""
     for name in names.split():
         if getattr(config, name) < least:
             raise UserError(f"{name} must be {least} or more, not {getattr(config, name)}")
 
 
 def check_positive(config, names: str) -> None:
-    """Raises UserError if one of the fields is a number that is not positive."""
+    """Raises UserError if one of the fields is not positive; names: the fields, with spaces."""
     for name in names.split():
         value = getattr(config, name)
         if isinstance(value, int | float) and not value > 0:  # tracers of a sweep pass
@@ -66,7 +66,7 @@ def check_positive(config, names: str) -> None:
 
 
 def check_within(config, low: float, high: float, names: str) -> None:
-    """Raises UserError if one of the fields is a number outside [low, high]."""
+    """Raises UserError if one of the fields is outside [low, high]; names: as in check_positive."""
     for name in names.split():
         value = getattr(config, name)
         if isinstance(value, int | float) and not low <= value <= high:  # tracers of a sweep pass
@@ -84,83 +84,89 @@ class RunConfig:
     """
 
     env: str = "CartPole-v1"
-    """The task, or several with commas between them: task,task,... has one agent play all of them.
-    A word of its own sets an option of one task: task:option=value."""
+    """The task, or several with commas between them, task,task,..., which one agent then plays. A
+    word after a task sets an option of this task alone: task:option=value."""
     env_options: envs.Options = envs.Options()
     randomise: envs.Randomise = envs.NOTHING
     env_steps: int = 1_000_000
-    """The run ends after this many environment steps, all environments together."""
+    """The run ends after this many environment steps, counted over all environments."""
     num_envs: int = 256
     """The number of environments, which the tasks share evenly."""
     seed: int = 0
-    """Environments, parameters, exploration and all else that is random follow from it."""
+    """The seed of the environments, the parameters, the exploration and all else that is random."""
     run_dir: str = not_learned("")
     """The run's folder; if empty it is runs/<algorithm>-<task>-<time>-s<seed>."""
     init_from: str = ""
-    """A run's folder: begin with its newest parameters and statistics, and a fresh optimiser."""
+    """The folder of a run: begin with its newest parameters and statistics, and with a fresh
+    optimiser. If empty, begin with random parameters."""
 
     discount: float = 0.99
-    """gamma, by which the reward of a step later counts less."""
+    """gamma: a reward that comes one step later counts gamma times as much."""
     learning_rate: float = 1e-3
     """The learning rate at the start."""
     learning_rate_decay: float = 1.0
-    """The share of the learning rate that is gone at the end, linearly; 0 keeps it constant."""
+    """The share of the learning rate that is lost by the end of the run, linearly: 1 decays it to
+    0, and 0 keeps it constant."""
     max_gradient_norm: float = 1.0
-    """Gradients with a larger norm are scaled down to this one."""
+    """Gradients whose norm is larger than this are scaled down to it."""
 
     torso: str | None = None
-    """The network for images and grids: nature, shallow, impala (the deep one), grid or mlp; if
-    None the observation's shape decides."""
+    """The network for images and grids: nature, shallow, impala (IMPALA's deep network), grid or
+    mlp; if None, the observation's shape decides."""
     hidden_size: int = 64
     """The size of the torso's dense layer; 0 for none."""
     core_size: int = 0
-    """The size of the LSTM; 0 for an agent without memory, previous action and reward."""
+    """The size of the LSTM, which also sees the previous action and reward; with 0 the agent has no
+    memory and sees neither."""
     head_size: int = 64
-    """The size of a hidden layer for each output of the network; 0 for none."""
+    """The size of the hidden layer before each output of the network; 0 for none."""
     frame_stack: int = 1
-    """The number of images that the network sees at once."""
+    """The number of the latest images that the network sees at once."""
     pixel_offset: int = 0
-    """The grey of an image that the network sees as 0, such as the background's."""
+    """The grey level of an image that the network sees as 0, such as the background's."""
     pixel_scale: int = 255
-    """The difference of two greys that the network sees as 1."""
+    """The difference of two grey levels that the network sees as 1."""
     normalize_observations: bool = False
-    """Normalise numbers in observations by the mean and deviation of all that was learned from, and
-    clip them to 5 deviations."""
+    """Normalise numbers in observations by the mean and deviation of all observations that were
+    learned from, and clip them to 5 deviations."""
     orthogonal: bool = False
-    """Begin with orthogonal weights of gain sqrt(2) in the layers that end in a ReLU."""
+    """Begin with orthogonal weights of gain sqrt(2) in layers that are followed by a ReLU."""
     bfloat16: bool = False
     """Compute the network in bfloat16; parameters, statistics and results stay float32."""
 
     actors: int = 1
     """The number of threads that play, each with an equal share of the environments; with several
-    tasks it is a multiple of their number."""
+    tasks it must be a multiple of their number."""
     unrolls_ahead: int = 1
-    """The number of unrolls that actors may be ahead of the learner; with 0 they play in turn. A
-    run repeats itself to the bit, unless several tasks come as they are finished."""
+    """The number of unrolls that actors may be ahead of the learner; with 0 actors and learner take
+    turns. A run repeats itself to the bit either way, except for IMPALA on several tasks, which
+    takes unrolls as they are finished."""
     unroll_length: int = 20
-    """The number of steps that an actor plays at a time."""
+    """The number of steps that an actor plays before it hands them to the learner."""
     refresh_steps: int = 20
-    """Actors copy the parameters after this many steps of each environment."""
+    """Actors copy the learner's parameters after this many steps of each environment."""
     actor_devices: int = not_learned(0)
-    """The number of devices set aside for acting; with 0 the actors share the learner's first."""
+    """The number of devices set aside for acting; with 0 the actors share the learner's first
+    device."""
 
     checkpoint_every: int = 1_000_000
-    """Environment steps from one checkpoint to the next; environments start afresh there."""
+    """The number of environment steps from one checkpoint to the next. Environments start afresh at
+    each."""
     keep_checkpoints: int = not_learned(2)
     """The number of newest checkpoints that are kept."""
     log_every: int = not_learned(20_000)
-    """Environment steps from one line of the log to the next."""
+    """The number of environment steps from one line of the log to the next."""
     eval_episodes: int = not_learned(64)
-    """The number of episodes that an evaluation plays, of each task and in each of the two ways:
-    greedily, and with random actions as in training. The last one comes at the end."""
+    """The number of episodes that an evaluation plays of each task, in each of two ways: greedily,
+    and with random actions as in training. A run always ends with an evaluation."""
     gif: bool = not_learned(True)
     """Record an episode of the final policy at the end, where the task can be drawn."""
     eval_every: int = not_learned(0)
-    """Environment steps from one evaluation during training to the next; the best parameters are
-    kept beside the newest. With 0 there is none."""
+    """The number of environment steps from one evaluation during training to the next; the best
+    parameters are kept beside the newest. With 0 there is none."""
 
-    plays_games: ClassVar[bool] = False  # learns from rows that wait for another player's move
-    has_values: ClassVar[bool] = False  # has a value function apart from what acts
+    plays_games: ClassVar[bool] = False  # whether it can play both sides of a game
+    has_values: ClassVar[bool] = False  # whether a value function is learned beside what acts
 
     def __post_init__(self):
         check_numbers(self)
@@ -217,8 +223,9 @@ class RunConfig:
 
     @property
     def eval_tasks(self) -> list[envs.Task]:
-        """The tasks that evaluation plays: of a game of two, one against each player of envs. Where
-        physics are drawn, they stay as they are drawn at first: no episode is cut."""
+        """The tasks that an evaluation plays: for a game of two, a task against each player that does
+        not learn. Drawn physics stay as they were drawn at first, so that no episode is cut.
+        """
         fixed = dataclasses.replace(self.randomise, redraw_steps=0)
         tasks = [x for task in self.tasks for x in envs.against_players(task)]
         return [x._replace(randomise=fixed) for x in tasks]
@@ -230,12 +237,12 @@ class RunConfig:
 
     @property
     def join(self) -> int:
-        """The number of actors whose unrolls are handed to the learner together."""
+        """The number of actors whose unrolls the learner gets together."""
         return self.actors
 
     @property
     def network(self) -> dict[str, Any]:
-        """The fields that every network takes, by name."""
+        """The values of the fields that every network takes, by name."""
         sizes = "hidden_size core_size head_size frame_stack"
         names = f"torso {sizes} pixel_offset pixel_scale normalize_observations bfloat16"
         return {name: getattr(self, name) for name in names.split()}
@@ -248,27 +255,27 @@ class ReplayConfig(RunConfig):
 
     unrolls_ahead: int = 0
     replay_capacity: int = 200_000
-    """The number of environment steps that the replay holds."""
+    """The number of environment steps that the replay can hold."""
     learning_starts: int = 5_000
-    """Learning begins once this many environment steps are held."""
+    """Learning begins once the replay holds this many environment steps."""
     replay_ratio: float = 2.5
-    """The number of learned steps for each environment step. A step counts where an update learns
-    from it: not in burn-in, not in padding past an episode's end."""
+    """The number of steps that are learned from for each environment step. A step counts each time
+    that an update learns from it, and not in burn-in or in padding past an episode's end."""
     priority_exponent: float = 0.9
-    """Samples are drawn in proportion to priority^this."""
+    """Samples are drawn with a probability in proportion to their priority to the power of this."""
     importance_exponent: float = 0.6
-    """Samples are weighted by (1 / probability)^this."""
+    """The loss of a sample is weighted by (1 / its probability) to the power of this."""
     batch_size: int = 32
     """The number of samples that an update learns from, over all devices."""
     n: int = 5
-    """The number of rewards in a return before it goes on with a value."""
+    """The number of rewards that an n-step return adds up before a value stands for the rest."""
     target_update: int = 50
-    """The number of updates from one copy of the target network to the next."""
+    """The number of updates after which the parameters are copied to the target network."""
     epsilon_base: float = 0.4
     """The largest exploration rate: environment i of N acts at random with probability
     epsilon_base^(1 + epsilon_exponent i / (N - 1))."""
     epsilon_exponent: float = 7.0
-    """How far the exploration rates are spread."""
+    """The exponent in epsilon_base's formula: the larger, the further exploration rates spread."""
 
     def __post_init__(self):
         if len(self.tasks) > 1:
@@ -298,24 +305,24 @@ class ActorCriticConfig(RunConfig):
 
     policy: str = "categorical"
     """The policy's distribution: "categorical", for which each dimension of a continuous action
-    takes one of a few values, or "gaussian", for continuous actions alone."""
+    takes one of a few values, or "gaussian", which is for continuous actions only."""
     separate_networks: bool = False
-    """Give the values a torso and an LSTM of their own, rather than the policy's."""
+    """Give the values a torso and an LSTM of their own, in place of the policy's."""
     value_core_size: int | None = None
-    """The size of the values' own LSTM, 0 for none; if None, core_size. It needs separate networks,
-    and lets a policy without memory learn from values that have one."""
+    """The size of the values' own LSTM, 0 for none; if None, it is core_size. It needs
+    separate_networks, and lets a policy without memory learn from values that have a memory."""
     privileged: tuple[str, ...] = ()
-    """Names of the observation's arrays that the values alone read, and the policy never (Pinto et
-    al. 2017, "Asymmetric Actor Critic"). It needs separate networks. An exported policy does not
-    take them, and a task to evaluate on need not show them."""
+    """Names of the observation's arrays that only the values read, and never the policy (Pinto et
+    al. 2017, "Asymmetric Actor Critic"). It needs separate_networks. An exported policy does not
+    take these arrays, and a task that evaluation plays need not show them."""
     entropy_cost: float = 0.01
     """The weight of the policy's entropy in the loss."""
     popart: bool = True
     """Normalise values by each task's own mean and deviation (PopArt)."""
     popart_step_size: float = 3e-4
-    """beta: how far one sample moves the mean and the deviation."""
+    """beta: the share by which one sample moves PopArt's mean and deviation."""
     popart_floor: float = 0.1
-    """Values are normalised by at least this share of the size of their mean."""
+    """PopArt divides values by at least this share of the absolute value of their mean."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -332,14 +339,15 @@ class ActorCriticConfig(RunConfig):
 
     @property
     def tasks(self) -> list[envs.Task]:
-        """The tasks of the run; a Gaussian policy plays continuous actions as they are."""
+        """The tasks of the run; a Gaussian policy plays their continuous actions without bins."""
         return [t._replace(continuous=self.policy == "gaussian") for t in super().tasks]
 
 
 def flat(config: Any) -> dict[str, Any]:
-    """Gives the values of a Config's fields, and of those of the dataclasses in it, by name.
+    """Returns the values of a Config's fields by name, and beside them those of dataclasses in it.
 
-    config: a Config, or what dataclasses.asdict makes of it.
+    Args:
+      config: a Config, or what dataclasses.asdict makes of it.
     """
     if dataclasses.is_dataclass(config):
         config = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
@@ -355,7 +363,11 @@ def flat(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls, values: dict[str, Any]):
-    """A Config from what dataclasses.asdict gave, through JSON."""
+    """Makes a Config from what dataclasses.asdict gave, after JSON has made lists of its tuples.
+
+    Raises:
+      UserError: there is no such field, or the fields cannot work together.
+    """
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(fields))
     if unknown:

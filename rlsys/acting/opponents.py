@@ -1,13 +1,14 @@
-"""Past selves that the newest policy plays against in games of two players, or of two teams.
+"""Keeps past selves, which the newest policy plays against in games of two players or two teams.
 
 Berner et al. 2019, "Dota 2 with Large Scale Deep Reinforcement Learning",
 https://arxiv.org/abs/1912.06680, section 3.3 and appendix N: most games are against the current
-self; in the others a past self plays one side, drawn by its quality, which falls with each game
-that it loses (losses/opponent_quality.py). Those rows are not learned from.
+self. In the others a past self plays one side. Each past self has a quality, which falls with each
+game that it loses, and past selves of higher quality are drawn more often: the equations are those
+of losses/opponent_quality.py. The rows that a past self plays are not learned from.
 
-Departures: a quality falls by the probability with which the past self was drawn, not by the
-present one. A few past selves are in play at a time, each in the same number of games, so that one
-vmapped call acts for all. A game keeps its opponent to its end.
+Departures: the step by which a quality falls is divided by the probability with which the past self
+was drawn for the game, not by its present one. A few past selves are in play at a time, each in the
+same number of games, so that one vmapped call acts for all. A game keeps its opponent to its end.
 """
 
 import dataclasses
@@ -23,25 +24,27 @@ from rlsys.types import Policy, UserError
 
 @dataclasses.dataclass(frozen=True)
 class SelfPlay:
-    """Says whom the learner plays in a game of two players or two teams."""
+    """Chooses whom the learner plays against in games of two players or two teams."""
 
     past_share: float = 0.2
-    """The share of games in which a past self plays one side; 0 for none."""
+    """The share of games in which a past self plays one side; with 0 all are against the current
+    self."""
     past_every: int = 10
-    """A copy of the policy joins the past selves after this many unrolls learned from."""
+    """A copy of the policy joins the past selves each time that it has learned from this many
+    unrolls."""
     past_most: int = 50
-    """The number of past selves that are kept. When there is one more, the one of the lowest
-    quality leaves, the oldest of them if several have it."""
+    """The number of past selves that are kept. When one more joins, the one with the lowest quality
+    is dropped; of several with the same quality, the oldest."""
     past_at_once: int = 4
-    """The number of past selves that an actor plays against at a time."""
+    """The number of past selves that each actor plays against at a time."""
     past_eta: float = 0.01
-    """The step by which a past self's quality falls when it loses a game, before it is divided by
-    its probability and the number of past selves; 0 draws all alike."""
+    """How far a past self's quality falls when it loses a game: by this, divided by the number of
+    past selves times its probability to be drawn. With 0 all past selves are drawn alike."""
     frozen: str = ""
-    """A run's folder: its newest policy plays in place of past selves, and never changes."""
+    """The folder of a run whose newest policy plays in place of past selves; it never changes."""
     frozen_mode: str = "sampled"
-    """How that policy plays: sampled draws its actions as in training, greedy takes the likeliest
-    one."""
+    """How the policy of `frozen` plays: sampled draws its actions as in training, greedy takes the
+    likeliest one."""
 
     def __post_init__(self):
         if not 0.0 <= self.past_share <= 1.0:
@@ -55,46 +58,50 @@ class SelfPlay:
             raise UserError(f"past_share is 0, so the policy of {self.frozen} would play no game")
 
     def groups(self, games: int) -> tuple[int, int]:
-        """The past selves that an actor of so many games plays at once, and the games of each.
+        """Returns how many past selves an actor plays against at once, and in how many games each.
+
+        Args:
+          games: the number of the actor's games.
 
         Raises:
-          UserError: the past selves' share comes to less than one game.
+          UserError: past_share of these games rounds to none.
         """
         past = round(self.past_share * games)
         if not past:
             raise UserError(
-                f"past_share {self.past_share} of an actor's {games} games comes to none: it must "
-                f"be 0 or larger, or num_envs larger"
+                f"past_share {self.past_share} of an actor's {games} games comes to none: set it "
+                f"to 0, or raise it or num_envs"
             )
         groups = min(self.past_at_once, past)
         return groups, past // groups
 
 
 class PastSelf(NamedTuple):
-    """A copy of the policy as it was."""
+    """Holds a copy of the policy as it was, and how its games against the learner ended."""
 
     number: int  # counts from 0 in the order of joining
-    env_steps: int  # that the run had played
-    params: Any  # numpy
+    env_steps: int  # the run's environment steps when it joined
+    params: Any  # in numpy
     quality: float  # q
-    games: int = 0  # of those that ended
-    won: int = 0  # by the learner
-    drawn: int = 0
+    games: int = 0  # games that have ended
+    won: int = 0  # of these, games that the learner won
+    drawn: int = 0  # of these, draws
 
 
 class Result(NamedTuple):
-    """How a game against a past self ended."""
+    """Says how a game against a past self ended."""
 
-    number: int  # of the past self
-    chance: float  # N p_i when it was drawn from N
-    reward: float  # of the learner's, in the last step
+    number: int  # the past self's number
+    chance: float  # N p_i: its probability times the number of past selves, when it was drawn
+    reward: float  # the learner's, in the game's last step
 
 
 Pool = tuple[PastSelf, ...]
 
 
 def join(pool: Pool, params: Any, env_steps: int, number: int, most: int) -> Pool:
-    """Adds a past self with the pool's highest quality; the lowest leaves if they are too many."""
+    """Adds a past self to the pool, with the pool's highest quality as its own. If there are more
+    than `most`, the one of the lowest quality leaves."""
     quality = max((x.quality for x in pool), default=0.0)
     pool = (*pool, PastSelf(number, env_steps, params, quality))
     if len(pool) <= most:
@@ -104,14 +111,15 @@ def join(pool: Pool, params: Any, env_steps: int, number: int, most: int) -> Poo
 
 
 def probabilities(pool: Pool) -> np.ndarray:
-    """How likely each past self is drawn: [N] float64, as losses/opponent_quality.py says."""
+    """Computes the probability with which each past self is drawn: [N] float64, as in
+    losses/opponent_quality.py."""
     quality = np.array([x.quality for x in pool])
     weight = np.exp(quality - quality.max())
     return weight / weight.sum()
 
 
 def after_game(pool: Pool, result: Result, eta: float) -> Pool:
-    """Counts a game, and lowers the past self's quality if it lost it.
+    """Counts a game, and lowers the past self's quality if the learner won.
 
     A past self that has left the pool meanwhile is ignored.
     """
@@ -130,13 +138,13 @@ def after_game(pool: Pool, result: Result, eta: float) -> Pool:
 
 
 def check_memory(config: SelfPlay, params: Any) -> None:
-    """Checks that the past selves fit the memory.
+    """Checks that the past selves fit into the host's memory.
 
     Args:
       params: the learner's, or anything with their shapes and dtypes.
 
     Raises:
-      UserError: they take more than 90 % of what is free.
+      UserError: they take more than 90 % of the free memory.
     """
     most = 1 if config.frozen else config.past_most
     needed, free = most * memory.num_bytes(params), memory.free_bytes()
@@ -149,21 +157,22 @@ def check_memory(config: SelfPlay, params: Any) -> None:
 
 
 class Opponents:
-    """The past selves of a run: who they are, and what a checkpoint holds of them.
+    """Holds the past selves of a run, counts their games, and saves them in checkpoints.
 
     Attributes:
-      pool: the past selves; never changed in place, so whoever has read it may keep it.
-      policy: plays for them; None if it is the learner's own.
+      pool: the past selves; a tuple that is replaced and never changed in place.
+      policy: the Policy that acts for them; None if it is the learner's own.
     """
 
     def __init__(
         self, config: SelfPlay, params: Any, env_steps: int = 0, policy: Policy | None = None
     ):
-        """Begins with one past self: the untrained policy or, with config.frozen, that run's.
+        """Begins with one past self: the run's first policy or, with config.frozen, the policy of
+        that run.
 
         Args:
-          params: its parameters.
-          env_steps: that it was trained for.
+          params: the parameters of this past self.
+          env_steps: the environment steps that it was trained for.
           policy: see the attribute.
         """
         self._config, self.policy = config, policy
@@ -174,15 +183,15 @@ class Opponents:
         self._join(params, env_steps)
 
     def add(self, results: list[Result]) -> None:
-        """Takes the ends of games that this process's actors played."""
+        """Adds the results of games that this process's actors have played."""
         self._results += results
 
     def learned(self, params: Any, env_steps: int) -> None:
         """Counts an unroll that was learned from; collective, so all processes must call it.
 
         Args:
-          params: the learner's, after it.
-          env_steps: played so far.
+          params: the learner's parameters after the update.
+          env_steps: the run's environment steps so far.
         """
         for result in (x for own in hosts.gather(self._results) for x in own):
             self.pool = after_game(self.pool, result, self._config.past_eta)
@@ -200,7 +209,7 @@ class Opponents:
         self._joined += 1
 
     def metrics(self) -> dict[str, float]:
-        """Numbers for a line of the log, of the games since the last line."""
+        """Returns numbers for a line of the log; the score is of the games since the last line."""
         quality = [x.quality for x in self.pool]
         score = self._points / self._games if self._games else float("nan")
         self._games = self._points = 0.0
@@ -211,14 +220,14 @@ class Opponents:
         }
 
     def state(self) -> tuple[Any, dict[str, Any]]:
-        """Returns what a checkpoint holds: a tree of arrays, and the rest as JSON."""
+        """Returns the past selves for a checkpoint: their parameters, and the rest as JSON."""
         params = [x.params for x in self.pool]
         about = [x._replace(params=None)._asdict() for x in self.pool]
         meta = {"past_selves": about, "iterations": self._iterations, "joined": self._joined}
         return {str(i): x for i, x in enumerate(params)}, meta
 
     def restore(self, tree: Any, meta: dict[str, Any]) -> None:
-        """Goes on from what state() gave."""
+        """Replaces the past selves by those that state() returned."""
         self.pool = tuple(
             PastSelf(**about)._replace(params=tree[str(i)])
             for i, about in enumerate(meta["past_selves"])

@@ -1,4 +1,4 @@
-"""Who plays which row of an actor's games: the newest policy, or a past self (opponents.py)."""
+"""Seats past selves (opponents.py) in some of an actor's games, and acts for all rows."""
 
 import functools
 from collections.abc import Callable
@@ -14,12 +14,18 @@ SIDES = 2
 
 
 class Seats:
-    """Who sits where in an actor's games, and a policy that plays for all of them.
+    """Seats the newest policy and past selves in an actor's games, and acts for all of them.
 
-    The last games are against past selves, who play player 1 in every other one and player 0 in the
-    rest, or all players of the second team and of the first. Their rows are in groups, one for each
-    past self at once. A group holds two past selves, an older and a newer one; a game that begins
-    takes the newer one, and once no game plays the older one, a newly drawn one takes its place.
+    The last of the actor's games are against past selves. In every other one of these the past self
+    is player 1 and in the rest player 0, or all players of the second team and of the first. These
+    games are in groups, one for each past self that is in play. So that no game changes its
+    opponent before it ends, a group holds two past selves, an older and a newer one. A game that
+    begins takes the newer one. Once no game plays the older one any more, it is replaced by a past
+    self that is drawn anew, which is then the newer one.
+
+    Attributes:
+      learns: [B] bool, whether the newest policy plays the row, so that it may be learned from.
+      against_past: [B] bool, whether the newest policy plays the row against a past self.
     """
 
     def __init__(
@@ -33,24 +39,25 @@ class Seats:
         """Seats an actor's games.
 
         Args:
-          policy: the actor's, of the learner's own seats.
-          num_rows: B, those of a game one after the other: first one side's, then the other's.
-          past_policy: plays for the past selves; None if it is `policy`.
-          team_size: rows of a side.
+          policy: the Policy that acts for the newest parameters.
+          num_rows: B. The rows of a game are neighbours: first one side's, then the other's.
+          config: the share of games that past selves play, and how many at once.
+          past_policy: the Policy that acts for the past selves; None if it is `policy`.
+          team_size: the number of rows of a side.
 
         Raises:
-          UserError: the past selves' share comes to less than one game.
+          UserError: past_share of the games rounds to none.
         """
         rows = np.arange(num_rows).reshape(-1, SIDES, team_size)
         self._groups, size = config.groups(len(rows))
         game = np.arange(len(rows) - self._groups * size, len(rows))
         self._past = rows[game, 1 - game % SIDES].ravel()
         own = rows[game, game % SIDES]
-        self._first = own[:, 0]  # of the learner's team, of each game
+        self._first = own[:, 0]  # the learner's first row in each of these games
         self._games, self._team_size = (self._groups, size), team_size
-        self.learns = np.ones(num_rows, bool)  # [B] the learner's policy plays the row
+        self.learns = np.ones(num_rows, bool)
         self.learns[self._past] = False
-        self.against_past = np.zeros(num_rows, bool)  # [B] the learner's, against a past self
+        self.against_past = np.zeros(num_rows, bool)
         self.against_past[own] = True
         self._results: list[Result] = []
         theirs = past_policy or policy
@@ -60,19 +67,19 @@ class Seats:
         self.clear()
 
     def clear(self) -> None:
-        """Forgets the games; all begin anew."""
-        self._sets: Any = None  # [groups, 2, ...] parameters
-        self._newer = np.zeros(self._groups, int)  # which of a group's two
-        self._numbers = np.zeros((self._groups, 2), int)  # of the past selves
-        self._chances = np.ones((self._groups, 2))  # as Result has them
-        self._plays = np.zeros(self._games, int)  # which of its group's two plays in a game
+        """Forgets the past selves in play and the running games, which begin anew."""
+        self._sets: Any = None  # [groups, 2, ...] parameters of each group's two past selves
+        self._newer = np.zeros(self._groups, int)  # which of the two is the newer one
+        self._numbers = np.zeros((self._groups, 2), int)  # PastSelf.number
+        self._chances = np.ones((self._groups, 2))  # Result.chance
+        self._plays = np.zeros(self._games, int)  # which of its group's two plays a game
 
     def meet(self, pool: Pool, key: jax.Array) -> None:
-        """Draws past selves for the groups in which all games play the newer one.
+        """Draws a new past self for each group in which all games play the newer one.
 
         Args:
-          pool: to draw from.
-          key: jax key of the actor, by which they are drawn.
+          pool: the past selves to draw from.
+          key: the actor's jax key, which seeds the draw.
         """
         random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         chance = probabilities(pool)
@@ -97,7 +104,7 @@ class Seats:
             self._sets = _put(self._sets, who.params, group, place)
 
     def __call__(self, params: Any, timestep: Timestep, core_state: Any, key: jax.Array):
-        """Acts for all rows, as a Policy does."""
+        """Acts for all rows, as a Policy does, and records the games that have ended."""
         over = (timestep.discount[self._first] == 0) & ~timestep.first[self._first]
         for i in np.flatnonzero(over):
             group, game = divmod(i, self._plays.shape[1])
@@ -110,7 +117,7 @@ class Seats:
         return self._act(self._own_arrays, params, self._sets, plays, timestep, core_state, key)
 
     def pop_results(self) -> list[Result]:
-        """Returns the games against past selves that have ended since the last call."""
+        """Returns the results of games against past selves since the last call."""
         results, self._results = self._results, []
         return results
 
@@ -122,11 +129,13 @@ def _put(sets: Any, params: Any, group: int, place: int) -> Any:
 
 @functools.cache
 def _compiled(apply: Callable, their_apply: Callable, past: bytes, groups: int) -> Callable:
-    """A policy of all rows: those in `past` are played by past selves, in so many groups."""
+    """Compiles _all_rows, once for all actors; past: the rows of past selves, as bytes."""
     return jax.jit(_all_rows(apply, their_apply, np.frombuffer(past, int), groups))
 
 
 def _all_rows(apply: Callable, their_apply: Callable, past: np.ndarray, groups: int) -> Callable:
+    """Returns a function that acts for all rows; those in `past` are played by past selves."""
+
     def grouped(x):
         x = jax.numpy.asarray(x)[past]
         return x.reshape(groups, len(past) // groups, *x.shape[1:])

@@ -1,4 +1,4 @@
-"""PPO, as in OpenAI's Rapid: actors play, all devices average one gradient.
+"""PPO, as in OpenAI's Rapid: actors play, and all devices average one gradient.
 
 Berner et al. 2019, "Dota 2 with Large Scale Deep Reinforcement Learning",
 https://arxiv.org/abs/1912.06680, section 3.2 and appendix C. Schulman et al. 2017, "Proximal Policy
@@ -7,14 +7,14 @@ et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Es
 https://arxiv.org/abs/1506.02438, eq. 16.
 
 Departures, and why:
-- Values of a batch are computed anew before it is learned from, not taken from the actors: the same
-  if actors and learner take turns, fresher if actors are ahead.
+- Values of a batch are computed anew before it is learned from, and not taken from the actors. They
+  are the same if actors and learner take turns, and fresher if actors are ahead.
 - A minibatch takes one of every `minibatches` neighbouring sequences, at random (stratified), so
   the number of devices does not decide which sequences it holds.
-- PopArt normalises values, in place of dividing rewards by their running deviation: the purpose is
-  the same, and the meaning of a reward does not drift. Values are divided by popart_floor times
-  |mean| at least: once a task is solved its returns hardly differ, and the values' gradient,
-  divided by so small a deviation, took over the torso and froze the policy.
+- PopArt normalises values, where the paper divides rewards by their running deviation. The purpose
+  is the same, and the meaning of a reward does not drift. Values are divided by popart_floor times
+  |mean| at least. Without this floor the values' gradient took over the torso and froze the policy
+  once a task was solved: its returns hardly differed then, and their deviation was too small.
 - Time-outs bootstrap from the true last observation.
 """
 
@@ -61,48 +61,53 @@ class Config(ActorCriticConfig):
     plays_games: ClassVar[bool] = True
 
     horizon_seconds: float = 0.0
-    """H in gamma = 1 - step_seconds / H; if 0, gamma is `discount`."""
+    """The horizon H in seconds, by which gamma = 1 - step_seconds / H; if 0, gamma is discount."""
     step_seconds: float = 0.1333
-    """Seconds from one agent step to the next."""
+    """The seconds from one agent step to the next; used with horizon_seconds alone."""
     gae_lambda: float = 0.95
     """lambda of generalised advantage estimation."""
     clip_eps: float = 0.2
-    """epsilon: a probability ratio further than this from 1 gains nothing."""
+    """epsilon: the objective does not reward a probability ratio for moving further from 1 than
+    this."""
     clip_value: bool = False
     """Clip the value's change by clip_eps too, in units of the targets' deviation."""
     value_cost: float = 0.5
-    """The weight in the loss of half the value's squared error."""
+    """The weight of half the value's squared error in the loss."""
     epochs: int = 4
     """The number of times that each sample is learned from."""
     minibatches: int = 4
     """The number of updates in an epoch."""
     sequence_length: int = 1
-    """Consecutive steps that are learned together, from the stored recurrent state on."""
+    """The number of consecutive steps that are learned from together, beginning with the recurrent
+    state that the actor had there."""
     adam_eps: float = 1e-5
     """Adam's epsilon."""
     max_gradient_norm: float = 0.5
     clip_entries: bool = False
-    """Clip gradient entries by their second moments, not the norm, as OpenAI Five did."""
+    """Clip each gradient entry by its own second moment, in place of the norm (OpenAI Five)."""
     clip_sigmas: float = 5.0
-    """Clip each gradient entry to this times sqrt(v), v being Adam's second moment."""
+    """With clip_entries, each gradient entry is clipped to this many times sqrt(v), where v is
+    Adam's second moment."""
     unroll_length: int = 32
     refresh_steps: int = 32
     self_play: SelfPlay = SelfPlay()
-    """Whom the learner plays in games of two players or two teams."""
+    """Whom the learner plays against in games of two players or two teams."""
     team_spirit: float = 0.3
-    """Games of two teams: the part of each reward, at the start of the run, that is the mean of the
-    team's rewards; the rest is the player's own."""
+    """Games of two teams: tau at the start of the run. A player learns from tau times the mean of
+    its team's rewards plus 1 - tau times its own."""
     team_spirit_end: float = 1.0
-    """The same part at the end of the run, to which it changes linearly."""
+    """tau at the end of the run; it changes linearly in between."""
     zero_sum: float = 1.0
     """Games of two teams: the part of the enemies' mean reward that is subtracted from each reward.
-    With 1 what helps the enemies costs as much, as of OpenAI Five; with less a fight can be worth
-    it for both teams, which else may learn to avoid each other."""
+    With 1, as for OpenAI Five, whatever the enemies gain costs as much. With less a fight can pay
+    for both teams, which may otherwise learn to avoid each other."""
 
     def __post_init__(self):
         super().__post_init__()
         if self.self_play != SelfPlay() and not any(map(both_sides, self.tasks)):
-            raise UserError(f"past_share and its like are for games of two, not {self.env!r}")
+            raise UserError(
+                f"fields of self-play such as past_share are for games of two, not {self.env!r}"
+            )
         if self.has_past_selves:
             rows = max(layout(task).rows for task in self.tasks)
             self.self_play.groups(self.num_envs // self.actors // rows)
@@ -166,14 +171,14 @@ class Config(ActorCriticConfig):
 
 
 class Aux(NamedTuple):
-    """The part of each step that act keeps."""
+    """Holds the part of each step that the loss needs."""
 
     log_mu_a: Any  # [B] log mu(a_t | x_t)
     lstm: Any  # [B, ...] recurrent state before x_t
 
 
 def act(network, params, timestep, core_state, key, *, greedy: bool = False):
-    """a_t for B environments, Aux, CoreState."""
+    """Plays a step: returns a_t [B] or [B, D], its Aux, and the CoreState before x_{t+1}."""
     action, mu, state = actor_critic.sample(
         network, params, timestep, core_state, key, greedy=greedy
     )
@@ -181,18 +186,18 @@ def act(network, params, timestep, core_state, key, *, greedy: bool = False):
 
 
 def discount(config: Config):
-    """gamma from the horizon, if one is set, or `discount`."""
+    """Returns gamma: from the horizon if one is set, or else `discount`."""
     horizon = jnp.maximum(config.horizon_seconds, config.step_seconds)
     from_horizon = 1.0 - config.step_seconds / horizon
     return jnp.where(config.horizon_seconds > 0.0, from_horizon, config.discount)
 
 
 def team_rewards(config: Config, state: LearnerState, reward):
-    """The rewards [T, B] of games of two teams as they are learned from, and tau, the team spirit.
+    """Returns the rewards [T, B] that players of two teams learn from, and tau, the team spirit.
 
-    They are made zero-sum, in part if zero_sum is below 1, and not if one team alone has rows. Then
-    each player shares a part tau with its team; tau is linear in the progress (Berner et al. 2019,
-    the appendix on reward weights).
+    First they are made zero-sum, or partly so if zero_sum is below 1; this is left out if only one
+    team has rows. Then each player shares a part tau of its reward with its team. tau is linear in
+    the run's progress (Berner et al. 2019, the appendix on reward weights).
     """
     assert config.teams
     teams = reward.reshape(len(reward), -1, *config.teams)  # [T, games, teams, players]
@@ -204,12 +209,12 @@ def team_rewards(config: Config, state: LearnerState, reward):
 
 
 def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory):
-    """Makes a Batch of an unroll -> LearnerState with new statistics, (Batch, metrics)."""
+    """Prepares an unroll for updates -> LearnerState with new PopArt statistics, (Batch, metrics)."""
     steps, task = trajectory.steps, trajectory.task_id
     _, values, _ = actor_critic.policy_and_values(
         network, state.params, steps, trajectory.action, trajectory.core_state
     )
-    # Values by the learner's current parameters, in units of return.
+    # The learner's current values, in units of return.
     old = actor_critic.statistics_of(config, state.popart)
     v = popart.unnormalize(old, actor_critic.value_of(values, task), task)  # [T + 1, B]
     mask, lambda_t = actor_critic.learned_turns(network, trajectory, config.gae_lambda)
@@ -225,7 +230,7 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
         lambda_=lambda_t,
     )
     target = v[:-1] + advantage
-    # PopArt: the targets update each task's statistics; values in units of return stay.
+    # PopArt: the targets update each task's statistics; values in units of return stay the same.
     exact = actor_critic.update_statistics(config, state.popart, target, task, mask)
     statistics = actor_critic.statistics_of(config, exact)
     params = actor_critic.preserve_outputs(old, statistics, state.params)
@@ -233,7 +238,7 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     # Advantages of mean 0 and deviation 1 over all learned steps on all devices.
     advantage = advantage / popart.scale(statistics)[task][None]
     share, mean = learner.pmean((jnp.mean(mask), jnp.mean(mask * advantage)))
-    share = jnp.maximum(share, 1e-9)  # all may be masked
+    share = jnp.maximum(share, 1e-9)  # it is 0 if every step is masked
     advantage = mask * (advantage - mean / share)
     moments = actor_critic.moments(config, statistics, v[:-1], target, task, mask)
     square, v_mean, moments = learner.pmean((jnp.mean(advantage**2), jnp.mean(v), moments))
@@ -263,7 +268,7 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
 
 
 def loss(network, config: Config, params, batch: Batch):
-    """The loss of S sequences of L steps -> scalar, ((), metrics)."""
+    """Computes the loss of S sequences of L steps -> scalar, ((), metrics)."""
     action, mask = batch.action, batch.mask
     pi, values, _ = actor_critic.policy_and_values(
         network, params, batch.steps, action[:-1], batch.core_state
@@ -296,7 +301,11 @@ def loss(network, config: Config, params, batch: Batch):
 
 
 def optimizer(config: Config, rate):
-    """Adam on gradients clipped by their norm, or entry by entry; rate: the learning rate."""
+    """Returns Adam on gradients that are clipped by their norm or entry by entry.
+
+    Args:
+      rate: the learning rate.
+    """
     if config.clip_entries:
         return adam_with_clipped_gradients(
             rate, eps=config.adam_eps, clip_sigmas=config.clip_sigmas
@@ -308,7 +317,7 @@ def optimizer(config: Config, rate):
 def update(
     network, config: Config, state: LearnerState, batch: Batch, done=None, *, optimizer=optimizer
 ):
-    """One learner step, on one minibatch -> LearnerState, metrics. done: see minibatch."""
+    """Makes one learner step, on one minibatch -> LearnerState, metrics. done: see minibatch."""
     grad = learner.value_and_grad(functools.partial(loss, network, config))
     (_, (_, metrics)), grads = grad(state.params, minibatch(config, state, batch, done))
     rate = linear_decay(config.learning_rate, config.learning_rate_decay, state.progress)
@@ -320,7 +329,7 @@ def update(
 
 
 def learn(network, config: Config, state: LearnerState, trajectory: Trajectory):
-    """All updates on an unroll, N of them -> LearnerState, metrics [N]."""
+    """Makes all N updates on an unroll -> LearnerState, metrics [N]."""
     state, (batch, metrics) = prepare(network, config, state, trajectory)
     state, losses = jax.lax.scan(
         lambda state, done: update(network, config, state, batch, done),
@@ -334,12 +343,13 @@ def learn(network, config: Config, state: LearnerState, trajectory: Trajectory):
 
 
 def make_state(network, config: Config) -> LearnerState:
-    """The LearnerState before the first update."""
+    """Makes the LearnerState before the first update."""
     return actor_critic.make_state(network, config, optimizer(config, config.learning_rate))
 
 
 def check_mesh(mesh, config: Config) -> None:
-    """Raises UserError unless each device can cut its share of a batch evenly."""
+    """Raises UserError unless each device gets whole games, and can split its share of a batch into
+    equal minibatches."""
     if config.teams and config.num_envs % (mesh.size * config.teams.rows):
         rows = config.teams.rows
         raise UserError(

@@ -1,19 +1,20 @@
-"""SMAX of JaxMARL, a battle of two teams of units: ENV=smax/5m.
+"""Reads the maps of JaxMARL's SMAX, a battle of two teams of units: ENV=smax/5m.
 
 Rutherford et al. 2023, "JaxMARL: Multi-Agent RL Environments and Algorithms in JAX",
-https://arxiv.org/abs/2311.10090, section 4.1. JaxMARL is the extra `teams`.
+https://arxiv.org/abs/2311.10090, section 4.1. EXTRA=teams installs JaxMARL.
 
-JaxMARL gives one reward to a whole team. Here the reward is the result (1, 0 or -1, in the last
-step; a battle that JaxMARL ends after 100 steps is a draw), and each player has events of its own:
+JaxMARL gives one reward to a whole team. Here the reward is the result, in the battle's last step:
+1 for victory, -1 for defeat, 0 for a draw, such as a battle that JaxMARL ends after 100 steps.
+Beside it each player is rewarded for events of its own:
 
     + DEALT x damage that it dealt, in units of the target's full health
     - TAKEN x health that it lost, in units of its full health
     + KILL x enemies that it killed
 
-They are read from the units' health before and after a step. What a unit has lost is dealt in equal
-parts by all enemies that aimed at it in this step; health that is lost at the map's edge is dealt
-by nobody. JaxMARL's own reward is 1 for a victory and, for each enemy's full health, 1 divided by
-the number of enemies: a team's mean of DEALT = 1 alone.
+These are computed from the units' health before and after a step. The health that a unit lost is
+counted as dealt, in equal parts, by all enemies that aimed at it in this step; health that is lost
+at the map's edge is dealt by nobody. JaxMARL's own reward is 1 for a victory and, for each enemy's
+full health, 1 divided by the number of enemies: the mean over a team of DEALT = 1 alone.
 """
 
 import importlib.util
@@ -30,7 +31,7 @@ from rlsys.types import UserError
 
 DEALT, TAKEN, KILL = 1.0, 0.5, 0.2
 EXTRA = "teams"
-MAPS = {  # maps of two equal teams, by the names that SMAC gave them: players of a team
+MAPS = {  # maps of two equal teams, under their names in SMAC, and the players of a team
     "3m": 3,
     "5m": 5,
     "8m": 8,
@@ -41,12 +42,12 @@ MAPS = {  # maps of two equal teams, by the names that SMAC gave them: players o
     "smacv2_10_units": 10,
     "smacv2_20_units": 20,
 }
-PIXELS = 8  # of a unit of length in a picture
-COLORS = np.array([[90, 160, 255], [255, 120, 90]], np.uint8)  # of the two teams
+PIXELS = 8  # the size of a unit of length in a picture
+COLORS = np.array([[90, 160, 255], [255, 120, 90]], np.uint8)  # the two teams'
 
 
 def team_size(env_id: str) -> int:
-    """Returns the number of a team's players.
+    """Returns the number of players of a team on a map.
 
     Raises:
       UserError: there is no such map, or its teams are not equal.
@@ -70,7 +71,7 @@ def read(env_id: str, opponent: str = "") -> PureEnv:
 
     Args:
       opponent: "heuristic" for JaxMARL's scripted enemies, which then play the second team, as in
-        its HeuristicEnemySMAX; if empty both teams have rows.
+        its HeuristicEnemySMAX; if empty, both teams have rows.
     """
     # JaxMARL takes seconds to import, and is an extra.
     from jaxmarl.environments.smax import SMAX, HeuristicEnemySMAX, map_name_to_scenario
@@ -132,11 +133,12 @@ def read(env_id: str, opponent: str = "") -> PureEnv:
 
 
 def of_events(target: Any, before: Any, after: Any) -> Any:
-    """What each player has earned by its own doing in a step, as the file's first lines say.
+    """Computes what each player earned in a step by its own events, by the sum at the file's head.
 
     Args:
       target: [P] int, the unit that each player aimed at; -1 for none.
-      before, after: [U] health of all units, 0 to 1; the P players are the first of them.
+      before, after: [U] health of all units, from 0 to 1, before and after the step; the first P of
+        them are the players.
 
     Returns:
       [P] float32.
@@ -151,20 +153,27 @@ def of_events(target: Any, before: Any, after: Any) -> Any:
 
 
 def of_result(alive: Any) -> Any:
-    """Who has won: [U] 1 for units of the team that alone has units left, -1 for the other's, 0 if
-    both have or none has. alive: [U] bool, the first half is the first team's."""
+    """Computes the result of a battle.
+
+    Args:
+      alive: [U] bool, which units are alive; the first half is the first team's.
+
+    Returns:
+      [U] int32: 1 for the units of the team that alone has units left, -1 for those of the other
+      team; 0 for all if both teams have units left, or none has.
+    """
     first, second = alive.reshape(2, -1).any(-1)
     won = first.astype(jnp.int32) - second.astype(jnp.int32)
     return won * jnp.repeat(jnp.array([1, -1]), alive.shape[0] // 2, total_repeat_length=len(alive))
 
 
 def _strong(x: Any) -> Any:
-    """Returns x with a type of its own: a number's weak type would have a step compile twice."""
+    """Returns x without the weak type of Python's numbers, for which a step would compile twice."""
     return jax.lax.convert_element_type(x, x.dtype)
 
 
 def draw(env: Any, state: Any) -> np.ndarray:
-    """Draws the units as discs: a team each color, paler with less health: uint8 [H, W, 3]."""
+    """Draws the units as discs in their team's colour, darker with less health: uint8 [H, W, 3]."""
     height, width = env.map_height * PIXELS, env.map_width * PIXELS
     picture = np.full((height, width, 3), 24, np.uint8)
     y, x = np.mgrid[:height, :width] / PIXELS

@@ -1,28 +1,28 @@
-"""Games of two equal teams in JAX, whose players all act at each step.
+"""Plays games of two equal teams in JAX, whose players all act at each step.
 
-A game is a row of the batch for each player, ordered by game, team, player: each has its own
-observation, action and reward. A player that cannot act, as it is dead for instance, has exactly
-one legal action, and `to_move` is False for its row.
+Each player of a game is a row of the batch, with its own observation, action and reward. Rows are
+ordered by game, team and player. A player that cannot act, because it is dead for instance, has
+exactly one legal action, and `to_move` is False for its row.
 
     smax/5m                   a game of JaxMARL's SMAX; see smax.py
-    teams/<module>:<class>    a game of one's own, as a class that is made without arguments
+    teams/<module>:<class>    a game of your own, written as a class that takes no arguments
 
-A class of one's own has the attribute `team_size`, the number N of a team's players, and
+Such a class has the attribute `team_size`, the number N of a team's players, and
 
     observation_space   of one player: a Dict with "action_mask" [A], True where an action is legal
     action_space        of one player, Discrete(A)
     reset(key) -> obs, state
     step(key, state, action) -> obs, state, reward, done, info
 
-obs are arrays [2 N, ...], action and reward [2 N], the first team's first. The reward is the game's
-result alone: 0 until the last step, there 1 for who has won, -1 for who has lost, 0 for a draw.
-What a player did itself is rewarded by info["events"] [2 N], which the learner's rewards have added
-(the option event_rewards). info["truncated"] marks a time limit, as of any environment in JAX.
+obs are arrays [2 N, ...], action and reward are [2 N]; the first team's players come first. The
+reward is the game's result alone: 0 until the last step, and there 1 for the players who have won,
+-1 for those who have lost, 0 for a draw. info["events"] [2 N], which may be missing, rewards a
+player for what it did itself; it is added to the learner's rewards (the option event_rewards).
+info["truncated"] marks a time limit, as for any environment in JAX.
 """
 
 import functools
 import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -39,14 +39,14 @@ from rlsys.envs.spaces import MASK
 from rlsys.types import Timestep, UserError
 
 TEAMS = 2
-WITHIN = ("heuristic",)  # opponents that are part of the environment, which then has one team
+WITHIN = ("heuristic",)  # opponents that the environment itself plays, so that one team has rows
 
 
 class Layout(NamedTuple):
     """Says how the rows of a game are ordered."""
 
-    teams: int  # that have rows: 2, or 1 against an opponent
-    players: int  # of each
+    teams: int  # the number of teams that have rows: 2, or 1 against an opponent
+    players: int  # the number of players of each team
 
     @property
     def rows(self) -> int:
@@ -55,16 +55,17 @@ class Layout(NamedTuple):
 
 
 def is_team_game(env_id: str) -> bool:
-    """Returns whether a task, by its id or its name, is a game of two teams."""
+    """Returns whether a task is a game of two teams; env_id: its id, or its name."""
     word, slash, _ = env_id.partition("/")
     return bool(slash) and word in ("smax", "teams")
 
 
 @functools.cache
 def team_size(env_id: str) -> int:
-    """Returns the number of a team's players; 1 for a task that is no game of two teams.
+    """Returns the number of players of a team; 1 for a task that is no game of two teams.
 
-    A module of one's own is imported, which must not ask JAX for its devices.
+    The module of `teams/<module>:<class>` is imported. When it is imported, it must not ask JAX for
+    its devices.
 
     Raises:
       UserError: there is no such game.
@@ -95,10 +96,11 @@ def _class(env_id: str) -> Callable[[], Any]:
 
 @functools.cache
 def load(env_id: str, opponent: str, max_episode_steps: int) -> Program:
-    """Makes a game, once in a process: all actors share what is compiled of it.
+    """Makes a game, once in a process, so that it is compiled once for all actors.
 
     Args:
-      opponent: one of WITHIN, who plays the second team; if empty both teams have rows.
+      opponent: one of WITHIN, which plays the second team; if empty, both teams have rows.
+      max_episode_steps: the time limit.
 
     Raises:
       UserError: it cannot be made, or its functions do not fit together.
@@ -109,6 +111,8 @@ def load(env_id: str, opponent: str, max_episode_steps: int) -> Program:
 
 
 def _read(game: Any) -> jax_interfaces.PureEnv:
+    """Returns a game of your own as pure functions; its rewards [2 N, 2] are results and events."""
+
     def step(key, state, action):
         obs, state, reward, done, info = game.step(key, state, action)
         events = info.get("events", jnp.zeros_like(reward))
@@ -126,13 +130,13 @@ def _read(game: Any) -> jax_interfaces.PureEnv:
 
 
 class TeamEnvs(JaxEnvs):
-    """Plays games of two teams, a row for each player.
+    """Plays games of two teams, with a row for each player.
 
     Attributes:
-      to_move: [B] bool, the players that choose an action: all that have more than one, unless the
-        game has just ended.
-      events: [B] float32, what the last step rewards of each player's own doing; 0 on a game's last
-        step, whose reward is the result alone.
+      to_move: [B] bool, whether a player chooses its next action: it has more than one legal
+        action, and its game has not just ended.
+      events: [B] float32, what each player earned in the last step by its own events; 0 on a game's
+        last step, whose reward is the result alone.
     """
 
     to_move: np.ndarray
@@ -201,6 +205,7 @@ class TeamEnvs(JaxEnvs):
         return Played(played.obs, first, result, terminated, truncated)
 
     def _see(self, obs: Any, ended: np.ndarray) -> None:
+        """Sets to_move; ended: [B] bool, the game ended at this step."""
         self.to_move = (obs[MASK].sum(-1) > 1) & ~ended
 
     def restart(self, seed: int | Sequence[int], timestep: Timestep) -> Timestep:

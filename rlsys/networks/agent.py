@@ -1,4 +1,4 @@
-"""Agents: one body or two, and a head on them, for Q-values or for a policy and its value."""
+"""Builds an agent's network: one body or two, and a head for Q-values or a policy and values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,31 +24,32 @@ from rlsys.types import CoreState, Timestep, UserError
 
 
 def without_mask(obs):
+    """Returns an observation without its mask of legal actions."""
     return {k: v for k, v in obs.items() if k != "action_mask"} if isinstance(obs, dict) else obs
 
 
 class AgentNetwork(nn.Module):
-    """A network of a torso, a core and a head, which reads T steps at once.
+    """Computes Q-values, or a policy and values, of T steps at once, by a torso, a core and a head.
 
-    Make one with q_network() or policy_value_network(), which check the fields.
+    Make one with q_network(), policy_value_network() or policy_network(), which check the fields.
     """
 
     observation_space: gymnasium.Space
     action_space: Any
-    head: nn.Module  # [T, B, H] of each body -> what the agent returns
-    body: Body  # the policy's where there are two
+    head: nn.Module  # takes the vectors [T, B, H] of each body, and gives what the agent returns
+    body: Body  # the only one, or the policy's if values have their own
     value_body: Body | None  # the values' own, if they have one
-    frame_stack: int
+    frame_stack: int  # the number of images that are seen at once
     normalized: bool = False  # whether arrays of numbers are normalised by running statistics
 
     def setup(self):
         nn.share_scope(self, self.body)  # so that its parameters are named "torso" and "core"
 
     def initial(self, batch: int) -> CoreState:
-        """CoreState of zeros for environments about to show their first x_t, as numpy arrays.
+        """Returns a CoreState of zeros, as numpy arrays, for environments that begin.
 
-        frames has every array of the observation but action_mask, with frame_stack - 1 (perhaps 0)
-        on its second axis; only images are stacked.
+        Its frames have every array of the observation but action_mask, with a second axis of size
+        frame_stack - 1, which may be 0. Only images are stacked.
         """
         frames = jax.tree.map(
             lambda x: np.zeros((batch, self.frame_stack - 1, *x.shape[1:]), x.dtype),
@@ -63,8 +64,9 @@ class AgentNetwork(nn.Module):
         return CoreState(lstm, a_tm1, frames, np.zeros(batch, np.int32))
 
     def legal(self, obs):
-        """The actions that an observation and the sizes of the action space allow: bool, of a shape
-        that broadcasts to [T, B, A] or [T, B, D, K]; None where all are legal.
+        """Returns which actions the observation's mask and the sizes of the action space allow.
+
+        It is a bool array that broadcasts to [T, B, A] or [T, B, D, K], or None if all are legal.
 
         Args:
           obs: [T, B, ...] observations.
@@ -77,17 +79,19 @@ class AgentNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, steps: Timestep, action, core_state: CoreState):
-        """Apply torso, core and head to x_0 .. x_{T-1}.
+        """Applies torso, core and head to x_0 .. x_{T-1}.
 
         Args:
-          steps: Timestep [T, B, ...] x_0 .. x_{T-1}; arrays that are not in observation_space are
-            not read.
+          steps: Timestep [T, B, ...] x_0 .. x_{T-1}. Arrays of the observation that are not in
+            observation_space are ignored.
           action: [T-1, B] or [T-1, B, D] a_t taken in x_t.
           core_state: CoreState [B, ...] before x_0.
 
         Returns:
-          of head: Q-values [T, B, A] or [T, B, D, K], of illegal actions too, or the like.
-          core_state: CoreState before x_T, but for a_tm1, which stays as it was: set it to a_{T-1}.
+          the head's result: Q-values [T, B, A] or [T, B, D, K], of illegal actions too; or the
+            policy's Distribution and values.
+          core_state: CoreState before x_T, except for a_tm1, which is not changed: the caller sets
+            it to a_{T-1}.
         """
         steps = steps._replace(obs=read(self.observation_space, steps.obs))
         frames, age, lstm = core_state.frames, core_state.age, core_state.lstm
@@ -117,20 +121,21 @@ class AgentNetwork(nn.Module):
         return self.head(x, value_x), CoreState(lstm, core_state.a_tm1, frames, age)
 
     def convolving(self, form: str) -> "AgentNetwork":
-        """The same network whose convolutions are computed in another form, see convolution.py."""
+        """Returns the same network with convolutions in another form; see convolution.py."""
         values = self.value_body and self.value_body.clone(conv=form)
         return self.clone(body=self.body.clone(conv=form), value_body=values)
 
     def first_statistics(self, space: gymnasium.Space):
-        """Statistics of an array that has not been seen: the scale that torsos.encode gives it."""
+        """Returns an array's statistics before any was seen: those that torsos.encode assumes."""
         return first_statistics(space, self.body.pixel_offset, self.body.pixel_scale)
 
-    def __hash__(self):  # gymnasium's spaces have none
+    def __hash__(self):  # flax hashes all fields, and gymnasium's spaces cannot be hashed
         return hash((str(self.observation_space), str(self.action_space), self.body.core_size))
 
 
 def read(space: gymnasium.Space, obs):
-    """The arrays of an observation that are in a space; one array is the same as "obs" alone."""
+    """Returns the arrays of an observation that a space has. A space that is one array takes "obs"
+    out of a dict."""
     if not isinstance(obs, dict):
         return obs
     if not isinstance(space, spaces.Dict):
@@ -139,7 +144,7 @@ def read(space: gymnasium.Space, obs):
 
 
 def sample_obs(space: gymnasium.Space):
-    """A batch of one observation of zeros: [1, ...] arrays in the tree of the space."""
+    """Returns a batch of one observation of zeros: [1, ...] arrays, a dict if the space is a Dict."""
     if isinstance(space, spaces.Dict):
         return {key: sample_obs(space[key]) for key in space}
     return np.zeros((1, *shape_of(space)), jax.dtypes.canonicalize_dtype(space.dtype))
@@ -155,15 +160,16 @@ def q_network(
     frame_stack: int = 1,
     **body,
 ) -> AgentNetwork:
-    """Q-values by a dueling head: [T, B, A] or [T, B, D, K]. The default sizes are R2D2's.
+    """Makes a network of Q-values by a dueling head: [T, B, A] or [T, B, D, K].
 
     Args:
       observation_space: see make_body.
       action_space: Discrete or MultiDiscrete.
-      head_size: of the value and the advantage stream's hidden layer.
+      head_size: the size of the hidden layer of the value and of that of the advantages; R2D2's is
+        the default.
       bfloat16, body: see make_body.
-      normalize_observations: normalise arrays of numbers by running statistics, see statistics.py.
-      frame_stack: images seen at once; taken as 1 where the observation has none.
+      normalize_observations: normalise arrays of numbers by running statistics; see statistics.py.
+      frame_stack: the number of images seen at once; taken as 1 if the observation has none.
 
     Raises:
       UserError: see make_body; or the actions are continuous.
@@ -194,7 +200,8 @@ def policy_value_network(
     value_core_size: int | None = None,
     **body,
 ) -> AgentNetwork:
-    """A policy's Distribution over actions in [T, B] states, and values [T, B, num_tasks].
+    """Makes a network of a policy, a Distribution over actions in [T, B] states, and of values
+    [T, B, num_tasks].
 
     Discrete and MultiDiscrete actions have a categorical policy, Box actions a Gaussian one. The
     core sees rewards clipped to [-1, 1], as IMPALA's did.
@@ -202,18 +209,20 @@ def policy_value_network(
     Args:
       observation_space: see make_body.
       action_space: Discrete, MultiDiscrete or Box [D].
-      num_tasks: values, one for each task; the policy does not know which it plays.
-      head_size: of a hidden layer of the policy's and one of the values' own; 0 for none.
+      num_tasks: the number of values, one for each task. The policy does not know which task it
+        plays.
+      head_size: the size of the head's hidden layers, one for the policy and one for the values; 0
+        for none.
       bfloat16, body: see make_body.
-      normalize_observations: normalise arrays of numbers by running statistics, see statistics.py.
-      frame_stack: images seen at once; taken as 1 where the observation has none.
-      separate: the values have a body of their own.
-      policy_keys, value_keys: names of the observation's arrays that the policy reads and those
-        that the values are made of; None for all.
-      value_core_size: of the values' own LSTM; None for the policy's.
+      normalize_observations: normalise arrays of numbers by running statistics; see statistics.py.
+      frame_stack: the number of images seen at once; taken as 1 if the observation has none.
+      separate: whether the values have a body of their own.
+      policy_keys, value_keys: names of the observation's arrays that the policy reads, and of those
+        that the values read; None for all.
+      value_core_size: the size of the values' own LSTM; None for the same as the policy's.
 
     Raises:
-      UserError: see make_body; or policy and values are to read different arrays with one body.
+      UserError: see make_body; or policy and values should read different arrays with one body.
     """
     if not separate and policy_keys != value_keys:
         raise UserError(
@@ -251,8 +260,8 @@ def policy_network(
     frame_stack: int = 1,
     **body,
 ) -> AgentNetwork:
-    """A policy's Distribution in [T, B] states, and () in place of values; arguments as of
-    policy_value_network."""
+    """Makes a network of a policy alone: a Distribution over actions in [T, B] states, and () in
+    place of values. The arguments are those of policy_value_network."""
     body |= {"reward_bound": 1.0, "bfloat16": bfloat16}
     only = make_body(observation_space, action_space, **body)
     head = PolicyHead(action_space, head_size, compute_dtype(bfloat16))
@@ -263,14 +272,14 @@ def policy_network(
 
 
 def policy_alone(network: AgentNetwork) -> AgentNetwork:
-    """The network that acts: without the values, and without what they alone read, where they have
-    a body of their own; else the network itself.
+    """Returns the part of a network that acts: without the values and without the arrays that only
+    they read. If the values have no body of their own, it returns the network itself.
 
-    The result takes the whole network's parameters, of which it uses its own part, and observations
-    of any task that shows what the policy reads.
+    The result takes the whole network's parameters, and ignores those of the values. It plays any
+    task that shows the arrays that the policy reads.
     """
     if not isinstance(network, AgentNetwork) or network.value_body is None:
-        return network  # of one body, or not made here
+        return network  # it has one body, or is no AgentNetwork
     head, space = network.head, network.observation_space
     if isinstance(space, spaces.Dict):
         known = named_leaves(network.body.observation_space)

@@ -1,8 +1,9 @@
-"""Heads: from a body's output to Q-values, or to a policy and its values.
+"""Heads, which turn a body's output into Q-values, or into a policy and its values.
 
-Hidden layers compute in dtype. The layers that give the result are float32 always: they are small,
-Q-values of neighbouring actions differ by less than bfloat16's step of 1 in 256, ratios of policies
-are exponentials of differences, and PopArt corrects the values' layer by less than that step.
+Hidden layers compute in `dtype`, and the last layers always in float32. The last layers are small,
+so that costs little, and bfloat16's step of 1 in 256 would be too coarse for them: Q-values of
+different actions differ by less, ratios of policies are exponentials of differences, and PopArt
+corrects the values' layer by less.
 """
 
 from typing import Any
@@ -18,10 +19,10 @@ from rlsys.networks.units import relu
 
 
 class DuelingHead(nn.Module):
-    """Q = V + A - mean(A) (Wang et al. 2016, https://arxiv.org/abs/1511.06581, eq. 9).
+    """Computes Q = V + A - mean(A) (Wang et al. 2016, https://arxiv.org/abs/1511.06581, eq. 9).
 
-    Of D-dimensional actions, every dimension has its own advantages and shares the value (Tavakoli
-    et al. 2018, https://arxiv.org/abs/1711.08946).
+    If actions have D dimensions, each dimension has advantages of its own, and all share the value
+    (Tavakoli et al. 2018, https://arxiv.org/abs/1711.08946).
     """
 
     action_shape: tuple[int, ...]  # (A,) or (D, K)
@@ -30,7 +31,7 @@ class DuelingHead(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        """x [..., H] -> q [..., A] or [..., D, K]."""
+        """Returns q [..., A] or [..., D, K]; x: [..., H]."""
         # Both streams' hidden layers as one matrix product.
         hidden = relu(self, Dense(2 * self.hidden_size, self.dtype)(x))
         value, advantage = jnp.split(hidden.astype(jnp.float32), 2, axis=-1)
@@ -42,9 +43,9 @@ class DuelingHead(nn.Module):
 
 
 class PolicyHead(nn.Module):
-    """The policy of a PolicyValueHead whose values have a body of their own, without the values.
+    """Computes the policy of a PolicyValueHead whose values have a body of their own.
 
-    Its parameters have the same names.
+    Its parameters have the same names as the policy's there, so that it can use them.
     """
 
     action_space: gymnasium.Space
@@ -53,7 +54,7 @@ class PolicyHead(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        """x [..., H] -> Distribution of [...] states, and () in place of values."""
+        """Returns a Distribution over actions in [...] states, and () as values; x: [..., H]."""
         x = x.astype(jnp.float32)
         if self.hidden_size:
             x = relu(self, Dense(self.hidden_size, self.dtype)(x)).astype(jnp.float32)
@@ -64,9 +65,9 @@ class PolicyHead(nn.Module):
 
 
 class PolicyValueHead(nn.Module):
-    """A policy's distribution over actions, and a value for each task.
+    """Computes a policy's distribution over actions, and a value for each task.
 
-    The layers that give the result start small, so that the first policy is nearly the same in all
+    The last layers start with small weights, so that the first policy is nearly the same in all
     states (uniform, if it is categorical) and the first values nearly 0 at any scale of rewards.
     """
 
@@ -77,14 +78,14 @@ class PolicyValueHead(nn.Module):
 
     @nn.compact
     def __call__(self, x, value_x=None):
-        """The policy and the values.
+        """Returns the policy and the values.
 
         Args:
-          x: [..., H].
-          value_x: [..., H'] what values are made of, if not of x.
+          x: [..., H] the output of the policy's body.
+          value_x: [..., H'] the output of the values' body; None if that is x.
 
         Returns:
-          Distribution of [...] states; values [..., num_tasks].
+          a Distribution over actions in [...] states, and values [..., num_tasks].
         """
         policy, value = (y.astype(jnp.float32) for y in (x, x if value_x is None else value_x))
         if self.hidden_size and value_x is None:

@@ -1,8 +1,8 @@
-"""Domains: the same task with other physics, observations and actions than those of training.
+"""Chooses domains: a task with other physics, observations or actions than those of training.
 
 OpenAI et al. 2018, "Learning Dexterous In-Hand Manipulation", https://arxiv.org/abs/1808.00177,
-tables 4 and 5, has a real hand that no simulation matched. Here the held-out world is a simulation
-beyond the ranges that a policy was trained on, or with an effect that training did not have.
+tables 4 and 5, tests policies on a real hand, which no simulation matched. Here the held-out world
+is a simulation beyond the ranges of training, or with an effect that training did not have.
 """
 
 import math
@@ -14,8 +14,8 @@ from rlsys.envs.randomise.effects import OF_NUMBERS, OFF, WORDS, Effects
 from rlsys.envs.randomise.words import FACTORS, NONE, NUMBERS, Word, read
 
 TRAINED, NOMINAL, BEYOND, TOGETHER, NEW = "trained", "nominal", "beyond", "together", "new"
-# Effects and physics that a policy meets though nothing like them was in its training. They are as
-# large as Dactyl's table has them or twice as large, so that they are felt.
+# Effects and physics that are tested if nothing like them was in training. Most of the effects are
+# two or three times as large as in Dactyl's table, so that they matter; action_gain is larger.
 NEW_EFFECTS: dict[str, float] = {
     "action_delay": 1.0,
     "action_hold": 0.3,
@@ -31,7 +31,7 @@ AT_MOST = {"action_delay": 1.0, "action_backlash": 1.0, "observation_drop": 0.9,
 
 
 class Domain(NamedTuple):
-    """A world to play in."""
+    """Names a world to play in, and says how it differs from the task as it is."""
 
     name: str
     kind: str  # TRAINED, NOMINAL, BEYOND, TOGETHER or NEW
@@ -39,10 +39,10 @@ class Domain(NamedTuple):
 
 
 def beyond(word: Word) -> list[str]:
-    """Returns words that draw below and above a word's range, half its width further on.
+    """Returns words for two ranges beside a word's own: below it and above it, half as wide.
 
-    The width is that of the logarithms where the number is a factor or drawn log-uniformly, and of
-    the numbers else. A normal distribution is left between 2 and 3 deviations.
+    For factors, and for numbers that are drawn log-uniformly, the width is measured in logarithms.
+    Beside a normal distribution the two ranges lie between 2 and 3 deviations from the mean.
     """
     names = "@" + ",".join(word.names) if word.names else ""
     together = ":all" if word.together else ""
@@ -66,7 +66,7 @@ def beyond(word: Word) -> list[str]:
 
 
 def twice(field: str, value: str | float) -> str | float:
-    """Returns an effect of twice the size; a probability at most as large as it may be."""
+    """Returns the value of a field of Effects that stands for twice the size, at most AT_MOST."""
     if field in WORDS:
         return re.sub(
             r"(^|=)([0-9.]+(?:e[-+]?\d+)?)", lambda m: f"{m[1]}{2 * float(m[2]):g}", str(value)
@@ -75,13 +75,17 @@ def twice(field: str, value: str | float) -> str | float:
 
 
 def held_out(randomise: Randomise, effects: Effects, *, counted: bool) -> list[Domain]:
-    """Returns the domains in which a policy is tested: as it was trained, the task as it is, each
-    number beyond its range alone, all of them together, and effects that training did not have.
+    """Returns the domains in which a policy is tested.
+
+    They are: the task as in training; the task as it is; one drawn number at a time beyond its
+    range, or one effect at twice its size; all of these together; and effects and physics that
+    training did not have.
 
     Args:
       randomise: what training drew.
-      effects: what of it concerns observations and actions, as effects.effects_of gives it.
-      counted: whether the actions are counted, which leaves effects of numbers out.
+      effects: the effects on observations and actions in training, as effects.effects_of returns
+        them.
+      counted: whether actions are discrete, so that noise cannot be added to them.
     """
     words = [read(text) for text in randomise.physics_words]
     domains = [Domain("the task as it is", NOMINAL, NOTHING)]
@@ -113,16 +117,16 @@ def held_out(randomise: Randomise, effects: Effects, *, counted: bool) -> list[D
 
 
 def physics(text: str) -> Randomise:
-    """What draws one word of physics, and nothing else."""
+    """Returns a Randomise that draws one word of physics, and nothing else."""
     return NOTHING if text == NONE else Randomise(physics=(text,))
 
 
 def only(field: str, value: str | float) -> Randomise:
-    """What has one effect on observations or actions, and nothing else."""
+    """Returns a Randomise that has one effect on observations or actions, and nothing else."""
     return Randomise(**{field: value})  # type: ignore[arg-type]
 
 
 def _short(value: str | float) -> str:
-    """Writes an effect in few letters."""
+    """Writes the value of an effect in at most 24 letters."""
     text = value if isinstance(value, str) else f"{value:g}"
     return text if len(text) <= 24 else text[:21] + "..."

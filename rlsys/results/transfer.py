@@ -1,4 +1,4 @@
-"""Transfer: how a policy plays in domains that it was not trained in, as a table and a heat map.
+"""Tests how a policy plays in domains that it was not trained in: a table and a heat map.
 
 OpenAI et al. 2018, "Learning Dexterous In-Hand Manipulation", https://arxiv.org/abs/1808.00177,
 section 6.2 and tables 4 and 5.
@@ -28,13 +28,13 @@ from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
 
 NAME = "transfer.json"
-VARIANTS = 10  # draws of a domain's physics that are played side by side, at most
+VARIANTS = 10  # at most so many draws of a domain's physics are played side by side
 Rows = list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class TransferConfig:
-    """Plays runs in domains that differ from those of training, and compares what they score."""
+    """Plays runs in domains that differ from those of training, and compares their scores."""
 
     episodes: int = 100
     """The number of episodes in each domain."""
@@ -42,15 +42,15 @@ class TransferConfig:
     """How policies play: sampled draws actions as in training, greedy plays the likeliest one. If
     empty, each plays in the way that is its algorithm's score."""
     physics: tuple[str, ...] = ()
-    """Domains of your own beside the others, each a word such as mass=scale:2:3; see
-    --randomise.physics."""
+    """Words of physics such as mass=scale:2:3; each adds one more domain. They are written as those
+    of --randomise.physics."""
     grid: tuple[str, ...] = ()
-    """Two words with a range, such as mass=scale:0.5:3 damping=scale:0.1:10: a heat map shows the
-    score over both."""
+    """Two words with a low and a high, such as mass=scale:0.5:3 damping=scale:0.1:10: a heat map
+    shows the score over both numbers."""
     cells: int = 7
-    """The number of values of each of the two in the heat map."""
+    """The number of values that the heat map has of each of the two."""
     seed: int = SEED
-    """The environments and what is drawn of them follow from it."""
+    """The environments, and everything that is drawn in them, follow from this seed."""
 
     def __post_init__(self):
         check_at_least(self, 1, "episodes")
@@ -65,7 +65,7 @@ class TransferConfig:
 
 
 class Run(NamedTuple):
-    """A trained policy that is tested."""
+    """Holds a trained policy that is tested, and plays it."""
 
     algorithm: Algorithm
     config: Any
@@ -78,7 +78,8 @@ class Run(NamedTuple):
         return Path(self.config.run_dir)
 
     def play(self, randomise: Randomise, num_episodes: int, seed: int) -> dict[str, float]:
-        """Plays episodes where `randomise` says what differs; returns evaluate.summary of them.
+        """Plays episodes of the run's task, changed as `randomise` says, and returns
+        evaluate.summary of them.
 
         Raises:
           UserError: the task cannot be changed in this way.
@@ -119,7 +120,7 @@ def task_of(configs: Sequence[Any]) -> str:
     """Returns the name of the task that runs have in common.
 
     Raises:
-      UserError: they have not one task.
+      UserError: they play different tasks.
     """
     names = {task.name for config in configs for task in config.tasks}
     if len(names) > 1:
@@ -131,7 +132,7 @@ def domains_of(run: Run, words: Sequence[str] = ()) -> list[Domain]:
     """Returns the domains that follow from what a run was trained on.
 
     Args:
-      words: of physics; each makes one more domain.
+      words: words of physics, each of which makes one more domain.
     """
     (task,) = run.config.tasks
     envs = make(task._replace(randomise=NOTHING, continuous=True), 1, SEED)
@@ -144,14 +145,17 @@ def domains_of(run: Run, words: Sequence[str] = ()) -> list[Domain]:
 
 
 def transfer(runs: Sequence[tuple[Algorithm, Any]], options: TransferConfig) -> Rows:
-    """Plays runs in the domains that follow from the first of them that was randomised, prints a
-    table, and writes transfer.json into each run's folder, with transfer.png if there is a grid.
+    """Plays runs in the same domains, prints a table, and writes it to transfer.json in each run's
+    folder, with the heat map transfer.png if there is a grid.
+
+    The domains follow from what the first run was trained on that was randomised; if none was, from
+    the first run.
 
     Returns:
       a row for each run and domain: run, domain, kind, mode, and evaluate.summary.
 
     Raises:
-      UserError: the runs play several tasks, or the disk is full.
+      UserError: the runs play several tasks, or a file cannot be written.
     """
     opened = [open_run(*run, options.mode) for run in runs]
     name = task_of([run.config for run in opened])
@@ -186,11 +190,12 @@ def transfer(runs: Sequence[tuple[Algorithm, Any]], options: TransferConfig) -> 
 
 
 def grid(run: Run, options: TransferConfig) -> dict[str, Any]:
-    """Plays a run over two parameters of physics.
+    """Plays a run at each pair of values of two parameters of physics.
 
     Returns:
-      words (the two), values (of each, from low to high, evenly in the logarithm where both ends
-      are positive) and score [cells of the first][of the second].
+      "words": the two words; "values": of each, the values from low to high, evenly spaced, in the
+      logarithm if low is positive; "score": the mean return, as a list for each value of the first
+      that has a number for each value of the second.
     """
     words = [read(text) for text in options.grid]
     values = [spread(word.numbers[0], word.numbers[1], options.cells) for word in words]
@@ -209,21 +214,21 @@ def grid(run: Run, options: TransferConfig) -> dict[str, Any]:
 
 
 def spread(low: float, high: float, count: int) -> np.ndarray:
-    """Returns numbers from low to high, evenly in the logarithm if low is positive."""
+    """Returns numbers [count] from low to high, evenly spaced: in the logarithm if low > 0."""
     return np.geomspace(low, high, count) if low > 0 else np.linspace(low, high, count)
 
 
 def _cell(result: dict[str, float]) -> str:
-    """Writes a mean and its interval."""
+    """Writes a mean and its 95 % interval as text."""
     low, high = result["interval_95_low"], result["interval_95_high"]
     return f"{result['mean']:8.4g} ({low:.4g} to {high:.4g})"
 
 
 def _write(run: Run, about: dict[str, Any]) -> None:
-    """Writes a run's table, and draws its heat map.
+    """Writes a run's transfer.json, and its heat map if there is a grid.
 
     Raises:
-      UserError: the disk is full.
+      UserError: a file cannot be written.
     """
     path = run.folder / NAME
     try:
@@ -237,7 +242,7 @@ def _write(run: Run, about: dict[str, Any]) -> None:
 
 
 def draw(found: dict[str, Any], title: str) -> Figure:
-    """Draws the score over two parameters; found: as grid() returns it."""
+    """Draws the score over two parameters as a heat map; found: as grid() returns it."""
     figure = Figure(figsize=(6.0, 4.6), layout="constrained")
     axes = figure.subplots()
     score = np.array(found["score"])
@@ -259,7 +264,8 @@ def draw(found: dict[str, Any], title: str) -> Figure:
 def table(tested: dict[str, list[Rows]]) -> list[str]:
     """Returns lines of markdown: a row for each domain, a column for each agent.
 
-    tested: by agent, for each of its seeds the rows of transfer.json.
+    tested: for each agent, by name, the rows of transfer.json of each of its seeds. A cell is the
+    mean over seeds with its 95 % interval; of one seed, that over episodes, marked with a star.
     """
     domains = {
         (row["domain"], row["kind"]): None

@@ -1,4 +1,4 @@
-"""The policy of a run that plays games of two against a learner and never changes (--frozen)."""
+"""Reads the policy of another run, which plays against the learner and never changes (--frozen)."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,22 +10,24 @@ from rlsys.types import Policy, UserError
 
 
 class Frozen(NamedTuple):
-    """The parameters of such a policy."""
+    """Holds a policy that never changes."""
 
-    params: Any  # with the statistics of observations, in numpy
-    env_steps: int  # that it was trained for
-    sentence: str  # that says so
+    params: Any  # its parameters and statistics of observations, in numpy
+    env_steps: int  # the number of environment steps that it was trained for
+    sentence: str  # tells the user whom the learner plays against
 
 
 def read(algorithm: Algorithm, config: Any, network: Any) -> Frozen | None:
-    """Reads the newest policy of the run config.self_play.frozen; None if it names none.
+    """Reads the newest policy of the run that config.self_play.frozen names; None if it names none.
 
     Args:
-      algorithm: of the new run.
-      network: of the new run, which the policy must fit, as one compiled call acts for both.
+      algorithm: the new run's.
+      config: the new run's.
+      network: the new run's. The policy must fit it, as one compiled call acts for both.
 
     Raises:
-      UserError: there is no such run, it plays another game, or its network is another one.
+      UserError: there is no such run, it plays another game, its network differs, or frozen_mode is
+        no mode of the algorithm.
       CheckpointError: it has no checkpoint.
     """
     if not config.self_play.frozen:
@@ -46,7 +48,8 @@ def read(algorithm: Algorithm, config: Any, network: Any) -> Frozen | None:
 
 
 def policy(algorithm: Algorithm, config: Any, network: Any) -> Policy | None:
-    """Returns what plays for the frozen policy; None if it draws actions as the learner does."""
+    """Returns the Policy that acts for the frozen run; None if there is no such run, or if
+    its actions are drawn as the learner's are."""
     mode = config.self_play.frozen_mode
     if not config.self_play.frozen or mode == "sampled":
         return None

@@ -1,4 +1,4 @@
-"""A run's physics.jsonl: a line for each draw of physics that was played or refused."""
+"""Writes a run's physics.jsonl: a line for each draw of physics that was played or refused."""
 
 import contextlib
 import json
@@ -9,25 +9,32 @@ from rlsys.running import files
 
 
 class PhysicsFile:
-    """Appends draws to physics.jsonl, which is made with the first of them.
+    """Appends draws to physics.jsonl. The file is made when the first draw comes.
 
-    A line has env_steps, the environment steps of the run by which the draw was played; actor and
-    group, which played it; draw, its number since the environments started afresh; refused, why it
-    was set aside, "" if it was not; and values, the number that was drawn by each parameter's name.
+    A line has these fields. env_steps: the run's environment steps when the line was written.
+    actor, group: who played the draw. draw: its number in the group, from 0, since the environments
+    started afresh. refused: why the draw was set aside, "" if it was played. values: the drawn
+    number of each parameter, by name.
     """
 
     def __init__(self, folder: Path, process: int = 0):
-        """Names the file.
+        """Chooses the file.
 
         Args:
-          process: the number of this one of several; those above 0 have files of their own.
+          folder: the run's folder.
+          process: the number of this process; each process above 0 has a file of its own.
         """
         self._path = folder / (f"physics-{process}.jsonl" if process else "physics.jsonl")
         self._played = self._refused = 0  # since metrics()
         self._used = False  # whether the run draws physics
 
     def add(self, env_steps: int, draws: list[tuple[int, Draw]]) -> None:
-        """Appends lines; draws: each with the number of its actor."""
+        """Appends a line for each draw.
+
+        Args:
+          env_steps: the run's environment steps so far.
+          draws: pairs of an actor's number and a draw that it played.
+        """
         if not draws:
             return
         self._used, text = True, ""
@@ -47,7 +54,11 @@ class PhysicsFile:
             file.append(text.encode())
 
     def drop_beyond(self, env_steps: int) -> None:
-        """Drops the lines after a checkpoint, which a resumed run writes again."""
+        """Removes the lines that came after a checkpoint, as a resumed run writes them again.
+
+        Args:
+          env_steps: the environment steps of the checkpoint.
+        """
         if not self._path.exists():
             return
         lines = self._path.read_text().splitlines(keepends=True)
@@ -56,7 +67,8 @@ class PhysicsFile:
         files.write_text(self._path, "".join(kept))
 
     def metrics(self) -> dict[str, float]:
-        """Returns numbers for the log, since the last call; none if the run draws no physics."""
+        """Returns the numbers of draws played and refused since the last call, for the log; nothing
+        if the run draws no physics."""
         if not self._used:
             return {}
         found = {"randomise/draws": self._played, "randomise/refused": self._refused}

@@ -1,4 +1,4 @@
-"""Domain randomisation: tasks whose physics, observations and actions are drawn at random."""
+"""Domain randomisation: draws a task's physics, and noise of its observations and actions."""
 
 from rlsys.envs.randomise.ranges import NOTHING, Randomise
 

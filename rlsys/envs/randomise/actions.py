@@ -1,8 +1,8 @@
-"""What is done to actions on their way to the environment, as functions of drawn numbers.
+"""Changes actions by drawn numbers on their way to the environment.
 
 Actions are [B, D] floats in the action's own units, from low [D] to high [D]; delays and holds
-take counted actions, too. `before` is what the function gave a step ago; in the first step of an
-episode there was nothing, and the action acts as it is.
+take discrete actions, too. `before` is what the function returned a step ago. At an episode's first
+step there was nothing before, and the action is played as it is.
 """
 
 from typing import Any
@@ -11,21 +11,22 @@ import numpy as np
 
 
 def smooth(action: np.ndarray, before: np.ndarray, first: np.ndarray, share: float) -> np.ndarray:
-    """An exponential moving average: share * before + (1 - share) * action.
+    """Returns an exponential moving average: share * before + (1 - share) * action.
 
     Args:
       action, before: [B, D].
-      first: [B] bool, where it is an episode's first action.
-      share: of what was there before, in [0, 1).
+      first: [B] bool, where the action is an episode's first.
+      share: the weight of what was before, in [0, 1).
     """
     return np.where(first[:, None], action, share * before + (1 - share) * action)
 
 
 def hold(action: np.ndarray, before: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """What acted before where held is True, else the action.
+    """Returns `before` where held is True, and the action elsewhere.
 
     Args:
-      action, before: [B, D]; before is the last action for a delay, and what acted last for a hold.
+      action, before: [B, D]. For a delay `before` is the action that the agent chose a step ago,
+        for a hold it is the action that was played then.
       held: [B, D] or [B, 1] bool.
     """
     return np.where(held, before, action)
@@ -39,14 +40,14 @@ def add_noise(
     offset: Any = 0.0,
     noise: Any = 0.0,
 ) -> np.ndarray:
-    """(1 + gain) * action + span * (offset + noise).
+    """Returns (1 + gain) * action + span * (offset + noise).
 
     Args:
       action: [B, D].
       span: [D] high - low.
-      gain: [B, D] the multiplicative noise of an episode.
-      offset: [B, D] the additive noise of an episode, in shares of the span.
-      noise: [B, D] the additive noise of a step, in shares of the span.
+      gain: [B, D] multiplicative noise, which an episode keeps.
+      offset: [B, D] additive noise, which an episode keeps, as a share of the span.
+      noise: [B, D] additive noise of this step, as a share of the span.
     """
     return (1 + gain) * action + span * (offset + noise)
 
@@ -54,8 +55,9 @@ def add_noise(
 def backlash(
     action: np.ndarray, before: np.ndarray, first: np.ndarray, gap: np.ndarray
 ) -> np.ndarray:
-    """The play of a gear or a tendon: what is driven stands still until the driver, in the action's
-    units, has crossed the gap, and then follows at half a gap's distance:
+    """Returns what an actuator does if its gear or tendon has play, as a position in the action's
+    units: it stands still until the action has crossed the gap, and then follows the action at a
+    distance of half a gap:
 
       y_t = min(max(y_{t-1}, a_t - gap / 2), a_t + gap / 2)
 
@@ -66,8 +68,8 @@ def backlash(
 
     Args:
       action, before: [B, D].
-      first: [B] bool, where it is an episode's first action.
-      gap: [B, D] or [D].
+      first: [B] bool, where the action is an episode's first.
+      gap: [B, D] or [D] the width of the gap.
     """
     driven = np.minimum(np.maximum(before, action - gap / 2), action + gap / 2)
     return np.where(first[:, None], action, driven)

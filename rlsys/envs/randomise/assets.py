@@ -1,8 +1,8 @@
-"""The XML file that an EnvPool task reads, and folders in which that file is another.
+"""Finds the XML file that an EnvPool task reads, and makes folders in which it can be another one.
 
-EnvPool reads its files below a folder `base_path`, when a pool is made. Which of them a task reads
-is not what its settings say (Hopper-v5 says hopper.xml and reads hopper_envpool.xml), so it is seen
-by having Linux tell which files are opened.
+EnvPool reads a task's files below a folder, `base_path`, when it makes a pool. A task's settings do
+not tell which file that is (Hopper-v5 says hopper.xml and reads hopper_envpool.xml). So one
+environment is made, while Linux tells which files are opened (inotify).
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from rlsys.envs import envpool_settings
 from rlsys.envs.options import Options
 from rlsys.types import UserError
 
-MEMORY = "/dev/shm"  # a folder in memory, as a disk may take milliseconds for a link
+MEMORY = "/dev/shm"  # a folder in memory; a disk may take milliseconds to make a link
 IN_OPEN = 0x20  # inotify(7): a file was opened
 
 
@@ -29,7 +29,7 @@ class Source(NamedTuple):
     """Says where a task's XML lies."""
 
     base: Path  # EnvPool's base_path
-    file: Path  # the file that it reads first, below base
+    file: Path  # the file that EnvPool reads first, relative to base
 
 
 @functools.cache
@@ -44,7 +44,7 @@ def source_of(env_id: str) -> Source:
         _make_one(env_id, str(base))
         found = [x for x in opened() if x.suffix == ".xml"]
     # Another process may have opened files meanwhile, so a file counts only if the task cannot be
-    # made without it. Those that another file includes are not read first.
+    # made without it. A file that another one includes is not the one that is read first.
     included = {x for file in found for x in _includes(file)}
     for file in found:
         source = Source(base, file.relative_to(base))
@@ -57,7 +57,7 @@ def base_path(env_id: str) -> Path:
     """Returns the folder below which an EnvPool task reads its files.
 
     Raises:
-      UserError: it is no task of MuJoCo.
+      UserError: it is no task of MuJoCo, or this system is not Linux.
     """
     family = envpool_settings.family_of(env_id)
     if family != "mujoco":
@@ -74,9 +74,12 @@ def cannot_change(env_id: str, why: str) -> UserError:
 
 @contextlib.contextmanager
 def folder_without(source: Source) -> Iterator[Path]:
-    """Makes a folder like EnvPool's but for the task's file, which is for the caller to write; it
-    gives the path of that file. Folders and meshes are links, other XML files are missing: the
-    written one holds what it includes. The folder is gone after the body, when EnvPool has read it.
+    """Makes a folder like EnvPool's, in which the task's XML file is missing, and gives the path at
+    which the caller then writes that file.
+
+    Other folders and meshes are links to EnvPool's. Other XML files are missing too, as the file
+    that is written must hold what it includes. The folder is removed at the end of the `with`, when
+    EnvPool has read it.
     """
     memory = MEMORY if os.access(MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
@@ -98,7 +101,7 @@ def _includes(file: Path) -> list[Path]:
 
 
 def _made_without(env_id: str, source: Source) -> bool:
-    """Returns whether a task can be made where its file holds nothing."""
+    """Returns whether a task can be made if its XML file is empty."""
     with folder_without(source) as path:
         path.write_text("")
         try:
@@ -110,8 +113,12 @@ def _made_without(env_id: str, source: Source) -> bool:
 
 @contextlib.contextmanager
 def _opened(base: Path) -> Iterator[Any]:
-    """Gives a function that returns the files opened in the body, in order, in those folders below
-    base that hold XML; see inotify(7)."""
+    """Gives a function that returns the files that were opened in the body, in order. Only folders
+    below base that hold XML files are watched; see inotify(7).
+
+    Raises:
+      UserError: this system does not let them be watched.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     watch = libc.inotify_init1(os.O_NONBLOCK)
     if watch < 0:

@@ -1,4 +1,4 @@
-"""Random numbers of a batch of environments: each seed has its own, for its own environments."""
+"""Draws random numbers for a batch of environments, from a stream of its own for each effect."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,31 +10,31 @@ STREAMS = (
     "observation_offset", "observation_noise", "sensor_loss", "observation_drop", "action_hold",
     "hold_probability", "action_delay", "action_noise", "action_bias", "action_backlash",
 )  # fmt: skip
-SPAWNED = 2  # first number of the streams' spawn keys; other wrappers have 0 and 1
+SPAWNED = 2  # the streams' spawn keys begin with it; other wrappers have keys that begin with 0, 1
 
 
 class Draw(Protocol):
-    """Draws an array of a shape."""
+    """Draws an array of the given shape."""
 
     def __call__(self, rng: np.random.Generator, shape: tuple[int, int], /) -> np.ndarray: ...
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """From a normal distribution of mean 0 and deviation 1."""
+    """Draws from a normal distribution of mean 0 and deviation 1."""
     return rng.standard_normal(shape, np.float32)
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """From [0, 1)."""
+    """Draws from a uniform distribution over [0, 1)."""
     return rng.random(shape, np.float32)
 
 
 class Draws:
-    """One stream of random numbers [B, n]."""
+    """One stream of random numbers [B, n]. Where a batch has several seeds, each seed draws for an
+    equal share of the environments, as it would draw for them alone."""
 
     def __init__(self, stream: str, num_envs: int, seed: int | Sequence[int]):
-        """Seeds the stream; each of several seeds draws for an equal share of the environments, as
-        it would draw alone."""
+        """Seeds the stream; stream: one of STREAMS, the effect that draws from it."""
         self._key, self._num_envs = (SPAWNED, STREAMS.index(stream)), num_envs
         self.begin(seed)
 
@@ -46,12 +46,12 @@ class Draws:
         self._rngs = [np.random.default_rng(sequence) for sequence in sequences]
 
     def each_step(self, draw: Draw, n: int) -> np.ndarray:
-        """New numbers for all environments, [B, n]."""
+        """Draws new numbers for all environments: [B, n]."""
         parts = [draw(rng, (self._share, n)) for rng in self._rngs]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def each_episode(self, draw: Draw, old: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """Numbers [B, n] that are new where an episode begins.
+        """Returns numbers [B, n] that are drawn anew where an episode begins.
 
         Args:
           old: [B, n] the numbers until now.

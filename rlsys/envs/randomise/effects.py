@@ -1,4 +1,4 @@
-"""Effects: what is drawn at random of a task's observations and actions, and Dactyl's table of it.
+"""Effects: noise, delays and losses of a task's observations and actions, and Dactyl's table.
 
 OpenAI et al. 2018, "Learning Dexterous In-Hand Manipulation", https://arxiv.org/abs/1808.00177,
 section 3.3 and appendix B.
@@ -16,11 +16,12 @@ from rlsys.types import UserError
 
 FINGERS = ((2, 5), (6, 9), (10, 13), (14, 18), (19, 23))  # joints of the Shadow Hand; 0, 1: wrist
 HAND_STEPS_PER_SECOND = 25.0
-BOUND = 1e6  # an action that may be larger has no range
+BOUND = 1e6  # an action that may be larger counts as unbounded
 
 
 class Effects(NamedTuple):
-    """Fields of Randomise (ranges.py) by the same names, without None: what is off is "" or 0."""
+    """Holds the fields of Randomise (ranges.py) that concern observations and actions, under the
+    same names. None of them is None any more: an effect that is off is "" or 0."""
 
     observation_offset: str = ""
     observation_noise: str = ""
@@ -38,7 +39,7 @@ class Effects(NamedTuple):
 
 OFF = Effects()
 WORDS = ("observation_offset", "observation_noise", "sensor_loss")
-# Fields that a task with counted actions cannot have.
+# Fields for continuous actions alone: a task with discrete actions cannot have them.
 OF_NUMBERS = (
     "action_noise", "action_offset", "action_gain", "action_smoothing", "action_backlash",
 )  # fmt: skip
@@ -78,13 +79,13 @@ def effects_of(
     action_space: spaces.Space,
     steps_per_second: float | None,
 ) -> Effects:
-    """The effects of a Randomise on one task: fields that are None as its preset has them.
+    """Returns the effects of a Randomise on one task. Fields that are None come from its preset.
 
     Args:
       randomise: a Randomise.
-      env_id: the task's.
-      observation_space, action_space: the task's, before action bins.
-      steps_per_second: the task's own; None if it does not tell.
+      env_id: the id of the task.
+      observation_space, action_space: the task's own, before its actions are cut into bins.
+      steps_per_second: the number of steps in a second of the task's own time; None if unknown.
     """
     preset = OFF
     if randomise.preset == "dactyl":
@@ -96,26 +97,28 @@ def effects_of(
 def dactyl(
     env_id: str, observation_space: Any, action_space: Any, steps_per_second: float | None
 ) -> Effects:
-    """Dactyl's ranges for a task, as far as it can have them.
+    """Returns Dactyl's effects for a task, as far as the task can have them.
 
-    Actions: noise of 5 % of their range at each step and 1.5 % in an episode, 1.5 % of themselves;
-    a delay of one step with probability 0.5. A step lasted 8 ms + Exp(lambda), lambda from
-    U[1250, 10000] 1/s: longer by 1.25 % to 10 % in the mean. A batch of environments steps
-    together, so an action is held for one more step with that probability instead. The paper's gaps
-    of backlash were those of its hand; here they reach 5 % of the range.
+    Actions get normal noise of 5 % of their range, drawn at each step, and of 1.5 %, drawn for an
+    episode, and are multiplied by 1 plus noise of 1.5 %. Each actuator has a delay of one step in
+    half of the episodes. In the paper a step lasted 8 ms + Exp(lambda) with lambda from
+    U[1250, 10000] 1/s, which is 1.25 % to 10 % longer in the mean. Here a batch of environments
+    steps together, so an action is held for one more step with that probability instead. The
+    paper's gaps of backlash were measured on its hand; here they are up to 5 % of the range.
 
-    Observations of the Shadow Hand with an object, in m and rad: the object's position 5 mm in an
-    episode and 1 mm at each step, its orientation 0.1 rad each. The paper's policy saw fingertips,
-    with noise of 1 and 2 mm; these tasks show joints, and a joint 0.1 m from the fingertip gets
-    0.01 and 0.02 rad. Its policy saw no velocities: here they get the noise of a difference of two
-    noisy positions, a step apart. Each finger and the object are lost 0.2 times a second for 1 s.
-    The goal is known exactly, as are sensors of touch.
+    Observations of the Shadow Hand with an object are in m and rad. The object's position gets
+    noise of 5 mm for an episode and of 1 mm at each step, its orientation 0.1 rad of both kinds.
+    The paper's policy saw fingertips, with noise of 1 and 2 mm. These tasks show joints instead,
+    which get 0.01 and 0.02 rad: as much, at 0.1 m from the fingertip. The paper's policy saw no
+    velocities. Here they get the noise that the difference of two noisy positions, a step apart,
+    would have. Each finger and the object are lost 0.2 times a second for 1 s. The goal and the
+    sensors of touch stay exact.
 
-    Observations of other tasks: their units are not known here, so each number gets a deviation of
-    0.02 in an episode and 0.01 at each step, between those of positions and angles, and is lost 0.2
-    times a second where the task tells its steps in a second. Goals, and arrays that are called
-    "privileged...", stay exact; so do images and what is counted. Set the fields if that does not
-    suit.
+    Observations of other tasks have units that are not known here. So each float gets noise of 0.02
+    for an episode and of 0.01 at each step, between those of positions and of angles, and each
+    entry of a vector is lost 0.2 times a second if the task says how many steps a second has.
+    "desired_goal", arrays that are called "privileged...", and integers, such as those of images,
+    stay exact. Set the fields yourself if that does not suit your task.
     """
     effects = Effects()
     if MASK not in _keys(observation_space):
@@ -145,12 +148,14 @@ def dactyl(
 
 
 def _hand(size: int, steps_per_second: float) -> dict[str, Any]:
-    """Words for a Shadow Hand with an object: 24 joints, their velocities, the object's 3 + 3
-    velocities, perhaps touch, and the object's position and orientation, also as achieved_goal.
+    """Returns fields of Effects for a Shadow Hand with an object.
+
+    Its "observation" has 24 joints, their velocities, the object's 3 + 3 velocities, in some tasks
+    touch, and last the object's position and orientation, which "achieved_goal" shows too.
 
     Args:
       size: the number of entries of "observation".
-      steps_per_second: of the task.
+      steps_per_second: the number of steps in a second of the task's own time.
     """
     pose, turn = size - 7, size - 4
     position = f"observation.{pose}-{pose + 2}+achieved_goal.0-2"
@@ -172,10 +177,10 @@ def _hand(size: int, steps_per_second: float) -> dict[str, Any]:
 
 
 def _keys(space: spaces.Space) -> list[str]:
-    """The names of a Dict's parts; `key in space` would ask whether key is an observation."""
+    """Returns the names of a Dict's parts. (`key in space` would ask if key is an observation.)"""
     return list(space.keys()) if isinstance(space, spaces.Dict) else []
 
 
 def has_range(space: spaces.Box) -> bool:
-    """Whether actions have bounds, of which noise can be a share."""
+    """Returns whether actions are bounded, so that noise can be a share of their range."""
     return bool((np.abs(space.low) < BOUND).all() and (np.abs(space.high) < BOUND).all())

@@ -1,8 +1,8 @@
-"""Groups: environments of one task, each group of which has physics of its own.
+"""Plays a task's environments in groups, each of which has its own draw of the physics.
 
-EnvPool reads a task's XML when a pool is made, so a draw of physics lasts as long as its pool: for
-`redraw_steps` steps, which are many episodes, and not for one episode as in OpenAI et al. 2018,
-section 3.3. Then one group is replaced, while the others go on.
+EnvPool reads a task's XML only when it makes a pool of environments, so a draw of physics lasts as
+long as its pool: for `redraw_steps` steps, which are many episodes. In OpenAI et al. 2018, section
+3.3, a draw lasts for one episode. One group at a time is replaced, while the others go on.
 """
 
 import os
@@ -20,9 +20,9 @@ from rlsys.envs.randomise.ranges import NOTHING
 from rlsys.envs.randomise.variants import check_effect, make_variant, plain
 from rlsys.types import Timestep, UserError
 
-STREAM = 0x70687973  # of a seed's random numbers, for physics alone: "phys"
-LARGEST = 1e8  # of an observation or a reward; MuJoCo itself gives up at 1e10 (mjMAXVAL)
-TRIES = 20  # draws in a row that may be refused
+STREAM = 0x70687973  # "phys": sets the random numbers of physics apart from others of a seed
+LARGEST = 1e8  # observations and rewards must be smaller; MuJoCo gives up at 1e10 (mjMAXVAL)
+TRIES = 20  # so many draws in a row may be refused
 EXPLODED = "a number is not finite, or above 1e8"
 
 
@@ -30,35 +30,36 @@ class Draw(NamedTuple):
     """Records a draw of a group's physics."""
 
     group: int
-    number: int  # of the group's draws since the environments started afresh, from 0
-    values: dict[str, float]  # the number that was drawn, by the parameter's name
-    refused: str  # why it was set aside; "" of those that are played
+    number: int  # counts the group's draws from 0, since the environments started afresh
+    values: dict[str, float]  # the drawn number of each parameter, by its name
+    refused: str  # why the draw was set aside; "" if it is played
 
 
 class Group:
     """Some environments that share a draw of physics."""
 
     def __init__(self, index: int, share: int, rows: slice, seed: int, left: int):
-        self.index = index  # among all groups
-        self.share = share  # among the groups of its seed
+        self.index = index  # the group's number among all groups
+        self.share = share  # the group's number among the groups of its seed
         self.rows, self.seed = rows, seed
         self.left = left  # steps until its physics are drawn anew; 0 for never
-        self.number = -1  # of its draw
-        self.due = False  # it is replaced at the next step
-        self.numbers: np.ndarray  # [n] drawn
-        self.envs: Any = None  # a back-end's
+        self.number = -1  # counts its draws: Draw.number of the latest
+        self.due = False  # whether it is replaced at the next step
+        self.numbers: np.ndarray  # [n] the latest draw, one number for each parameter
+        self.envs: Any = None  # the back-end that plays it
 
 
 class Groups(Backend):
     """Plays B environments of a task in groups. The rows of a group stand side by side.
 
-    A group whose physics are due to be drawn anew ends its running episodes as truncated, and its
-    next step is a reset; such episodes are counted nowhere. The same holds where a simulation
-    explodes: of those rows the last observation that was well is shown again.
+    When a group's physics are to be drawn anew, its running episodes end as truncated, and its next
+    step is a reset. Such episodes are left out of all statistics. The same happens to a group in
+    which a simulation explodes: a number is not finite, or above LARGEST. The rows that exploded
+    then show their last sound observation again.
 
     Attributes:
-      drawn: [B, n] float32, the physics that made the last Timestep's observations, each number on
-        the scale of its range, from -1 to 1.
+      drawn: [B, n] float32, the physics behind the last Timestep's observations. Each number says
+        where the draw lies in its range, from -1, the lowest, to 1, the highest.
       drawn_names: the parameters' names.
     """
 
@@ -74,8 +75,8 @@ class Groups(Backend):
         """Makes the environments; make.make explains the arguments.
 
         Raises:
-          UserError: the task's physics cannot be changed, a word fits nothing, or what is drawn
-            does nothing to the task.
+          UserError: the task's physics cannot be changed, a word fits nothing, or the drawn numbers
+            do nothing to the task.
         """
         self._num_threads = num_threads
         self._physics = physics_of(plain(task), render)
@@ -90,16 +91,16 @@ class Groups(Backend):
         self.raw_action_space = one.raw_action_space
 
     def _begin(self, seed: int | Sequence[int]) -> None:
-        environment_seeds(self.num_envs, seed)  # checks it
+        environment_seeds(self.num_envs, seed)  # raises if the seed cannot be used
         self.close()
         self._groups = []
-        self._draws.clear()  # nobody has played them
+        self._draws.clear()  # they were not played
         seeds, given = [seed] if isinstance(seed, int) else list(seed), self._task.randomise
         share = self.num_envs // len(seeds)
         num_groups = min(given.variants, share)
         for i, own in enumerate(seeds):
             for k, part in enumerate(np.array_split(np.arange(share) + i * share, num_groups)):
-                left = -(-given.redraw_steps * (k + 1) // num_groups)  # not all at once
+                left = -(-given.redraw_steps * (k + 1) // num_groups)  # one group after another
                 rows = slice(int(part[0]), int(part[-1]) + 1)
                 self._groups.append(Group(len(self._groups), k, rows, own, left))
         self.drawn = np.zeros((self.num_envs, len(self._physics.parameters)), np.float32)
@@ -109,10 +110,10 @@ class Groups(Backend):
         self._started = False
 
     def _replace(self, group: Group) -> None:
-        """Makes a group's environments anew, with new physics.
+        """Draws new physics for a group, and makes its environments with them.
 
         Raises:
-          UserError: TRIES draws in a row are refused.
+          UserError: so many draws in a row as TRIES says are refused.
         """
         _close(group)
         reason = ""
@@ -128,7 +129,7 @@ class Groups(Backend):
                 reason = str(error)
                 self._draws.append(self._record(group, reason))
                 continue
-            self.drawn = self.drawn.copy()  # the last Timestep's may be kept by somebody
+            self.drawn = self.drawn.copy()  # somebody may keep the last Timestep's
             self.drawn[group.rows] = 2 * u - 1
             return
         raise UserError(
@@ -154,7 +155,7 @@ class Groups(Backend):
         return Draw(group.index, group.number, values, refused)
 
     def _reset(self) -> Any:
-        """Starts new episodes everywhere; a group that explodes on the spot is replaced."""
+        """Starts new episodes everywhere; a group that explodes at once is replaced."""
         parts = [self._reset_group(group) for group in self._groups]
         for group in self._unplayed:
             self._draws.append(self._record(group))
@@ -162,11 +163,11 @@ class Groups(Backend):
         return _join(parts)
 
     def _reset_group(self, group: Group) -> Any:
-        """Starts new episodes in a group and returns their observations; replaces it until they are
-        well.
+        """Starts new episodes in a group and returns their observations; the group is replaced
+        until these are sound.
 
         Raises:
-          UserError: TRIES draws in a row explode.
+          UserError: so many draws in a row as TRIES says explode at once.
         """
         for _ in range(TRIES):
             obs = group.envs.reset().obs
@@ -204,8 +205,12 @@ class Groups(Backend):
         return Played(obs, zeros == 0, zeros, zeros > 0, zeros > 0)
 
     def _set_aside(self, played: Played, well: np.ndarray) -> Played:
-        """Has the groups of rows that are not well replaced at the next step, and shows of these
-        rows what they showed before."""
+        """Marks the groups in which a row exploded, to be replaced at the next step; such a row
+        shows its last observation again, and gets reward 0.
+
+        Args:
+          well: [B] bool, False where a row exploded.
+        """
         for group in self._groups:
             if not well[group.rows].all():
                 self._draws.append(self._record(group, EXPLODED))
@@ -254,7 +259,7 @@ def _join(parts: list[Any]) -> Any:
 
 
 def _well(x: Any) -> np.ndarray:
-    """Returns [B] whether all numbers of a row are finite, and smaller than LARGEST."""
+    """Returns [B] bool, whether all floats of a row are finite and smaller than LARGEST."""
     found: Any = True
     for array in jax.tree.leaves(x):
         if array.dtype.kind == "f":

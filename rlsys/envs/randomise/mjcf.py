@@ -1,9 +1,10 @@
-"""MJCF: a MuJoCo model's XML file, its numbers as MuJoCo reads them, and files with other numbers.
+"""Reads a MuJoCo model's XML file (MJCF), and writes the file with other numbers.
 
-The text of the file is changed, in place of writing the compiled model with MjSpec.to_xml: that
-loses what the file says of masses (`settotalmass`, so that HalfCheetah weighs 21 kg and not 14) and
-classes of capsules from point to point (so that Swimmer no longer compiles), and rounds the rest.
-MuJoCo compiles every file that is written, and its numbers must be those that were asked for.
+It changes the XML itself. Writing the compiled model with MjSpec.to_xml would lose what the file
+says of masses (`settotalmass`, so that HalfCheetah would weigh 21 kg and not 14) and of capsules
+that are given from point to point by a class (so that Swimmer would no longer compile), and would
+round all numbers. MuJoCo compiles every file that is written, and the numbers that it reads must be
+those that were asked for.
 """
 
 import copy
@@ -32,12 +33,12 @@ ACTUATORS = (
 
 
 def expand(path: Path, root: ET.Element | None = None, main: Path | None = None) -> ET.Element:
-    """Returns the XML of a file with the files that it includes in their places.
+    """Returns the XML of a file, in which each <include> is replaced by the file that it names.
 
     Args:
       path: the file.
-      root: part of it whose children may be includes; None for all.
-      main: the file that includes it; MuJoCo looks for all files beside that one.
+      root: the element of it whose children are looked at; None for the whole file.
+      main: the file that includes this one; MuJoCo looks for all files beside it. None for itself.
     """
     main = main or path
     root = ET.parse(path).getroot() if root is None else root
@@ -55,8 +56,8 @@ def expand(path: Path, root: ET.Element | None = None, main: Path | None = None)
 
 
 def drop_pictures(root: ET.Element) -> None:
-    """Takes textures out of a model. Its physics needs none, and most of the time that MuJoCo takes
-    to read some models goes into their sky."""
+    """Removes textures from a model. Physics needs none, and MuJoCo spends most of the time that it
+    takes to read some models on the texture of the sky."""
     for parent in list(root.iter()):
         parent.attrib.pop("texture", None)
         parent[:] = [x for x in parent if x.tag not in ("texture", "layer")]
@@ -66,11 +67,11 @@ class Model:
     """A task's MuJoCo model: its XML, and its numbers as MuJoCo reads them.
 
     Attributes:
-      places: what -> the places of it that the model has.
-      arrays: the arrays of ARRAYS.
-      joint_dofs: each joint's degrees of freedom.
-      joint_types, geom_types: mjtJoint and mjtGeom.
-      frames: positions and quaternions of the bodies' inertias.
+      places: for each kind of number, a key of ARRAYS, the places where the model has it.
+      arrays: the arrays that ARRAYS names.
+      joint_dofs: for each joint the slice of its degrees of freedom.
+      joint_types, geom_types: the type of each joint (mjtJoint) and of each geom (mjtGeom).
+      frames: positions and quaternions of the frames in which the bodies' inertias are given.
     """
 
     def __init__(self, root: ET.Element, path: Path):
@@ -78,7 +79,7 @@ class Model:
 
         Args:
           root: its XML, without includes.
-          path: a file beside which the model's meshes are found; it is written.
+          path: the XML is written to this file, beside which MuJoCo must find the model's meshes.
 
         Raises:
           Refused: MuJoCo does not take it.
@@ -103,7 +104,7 @@ class Model:
         if sizes := [x for x in changes if x.place.what == "size"]:
             for place, factor, shift in sizes:
                 _resize(root, self, place.number, factor + shift / place.nominal)
-            model = Model(root, path)  # masses follow from sizes
+            model = Model(root, path)  # MuJoCo computes masses from sizes
             root = copy.deepcopy(root)
             if np.array_equal(model.arrays["geom_size"], self.arrays["geom_size"]):
                 raise Refused("its sizes are not those of the file")
@@ -129,10 +130,10 @@ def _text(numbers: Any) -> str:
 
 
 def _bodies(root: ET.Element) -> list[ET.Element]:
-    """Returns the elements of the bodies in MuJoCo's order, the world's first.
+    """Returns the elements of the bodies in MuJoCo's order, the world first.
 
     Raises:
-      Refused: MuJoCo makes bodies that have no element of their own.
+      Refused: the file has MuJoCo make bodies that have no element of their own.
     """
     world = ET.Element("body")
     for part in root.findall("worldbody"):
@@ -153,7 +154,7 @@ def _bodies(root: ET.Element) -> list[ET.Element]:
 
 
 def _within(body: ET.Element, *tags: str) -> list[ET.Element]:
-    """Returns a body's own elements, those in frames too."""
+    """Returns a body's own elements with these tags, also those in its <frame> elements."""
     found: list[ET.Element] = []
     for child in body:
         if child.tag in tags:
@@ -164,7 +165,7 @@ def _within(body: ET.Element, *tags: str) -> list[ET.Element]:
 
 
 def _element(root: ET.Element, place: Place) -> ET.Element:
-    """Returns the element that holds a place of geoms, joints or actuators.
+    """Returns the element of the geom, joint or actuator to which a place belongs.
 
     Raises:
       Refused: there is none.
@@ -181,7 +182,8 @@ def _element(root: ET.Element, place: Place) -> ET.Element:
 
 
 def _resize(root: ET.Element, model: Model, body: int, factor: float) -> None:
-    """Scales the geoms of a body about its origin. The bodies that hang on it stay where they are.
+    """Scales the geoms of a body about its origin. The bodies that are attached to it stay where
+    they are.
 
     Raises:
       Refused: the file does not show a geom's mesh.
@@ -206,7 +208,11 @@ def _resize(root: ET.Element, model: Model, body: int, factor: float) -> None:
 
 
 def _mesh(root: ET.Element, name: str) -> ET.Element:
-    """Returns the element of a mesh, which its file names if it has no name."""
+    """Returns the element of a mesh. A mesh without a name has the name of its file.
+
+    Raises:
+      Refused: there is none.
+    """
     for mesh in [x for part in root.findall("asset") for x in part if x.tag == "mesh"]:
         if mesh.attrib.get("name", Path(mesh.attrib.get("file", "")).stem) == name:
             return mesh
@@ -214,7 +220,7 @@ def _mesh(root: ET.Element, name: str) -> ET.Element:
 
 
 def _option(root: ET.Element) -> ET.Element:
-    """Returns the last <option>, whose attributes hold."""
+    """Returns the last <option>, whose attributes count; it is made if there is none."""
     found = root.findall("option")
     return found[-1] if found else ET.SubElement(root, "option")
 
@@ -252,7 +258,7 @@ def _write_place(
 
 
 def _in_degrees(root: ET.Element) -> bool:
-    """Returns whether the angles of the file are degrees, as they are unless it says otherwise."""
+    """Returns whether the file gives angles in degrees, as it does unless it says otherwise."""
     given = [x.attrib["angle"] for x in root.findall("compiler") if "angle" in x.attrib]
     return (given or ["degree"])[-1] == "degree"
 
@@ -260,8 +266,17 @@ def _in_degrees(root: ET.Element) -> bool:
 def _keep_masses(
     root: ET.Element, wanted: dict[str, np.ndarray], model: Model, changed: set[int]
 ) -> None:
-    """Gives bodies the wanted masses and inertias. Where the file has MuJoCo scale all masses or
-    ignore those that are given, every body gets its own, and the file says so no more."""
+    """Writes the wanted masses and inertias of the bodies into their elements.
+
+    If the file tells MuJoCo to scale all masses (settotalmass) or to compute them from the geoms
+    (inertiafromgeom), these rules are removed, and every body gets its own mass.
+
+    Args:
+      changed: the indices of the bodies whose masses were drawn.
+
+    Raises:
+      Refused: the file does not show all bodies.
+    """
     rules = [x for x in root.findall("compiler")]
     ruled = any({"settotalmass", "inertiafromgeom"} & set(x.attrib) for x in rules)
     for rule in rules:

@@ -1,4 +1,4 @@
-"""A MuJoCo model's numbers: which there are to change, and what they are with changes."""
+"""Finds the numbers of a MuJoCo model that can be changed, and computes them with changes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 AXES = ("x", "y", "z")
 ENDS = ("low", "high")
-# What can be changed -> the arrays of MuJoCo's mjModel that hold it.
+# Each kind of number that can be changed, and the arrays of MuJoCo's mjModel that hold it.
 ARRAYS = {
     "mass": ("body_mass", "body_inertia"),
     "size": ("geom_size",),
@@ -27,26 +27,26 @@ OF_JOINTS = ("damping", "frictionloss", "armature", "stiffness", "range")
 
 
 class Refused(Exception):
-    """MuJoCo does not take a model, or it is not the one that was asked for."""
+    """MuJoCo does not take a model, or reads other numbers than those that were asked for."""
 
 
 class Place(NamedTuple):
     """Names a number of a model that can be changed."""
 
-    what: str  # one of ARRAYS
-    name: str  # of the body, geom, joint or actuator; the axis; "" for the only one there is
+    what: str  # the kind of number, a key of ARRAYS
+    name: str  # the name of its body, geom, joint or actuator, or the axis; "" of the time step
     part: str  # "low" or "high" of a range, else ""
-    number: int  # of the body, geom, joint or actuator, or the axis
-    nominal: float  # the number that stands for it: the largest, where one factor changes several
+    number: int  # the index of its body, geom, joint or actuator, or of the axis
+    nominal: float  # the model's own number; the largest, if one factor changes several
 
     @property
     def words(self) -> str:
-        """The place in a log: "mass@torso", "range@knee.low", "gravity@z"."""
+        """The place's name in a log: "mass@torso", "range@knee.low", "gravity@z"."""
         return self.what + (f"@{self.name}" if self.name else "") + (self.part and f".{self.part}")
 
 
 class Change(NamedTuple):
-    """Says what is done with the number at a place."""
+    """Changes the number x at a place to factor * x + shift."""
 
     place: Place
     factor: float = 1.0
@@ -54,7 +54,7 @@ class Change(NamedTuple):
 
 
 def compile_file(path: Path) -> Any:
-    """Returns the mjModel of a file.
+    """Compiles a file to MuJoCo's mjModel.
 
     Raises:
       Refused: MuJoCo does not take it.
@@ -68,7 +68,7 @@ def compile_file(path: Path) -> Any:
 
 
 def arrays_of(compiled: Any) -> dict[str, np.ndarray]:
-    """Returns copies of the arrays of ARRAYS of an mjModel."""
+    """Returns copies of an mjModel's arrays, those that ARRAYS names, by name."""
     names = {name for names in ARRAYS.values() for name in names} - {"gravity", "timestep"}
     found = {name: np.array(getattr(compiled, name)) for name in sorted(names)}
     return found | {
@@ -78,14 +78,14 @@ def arrays_of(compiled: Any) -> dict[str, np.ndarray]:
 
 
 def dofs_of(compiled: Any) -> list[slice]:
-    """Returns each joint's slice of the degrees of freedom."""
+    """Returns for each joint the slice of the degrees of freedom that are its own."""
     ends = [*compiled.jnt_dofadr[1:], compiled.nv]
     return [slice(int(a), int(b)) for a, b in zip(compiled.jnt_dofadr, ends, strict=True)]
 
 
 def scale_gain(arrays: dict[str, np.ndarray], i: int, factor: float, shift: float) -> None:
-    """Changes the gain of an actuator. The P term of a servo stands in its bias again, negated; a
-    motor has no gain but its gear."""
+    """Changes the gain of actuator i in place. A servo's gain is its P term, which its bias holds
+    too, negated. A motor has no other gain than its gear."""
     gain, bias = arrays["actuator_gainprm"], arrays["actuator_biasprm"]
     if not bias[i].any():
         gear = arrays["actuator_gear"]
@@ -97,7 +97,11 @@ def scale_gain(arrays: dict[str, np.ndarray], i: int, factor: float, shift: floa
 
 
 def places_of(compiled: Any, what: str) -> Iterator[Place]:
-    """Gives the places of a model that hold a number of this kind, without those that hold 0."""
+    """Gives the places of a model that hold numbers of one kind: what, a key of ARRAYS.
+
+    Masses, and numbers of joints apart from their range, are left out where they are 0, as a factor
+    would not change them.
+    """
     import mujoco
 
     def name(kind: str, i: int) -> str:
@@ -149,11 +153,12 @@ def places_of(compiled: Any, what: str) -> Iterator[Place]:
 def changed(
     arrays: dict[str, np.ndarray], joint_dofs: list[slice], changes: list[Change]
 ) -> dict[str, np.ndarray]:
-    """Returns a model's arrays with changes, but for sizes: what they change depends on the shape.
+    """Returns a model's arrays with changes. Changes of sizes are left out, as a size changes other
+    arrays too, which depends on the shape; see mjcf.Model.write.
 
     Args:
-      arrays: as arrays_of gives them.
-      joint_dofs: as dofs_of gives them.
+      arrays: as arrays_of returns them.
+      joint_dofs: as dofs_of returns them.
     """
     found = {name: array.copy() for name, array in arrays.items()}
     for (what, _, part, i, _), factor, shift in changes:

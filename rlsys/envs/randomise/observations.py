@@ -1,4 +1,4 @@
-"""What is done to observations, as functions of drawn numbers: noise, and what stays as it was."""
+"""Changes observations by drawn numbers: adds noise, loses sensors, repeats observations."""
 
 from typing import Any
 
@@ -9,17 +9,17 @@ from rlsys.envs.spaces import MASK
 
 
 def add_noise(layout: Layout, obs: Any, normal: np.ndarray) -> Any:
-    """Observations with noise: x + size * normal, and quaternions turned by small rotations.
+    """Returns observations with noise: x + size * normal, or quaternions turned by small rotations.
 
     Args:
-      layout: where noise goes, and its size.
+      layout: where noise goes, and how large it is.
       obs: [B, ...] an array of floats, or a dict of arrays.
       normal: [B, N] numbers drawn from a normal distribution of mean 0 and deviation 1, one for
         each entry, or three for each quaternion.
 
     Returns:
-      obs, with new arrays where noise was added. What is bounded is not held within its bounds, as
-      a sensor's noise is not.
+      obs, with new arrays where noise was added. They may leave the bounds of the observation's
+      space, as a noisy sensor may.
     """
     noise = layout.size * normal  # [B, N]
     alone = not isinstance(obs, dict)
@@ -36,14 +36,14 @@ def add_noise(layout: Layout, obs: Any, normal: np.ndarray) -> Any:
 
 
 def turn(quaternion: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """Quaternions turned by small rotations: exp(v / 2) q.
+    """Turns quaternions by small rotations: exp(v / 2) q.
 
     Args:
       quaternion: [B, 4] (w, x, y, z).
-      vector: [B, 3] rotations about the world's axes, in rad: their axis times their angle.
+      vector: [B, 3] each rotation's axis, in the world's frame, times its angle in rad.
 
     Returns:
-      [B, 4], as long as the quaternions.
+      [B, 4], with the norms of the quaternions that were given.
     """
     angle = np.sqrt((vector**2).sum(-1, keepdims=True))  # [B, 1]
     a = np.cos(angle / 2)
@@ -61,25 +61,25 @@ def turn(quaternion: np.ndarray, vector: np.ndarray) -> np.ndarray:
 def lose(
     left: np.ndarray, first: np.ndarray, uniform: np.ndarray, probability: Any, steps: int
 ) -> np.ndarray:
-    """How many steps each sensor stays lost, this one included; it is lost where that is not 0.
+    """Returns for how many steps each sensor stays lost, this step included: [B, S]; 0 if it works.
 
-    A sensor that works is lost with a probability, for a fixed number of steps. All work in an
-    episode's first observation.
+    A sensor that works is lost with some probability at each step, for a fixed number of steps. All
+    sensors work in an episode's first observation.
 
     Args:
-      left: [B, S] the number a step ago.
+      left: [B, S] what this function returned a step ago.
       first: [B] bool, where an episode begins.
       uniform: [B, S] drawn from [0, 1).
-      probability: [S] of being lost, in one step.
-      steps: for which a sensor stays lost.
+      probability: [S] the probability that a sensor is lost at a step.
+      steps: the number of steps for which a sensor stays lost.
     """
     started = np.where(uniform < probability, steps, 0)
     return np.where(first[:, None], 0, np.where(left > 0, left - 1, started))
 
 
 def keep(obs: Any, before: Any, kept: np.ndarray) -> Any:
-    """Observations [B, ...] in which whole rows are as they were a step ago where kept [B] is True;
-    masks of legal actions are always new."""
+    """Returns observations [B, ...]: `before`, those of a step ago, in rows where kept [B] is True,
+    and `obs` in the others. Masks of legal actions are always those of `obs`."""
     if isinstance(obs, dict):
         return {k: x if k == MASK else keep(x, before[k], kept) for k, x in obs.items()}
     return np.where(kept.reshape(-1, *[1] * (obs.ndim - 1)), before, obs)

@@ -1,8 +1,9 @@
-"""A task's physics: its parameters, from which distribution each is drawn, and a task made of them.
+"""Finds the parameters of a task's physics that are drawn, and makes the task with drawn numbers.
 
-EnvPool's tasks of MuJoCo have the parameters of their XML. A Gymnasium or JAX task has those that
-the user's function takes: `gymnasium/my_module:make` with the word `length=uniform:0.5:2` is made
-by make(length=...), a Gymnasium id by gymnasium.make(id, length=...).
+For EnvPool's tasks of MuJoCo the parameters are numbers of their XML. For a Gymnasium or JAX task
+they are arguments of the user's function: with the word `length=uniform:0.5:2` the task
+`gymnasium/my_module:make` is made by make(length=...), a Gymnasium id by gymnasium.make(id,
+length=...).
 """
 
 import contextlib
@@ -26,31 +27,32 @@ from rlsys.types import UserError
 
 
 class Parameter(NamedTuple):
-    """Says what one drawn number is for."""
+    """Says which part of the physics one drawn number changes."""
 
     name: str  # "mass@torso"
     word: Word
-    places: tuple[Place, ...] = ()  # of the XML, that the number changes; none of a function
+    places: tuple[Place, ...] = ()  # in the XML, that the number changes; () for an argument
 
 
 class Physics(Protocol):
-    """A task's parameters, and how the task is made of numbers for them.
+    """Names a task's parameters, and makes the task with given numbers for them.
 
     Attributes:
       parameters: one for each number that is drawn.
-      left_out: words of a preset that fit nothing in the task.
+      left_out: the words of a preset to which nothing in the task corresponds.
     """
 
     parameters: list[Parameter]
     left_out: list[str]
 
     def nominal(self) -> np.ndarray:
-        """Returns the numbers [n] of the task as it is, and those in the middle of their ranges
-        where it does not say what it is."""
+        """Returns the numbers [n] that leave the task as it is or, where its own number is not
+        known, those in the middle of their ranges."""
         ...
 
     def variant(self, numbers: np.ndarray) -> AbstractContextManager[Any]:
-        """Gives what the task's back-end takes as `variant`, for as long as it makes environments.
+        """Gives the back-end's argument `variant`, with which it makes environments that have these
+        numbers. They must be made in the body of the `with`.
 
         Args:
           numbers: [n] one for each parameter.
@@ -68,8 +70,8 @@ class XmlPhysics:
         """Reads the task's XML.
 
         Args:
-          words: what is drawn; where two fit the same element, the later one counts.
-          preset: whether the words are a preset's, so that those that fit nothing are left out.
+          words: say what is drawn; if two words fit the same element, the later one counts.
+          preset: whether the words are a preset's: then those that fit nothing are left out.
           pictures: whether the environments are to draw pictures.
 
         Raises:
@@ -98,10 +100,13 @@ class XmlPhysics:
         self.parameters = list(found.values())
 
     def _fitting(self, env_id: str, word: Word, *, must: bool) -> list[Place]:
-        """Returns the places that a word fits.
+        """Returns the places in the XML that a word names.
+
+        Args:
+          must: whether it is an error if there are none.
 
         Raises:
-          UserError: there are none and there must be some, or the word is for functions.
+          UserError: there are none and `must` is True, or the word is for a function's arguments.
         """
         if word.what not in ARRAYS:
             raise UserError(
@@ -132,7 +137,7 @@ class XmlPhysics:
         return np.array([float(x.word.how in FACTORS) for x in self.parameters])
 
     def changes(self, numbers: np.ndarray) -> list[Change]:
-        """Returns what is changed in the model; numbers: [n] one for each parameter."""
+        """Returns the changes that numbers make to the model; numbers: [n] one a parameter."""
         found: dict[Place, Change] = {}  # a later word counts where two fit one place
         for (_, word, places), x in zip(self.parameters, numbers.tolist(), strict=True):
             for place in places:
@@ -142,28 +147,28 @@ class XmlPhysics:
 
     @contextlib.contextmanager
     def variant(self, numbers: np.ndarray) -> Iterator[str]:
-        """Gives EnvPool's base_path, a folder that is there in the body alone."""
+        """Gives EnvPool's base_path, a folder that exists only in the body of the `with`."""
         with folder_without(self._source) as path:
             self.write(numbers, path)
             yield str(path).removesuffix(str(self._source.file))
 
     def write(self, numbers: np.ndarray, path: Path) -> None:
-        """Writes the XML; numbers: [n] one for each parameter.
+        """Writes the XML with these numbers to a file; numbers: [n] one for each parameter.
 
         Raises:
-          Refused: MuJoCo does not take it.
+          Refused: MuJoCo does not take the model.
         """
         self._model.write(self.changes(numbers), path)
 
 
 class FunctionPhysics:
-    """The physics of a Gymnasium or JAX task: keyword arguments of what makes it."""
+    """The physics of a Gymnasium or JAX task: keyword arguments of the function that makes it."""
 
     def __init__(self, env_id: str, words: list[Word], known: Iterable[str]):
-        """Checks words.
+        """Checks that the function takes the arguments that the words name.
 
         Args:
-          known: names of the function's arguments; "**" if it takes any.
+          known: the names of the function's arguments; "**" if it takes any name.
 
         Raises:
           UserError: it takes no argument of this name, or a word is for XML.
@@ -195,47 +200,49 @@ class FunctionPhysics:
 
 
 def fits(name: str, patterns: Iterable[str]) -> bool:
-    """Returns whether a name fits one of the patterns, in which * stands for any letters."""
+    """Returns whether a name matches one of the patterns, in which * stands for any letters."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
+    """Returns the known names that are most like a name, for an error's sentence."""
     known = list(dict.fromkeys(known))
     within = [x for x in known if name.strip("*") and name.strip("*") in x][:3]
     return ", ".join(within or difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:5])
 
 
 def numbers_at(parameters: list[Parameter], u: np.ndarray) -> np.ndarray:
-    """Returns the numbers of parameters below which shares u of all draws lie.
+    """Returns for each parameter the number below which a share u of all its draws lie: [n].
 
     Args:
-      u: [n] in (0, 1); uniform ones give a draw.
+      u: [n] in (0, 1); a uniform u gives a draw.
     """
     pairs = zip(parameters, u.tolist(), strict=True)
     return np.array([quantile(x.word.how, x.word.numbers, share) for x, share in pairs])
 
 
 def draw(parameters: list[Parameter], sequence: np.random.SeedSequence) -> np.ndarray:
-    """Draws shares u in (0, 1) for numbers_at, [n], each for itself.
+    """Draws the shares u of numbers_at: [n] in (0, 1), independent and uniform.
 
-    2 u - 1 is the number on the scale of its range: from -1, the lowest, to 1, the highest.
+    2 u - 1 tells a network where a number lies in its range: from -1, the lowest, to 1, the
+    highest.
     """
     u = np.random.default_rng(sequence).random(len(parameters))
-    return np.clip(u, 1e-9, 1 - 1e-9)  # a normal one has no number at 0
+    return np.clip(u, 1e-9, 1 - 1e-9)  # at 0 a normal quantile is infinite
 
 
 @functools.cache
 def physics_of(task: Task, pictures: bool) -> Physics:
-    """Returns the physics of a task, read once in a process.
+    """Returns the physics of a task; its XML is read once in a process.
 
     Args:
-      task: with the words in task.randomise.
+      task: the task; task.randomise has the words.
       pictures: whether the environments are to draw pictures.
 
     Raises:
       UserError: its physics cannot be changed, or a word fits nothing.
     """
-    from rlsys.envs.tasks import backend_of  # which imports task's module, too
+    from rlsys.envs.tasks import backend_of  # here, as tasks imports what imports this module
 
     given, env_id = task.randomise.physics is not None, task.env_id
     words = [grammar.read(text) for text in task.randomise.physics_words]

@@ -1,12 +1,13 @@
-"""Places: words that say how much of something each entry of an observation gets.
+"""Places: words that say how much noise, or how many losses, each entry of an observation gets.
 
-One number goes for every float of the observation but for arrays that are called "privileged...",
-which hold a simulator's state. Else each word names a place and its amount,
-with commas between words: "observation=0.01,achieved_goal.0-2=0.005,achieved_goal.3-6=0.1rad".
+A single number, the amount, is for every float of the observation, except for arrays that are
+called "privileged...", which hold a simulator's state. Otherwise each word names a place and its
+amount, with commas between words, as in
+"observation=0.01,achieved_goal.0-2=0.005,achieved_goal.3-6=0.1rad".
 
-- "observation" is the array of that name; "obs" is the observation where it is one array.
-- ".0-2" picks its entries 0, 1 and 2, counted as they lie in memory, and ".5" entry 5.
-- "a.0-2+b.4-6" are places that show the same quantity twice: they get the same numbers.
+- "observation" is the array of that name. An observation that is one array is called "obs".
+- ".0-2" picks the array's entries 0, 1 and 2, counted as they lie in memory; ".5" picks entry 5.
+- "a.0-2+b.4-6" are two places that show the same quantity, so both get the same drawn numbers.
 - "rad" after the amount says that the four entries are a quaternion (w, x, y, z), which is turned.
 """
 
@@ -23,20 +24,20 @@ from rlsys.envs.spaces import MASK
 from rlsys.types import UserError
 
 EVERYWHERE = ""  # the key of a word that names no place
-PRIVILEGED = "privileged"  # how names of arrays begin that hold a simulator's state, not sensors
+PRIVILEGED = "privileged"  # names of arrays of a simulator's state, not of sensors, begin with it
 ALONE = "obs"  # the name of an observation that is one array
 PART = re.compile(r"(?P<key>[^+=,]+?)(?:\.(?P<low>\d+)(?:-(?P<high>\d+))?)?")
 
 
 class Part(NamedTuple):
-    """Entries of one array of an observation."""
+    """Names entries of one array of an observation."""
 
     key: str
     entries: tuple[int, int] | None  # the first and the last; None for all
 
 
 class Amount(NamedTuple):
-    """How much of something the parts get, which show the same quantity."""
+    """Says how much noise, or how many losses a second, parts get that show one quantity."""
 
     parts: tuple[Part, ...]
     size: float
@@ -44,7 +45,7 @@ class Amount(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """Entries of an array, and the numbers that are drawn for them."""
+    """Joins entries of an array with the drawn numbers that they get."""
 
     key: str
     entries: slice
@@ -53,21 +54,21 @@ class Slice(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Amounts as they lie in the observations of one task."""
+    """Says where in the observations of one task noise goes, and how large it is."""
 
     slices: tuple[Slice, ...]
     size: np.ndarray  # [N] float32, of each number that is drawn
 
 
 class Sensors(NamedTuple):
-    """Sensors as they lie in the observations of one task."""
+    """Says which entries of a task's observations are one sensor, and how often it is lost."""
 
-    rate: np.ndarray  # [S] float32, times a second
+    rate: np.ndarray  # [S] float32, the times a second that each of S sensors is lost
     of_entries: dict[str, np.ndarray]  # by array: [width] int, the sensor of each entry, or -1
 
 
 def read(field: str, text: str) -> list[Amount]:
-    """Reads words; none if nothing gets anything.
+    """Reads words, and returns those whose amount is not 0.
 
     Args:
       field: the name of the field that holds them, for errors.
@@ -126,28 +127,29 @@ def _part(field: str, word: str, text: str) -> Part:
 
 
 def named(space: spaces.Space) -> dict[str, spaces.Space]:
-    """The arrays of a task's observation by name, all but the mask of legal actions."""
+    """Returns the spaces of an observation's arrays by name, without the mask of legal actions."""
     if isinstance(space, spaces.Dict):
         return {key: part for key, part in space.items() if key != MASK}
     return {ALONE: space}
 
 
 def is_float(space: spaces.Space) -> bool:
-    """Whether an array holds floats, which noise can be added to."""
+    """Returns whether an array holds floats, to which noise can be added."""
     return isinstance(space, spaces.Box) and space.dtype.kind == "f"
 
 
 def locate(field: str, amounts: list[Amount], name: str, space: spaces.Space) -> Layout:
-    """Lays noise out: each entry of a place gets a number, a quaternion three.
+    """Returns where noise goes: each entry of a place gets one drawn number, a quaternion three.
 
     Args:
       field: the name of the field that holds the amounts, for errors.
-      name: the task's.
-      space: of its observations.
+      amounts: as read() returns them.
+      name: the name of the task, for errors.
+      space: the space of its observations.
 
     Raises:
-      UserError: see _find; or a rotation is not of four entries, or the places of one word differ
-        in size.
+      UserError: see _find; or a place with "rad" has not four entries, or the places of one word
+        differ in size.
     """
     slices, sizes = list[Slice](), list[float]()
     for found, amount in _find(field, amounts, name, space):
@@ -165,9 +167,8 @@ def locate(field: str, amounts: list[Amount], name: str, space: spaces.Space) ->
 
 
 def sensors(field: str, amounts: list[Amount], name: str, space: spaces.Space) -> Sensors:
-    """Lays sensors out: a word is one, with all of its places; a number makes each entry one.
-
-    Args: as of locate.
+    """Returns the sensors: a word makes all its places one sensor; a single number makes each entry
+    a sensor. The arguments are those of locate.
 
     Raises:
       UserError: see _find.
@@ -188,8 +189,8 @@ def sensors(field: str, amounts: list[Amount], name: str, space: spaces.Space) -
 def _find(
     field: str, amounts: list[Amount], name: str, space: spaces.Space
 ) -> list[tuple[list[tuple[str, int, int]], Amount]]:
-    """The places of each amount: the array's name, the first entry and the one after the last. An
-    amount for everything comes once for each array.
+    """Returns the places of each amount. A place is an array's name, its first entry and the entry
+    after its last. An amount for all floats comes once for each array.
 
     Raises:
       UserError: there is no such array or entry, the array holds no floats, or two places share an
@@ -216,7 +217,11 @@ def _find(
 
 
 def _bounds(field: str, name: str, arrays: Mapping[str, Any], part: Part) -> tuple[int, int]:
-    """The first entry of a part, and the one after its last."""
+    """Returns the first entry of a part, and the one after its last.
+
+    Raises:
+      UserError: there is no such array or entry, or the array holds no floats.
+    """
     if part.key not in arrays:
         near = difflib.get_close_matches(part.key, arrays, cutoff=0.0)
         raise UserError(

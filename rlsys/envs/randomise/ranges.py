@@ -1,8 +1,8 @@
-"""Randomise: the fields that say what of a task is drawn at random, and their presets.
+"""Randomise: the fields that choose what is drawn at random in a task, and their presets.
 
 OpenAI et al. 2018, "Learning Dexterous In-Hand Manipulation", https://arxiv.org/abs/1808.00177,
-section 3.3 and appendix B: a policy that has played many simulations, each a little different, can
-play one more that it never saw.
+section 3.3 and appendix B: a policy that was trained on many simulations, each a little different,
+can also play in a world that it never saw.
 """
 
 import dataclasses
@@ -16,55 +16,65 @@ PRESETS = ("dactyl",)
 
 @dataclasses.dataclass(frozen=True)
 class Randomise:
-    """Says what of a task is drawn at random. Nothing is, by default."""
+    """Chooses what is drawn at random in a task. By default nothing is."""
 
     preset: str = ""
-    """A table of ranges for all fields that are not given: "dactyl" (OpenAI et al. 2018)."""
+    """The name of a table that fills all fields that are not given: "dactyl" (OpenAI et al. 2018).
+    If empty, these fields draw nothing."""
 
-    # Observations and actions, see effects.py. None stands for what the preset says, else for none.
+    # Observations and actions, see effects.py. None stands for the preset's value; without a preset
+    # it turns the effect off.
     observation_offset: str | None = None
-    """Noise of observations that an episode keeps: its deviation, in the observation's own units.
-    One number goes for all; observation.0-2=0.01,achieved_goal.3-6=0.1rad names entries, rad a
-    quaternion that is turned, and a + places that show the same quantity."""
+    """Add normal noise to observations that stays the same for an episode. This is its standard
+    deviation, in the observation's own units: one number for all entries, or words that name
+    entries, such as observation.0-2=0.01,achieved_goal.3-6=0.1rad. "rad" marks the four entries of
+    a quaternion, which is turned; a + joins places that show the same quantity."""
     observation_noise: str | None = None
-    """Noise of observations that is drawn at each step; written as observation_offset is."""
+    """Add normal noise to observations that is drawn anew at each step. This is its standard
+    deviation, written as that of observation_offset is."""
     observation_drop: float | None = None
-    """The probability that a step shows the last observation again."""
+    """The probability that a step shows the observation of the step before again."""
     sensor_loss: str | None = None
-    """How often a sensor is lost, in times a second; until it is found, its last value is shown.
-    One number makes each entry a sensor; of words, each is one, such as observation.0-5=0.2."""
+    """How many times a second a sensor is lost; while it is lost, it shows its last value. One
+    number makes each entry a sensor of its own. A word such as observation.0-5=0.2 makes all the
+    entries that it names one sensor."""
     sensor_loss_seconds: float | None = None
-    """For how long a sensor is lost; if None, 1 second."""
+    """The number of seconds for which a sensor stays lost; if None, 1."""
     action_noise: float | None = None
-    """Noise of actions that is drawn at each step: its deviation as a share of their range."""
+    """Add normal noise to actions that is drawn anew at each step. This is its standard deviation,
+    as a share of an action's range."""
     action_offset: float | None = None
-    """Noise of actions that an episode keeps: its deviation as a share of their range."""
+    """Add normal noise to actions that stays the same for an episode. This is its standard
+    deviation, as a share of an action's range."""
     action_gain: float | None = None
-    """An episode multiplies its actions by 1 plus noise of this deviation."""
+    """Multiply all actions of an episode by 1 plus normal noise of this standard deviation."""
     action_delay: float | None = None
-    """The probability that an actuator acts one step late in the whole of an episode."""
+    """The probability that an actuator acts one step late for a whole episode."""
     action_hold: float | None = None
-    """The largest probability that a step plays the last action again. An episode's is this divided
-    by U[1, 8], Dactyl's law for its times: 0.1 makes steps as late as 8 ms + Exp(lambda) does."""
+    """The largest probability that a step plays the last action again. Each episode has a
+    probability of its own: this one divided by a number from U[1, 8]. With 0.1 actions are as late
+    in the mean as Dactyl's, whose steps lasted 8 ms + Exp(lambda)."""
     action_smoothing: float | None = None
-    """Actions are an exponential moving average, of which this share is the last one."""
+    """Play an exponential moving average of the actions: this share of the last average, and the
+    rest of the new action."""
     action_backlash: float | None = None
-    """The widest gap that an actuator must cross before it moves back, as a share of an action's
-    range; an episode draws the gaps from 0 to it."""
+    """The widest gap that an actuator must cross before it moves back (backlash), as a share of an
+    action's range; each episode draws its gaps between 0 and this."""
     show_value: bool = False
-    """Show the value function alone what is hidden from the policy: the observation without noise
-    and the numbers drawn. It needs separate_networks."""
+    """Show the value function, and not the policy, the observation without noise and the numbers
+    that were drawn. It needs separate_networks."""
 
     # Physics, see words.py.
     physics: tuple[str, ...] | None = None
-    """What is drawn of a task's physics, in words such as mass=scale:0.5:1.5 and
-    gear@slide=logscale:0.4:2; `none` for nothing. If None it is what the preset has."""
+    """The parts of a task's physics that are drawn, and the ranges, in words such as
+    mass=scale:0.5:1.5 and gear@slide=logscale:0.4:2; `none` draws nothing. If None, the preset's
+    words are taken."""
     variants: int = 8
-    """How many draws of the physics are played side by side, each by an equal share of an actor's
-    environments."""
+    """The number of draws of the physics that are played side by side, each by an equal share of an
+    actor's environments."""
     redraw_steps: int = 5_000
-    """A share's physics are drawn anew after this many steps of each of its environments, and at
-    each checkpoint; with 0 at checkpoints alone. A draw lasts longer than an episode, because
+    """Each share's physics are drawn anew after this many steps of each of its environments, and at
+    each checkpoint; with 0 only at checkpoints. A draw lasts longer than an episode, because
     EnvPool reads a task's XML only when it makes the environments."""
 
     def __post_init__(self):
@@ -80,13 +90,14 @@ class Randomise:
 
     @property
     def physics_words(self) -> tuple[str, ...]:
-        """The words of what is drawn of the physics, from `physics` or else from the preset."""
+        """The words that say how physics are drawn: those of `physics`, or else the preset's."""
         if self.physics is None:
             return PHYSICS_OF.get(self.preset, ())
         return () if self.physics == (NONE,) else self.physics
 
     def check_shares(self, num_envs: int) -> None:
-        """Raises UserError if variants of the physics cannot share an actor's environments."""
+        """Raises UserError unless the variants of the physics can share an actor's environments
+        evenly; num_envs: the number of these environments."""
         if self.physics_words and num_envs % self.variants:
             raise UserError(
                 f"the {num_envs} environments of an actor cannot be shared evenly by "

@@ -1,4 +1,4 @@
-"""Environments of a task that all have the same physics, and whether physics do anything to it."""
+"""Makes environments that all have one draw of physics, and checks that draws change a task."""
 
 import functools
 
@@ -13,12 +13,13 @@ from rlsys.envs.randomise.physics import Physics, numbers_at, physics_of
 from rlsys.envs.randomise.ranges import NOTHING
 from rlsys.types import Timestep, UserError
 
-STEPS = 200  # that must differ where physics do
-SHARES = (0.6, 0.9, 0.3, 0.75)  # of all draws, below which the physics lie that are compared
+STEPS = 200  # length of the rollouts that are compared
+SHARES = (0.6, 0.9, 0.3, 0.75)  # the quantiles of the drawn numbers that are compared
 
 
 def plain(task: Task) -> Task:
-    """Returns a task without what its physics do not depend on."""
+    """Returns a task without those of its words on which its physics do not depend, so that what is
+    cached of its physics serves all such tasks."""
     return task._replace(name=task.env_id, continuous=False)
 
 
@@ -35,12 +36,13 @@ def make_variant(
     """Makes environments that all have the same physics.
 
     Args:
-      task: as it is without physics that are drawn.
+      task: the task, with `randomise` that draws no physics.
+      physics: the physics of the task.
       numbers: [n] one for each of the physics' parameters.
       num_envs, seed, num_threads, render: make.make explains them.
 
     Raises:
-      Refused: they cannot be made.
+      Refused: the environments cannot be made with these numbers.
     """
     from rlsys.envs.tasks import backend_of  # tasks imports what imports this module
 
@@ -55,11 +57,13 @@ def make_variant(
 
 @functools.cache
 def check_effect(task: Task) -> None:
-    """Checks, once in a process, that what is drawn changes what happens in a task: that a rollout
-    with it differs from one without, or that two of it differ.
+    """Checks, once in a process, that drawn physics change what happens in a task.
+
+    It plays the same random actions with the nominal numbers and with those of SHARES, until one
+    rollout differs from the first.
 
     Raises:
-      UserError: it does not.
+      UserError: none differs, or no environment can be made with any of these numbers.
     """
     physics, bare = physics_of(task, False), task._replace(randomise=NOTHING)
     first: list[Timestep] = []
@@ -88,7 +92,7 @@ def _same(a: Timestep, b: Timestep) -> bool:
 
 
 def rollout(envs: Backend, steps: int) -> list[Timestep]:
-    """Plays steps of random actions, which are the same each time: x_0 .. x_steps."""
+    """Plays random actions, the same at each call, and returns the Timesteps x_0 .. x_steps."""
     rng, found = np.random.default_rng(0), [envs.reset()]
     for _ in range(steps):
         found.append(envs.step(random_actions(envs.action_space, envs.num_envs, rng)))
@@ -96,7 +100,8 @@ def rollout(envs: Backend, steps: int) -> list[Timestep]:
 
 
 def random_actions(space: spaces.Space, num_envs: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws actions [num_envs, ...] of a back-end's action space; unbounded ones from [-1, 1]."""
+    """Draws uniform actions [num_envs, ...] of a back-end's action space. Where a dimension has no
+    bound, -1 or 1 takes its place."""
     if isinstance(space, spaces.Box):
         low = np.where(np.isfinite(space.low), space.low, -1)
         high = np.where(np.isfinite(space.high), space.high, 1)

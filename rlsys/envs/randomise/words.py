@@ -1,13 +1,13 @@
-"""The words that say what of a task's physics is drawn, and from which distribution.
+"""Reads the words that say which of a task's physics are drawn, and from which distribution.
 
     mass=scale:0.5:1.5             each body's mass times its own U[0.5, 1.5]
     gear@slide=logscale:0.4:2      the gear of the actuator "slide" times exp U[log 0.4, log 2]
-    gravity=normal:0.4             each axis of gravity plus its own N(0, 0.4)
-    friction=scale:0.7:1.3:all     one factor for all frictions
+    gravity=normal:0.4             each axis of gravity plus its own N(0, 0.4), a deviation of 0.4
+    friction=scale:0.7:1.3:all     all frictions times one U[0.7, 1.3]
 
-After @ come names with commas between them, in which * stands for any letters. Every element that
-fits has a number of its own, as each link has a mass of its own in OpenAI et al. 2018, table 1;
-`:all` draws one number for all of them.
+After @ come the names of elements (bodies, joints and so on) with commas between them, in which *
+stands for any letters. Each of these elements gets a number of its own, as each link has a mass of
+its own in OpenAI et al. 2018, table 1; `:all` draws one number for all of them.
 """
 
 import math
@@ -18,8 +18,8 @@ from scipy import special
 
 from rlsys.types import UserError
 
-FACTORS = ("scale", "logscale")  # the number that is drawn multiplies what the task has
-NUMBERS = {  # how -> the numbers that it takes, by name
+FACTORS = ("scale", "logscale")  # the drawn number multiplies the task's own; others replace or add
+NUMBERS = {  # each distribution, and the names of the numbers that it takes
     "scale": ("low", "high"),
     "logscale": ("low", "high"),
     "add": ("low", "high"),
@@ -30,15 +30,15 @@ NUMBERS = {  # how -> the numbers that it takes, by name
 }
 OF_XML = ("scale", "logscale", "add", "normal")  # for the numbers that an XML file has
 OF_FUNCTION = ("uniform", "loguniform", "gaussian")  # for the arguments of a user's function
-POSITIVE = ("mass", "size", "timestep")  # never 0 or less
-NONE = "none"  # the word that draws nothing, whatever the preset has
+POSITIVE = ("mass", "size", "timestep")  # must stay above 0
+NONE = "none"  # the word that draws no physics, even if a preset has some
 
 
 class Word(NamedTuple):
-    """Says what is drawn, and how."""
+    """Says which number of the physics is drawn, and from which distribution."""
 
     text: str  # as it was given
-    what: str  # "mass"
+    what: str  # "mass"; of a function, the argument's name
     names: tuple[str, ...]  # patterns of the elements' names; () for all elements
     how: str  # one of NUMBERS
     numbers: tuple[float, ...]
@@ -49,7 +49,7 @@ def read(text: str) -> Word:
     """Reads a word.
 
     Raises:
-      UserError: it is malformed, or its numbers are no range.
+      UserError: it is malformed, or nothing can be drawn from its numbers.
     """
     parts = re.fullmatch(r"([a-zA-Z_]\w*)(?:@([^=]+))?=([a-z]+)((?::[^:]*)*)", text)
     if not parts:
@@ -76,7 +76,7 @@ def read(text: str) -> Word:
 
 
 def _check_range(text: str, what: str, how: str, numbers: tuple[float, ...]) -> None:
-    """Raises UserError if the numbers are no range that can be drawn from."""
+    """Raises UserError if nothing can be drawn from the numbers, such as a low above its high."""
     low, high = numbers[0], numbers[-1]
     if NUMBERS[how][-1] == "deviation":
         if high < 0:
@@ -95,14 +95,14 @@ def _check_range(text: str, what: str, how: str, numbers: tuple[float, ...]) -> 
 
 
 def quantile(how: str, numbers: tuple[float, ...], u: float) -> float:
-    """Returns the number below which a share u of all draws lie: uniform u gives a draw.
+    """Returns the number below which a share u of all draws lie. If u is uniform, it is a draw.
 
     uniform: low + u (high - low); log-uniform: exp of that between the logarithms; normal: mean +
     deviation Phi^-1(u). (Devroye 1986, "Non-Uniform Random Variate Generation", section II.2.)
 
     Args:
-      how: one of NUMBERS.
-      numbers: its numbers.
+      how: the distribution, one of NUMBERS.
+      numbers: those that this distribution takes.
       u: in (0, 1).
     """
     if how in ("normal", "gaussian"):
@@ -115,7 +115,7 @@ def quantile(how: str, numbers: tuple[float, ...], u: float) -> float:
 
 
 def describe(word: Word) -> str:
-    """Says in a few letters what is drawn: "x U[0.5, 1.5]", "+ N(0, 0.4)"."""
+    """Writes a word's distribution in a few letters: "x U[0.5, 1.5]", "+ N(0, 0.4)"."""
     sign = "x " if word.how in FACTORS else "+ " if word.how in OF_XML else ""
     if NUMBERS[word.how][-1] == "deviation":
         mean = word.numbers[0] if word.how == "gaussian" else 0

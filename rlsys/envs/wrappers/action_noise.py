@@ -1,4 +1,4 @@
-"""Continuous actions that reach the environment changed: noise, smoothing, backlash."""
+"""Changes continuous actions on their way to the environment: noise, smoothing, backlash."""
 
 from collections.abc import Sequence
 
@@ -15,14 +15,16 @@ from rlsys.types import Timestep, UserError
 
 
 class ContinuousActions(Wrapper):
-    """Refuses actions that are counted or have no bounds; the base of the three.
+    """Refuses tasks whose actions are not continuous or not bounded; the base of three wrappers.
 
-    An action that is changed is then held within its bounds, as an actuator would hold it.
+    A changed action is clipped to its bounds, as an actuator would do.
     """
 
     def __init__(self, envs: Envs, field: str):
-        """Raises:
-        UserError: the actions are no numbers within bounds.
+        """Wraps environments. field: the name of the field of Randomise, for errors.
+
+        Raises:
+          UserError: the actions are not continuous, or not bounded.
         """
         super().__init__(envs)
         space = envs.action_space
@@ -37,10 +39,10 @@ class ContinuousActions(Wrapper):
             )
         self._low, self._high = space.low, space.high
         self._first = np.ones(self.num_envs, bool)  # whether the next action is an episode's first
-        self._before = np.zeros((self.num_envs, *space.shape), space.dtype)  # what acted
+        self._before = np.zeros((self.num_envs, *space.shape), space.dtype)  # what was played last
 
     def act(self, action: np.ndarray) -> np.ndarray:
-        """Returns the action [B, D] that acts, which may lie outside its bounds."""
+        """Returns the changed action [B, D], which may lie outside its bounds."""
         raise NotImplementedError
 
     def change(self, timestep: Timestep) -> Timestep:
@@ -55,11 +57,11 @@ class ContinuousActions(Wrapper):
 
 
 class ActionNoise(ContinuousActions):
-    """Adds noise to actions: of each step, of each episode, and in proportion to the action.
+    """Adds noise to actions: drawn at each step or for an episode, and in proportion to actions.
 
     Attributes:
-      episode_draws: [B, n] the running episodes' numbers, of deviation 1: D of the gain, then D of
-        the offset, each if there is one.
+      episode_draws: [B, n] the running episodes' normal numbers of deviation 1: D for the gain, if
+        there is one, then D for the offset, if there is one.
     """
 
     def __init__(
@@ -71,7 +73,12 @@ class ActionNoise(ContinuousActions):
         offset: float = 0.0,
         gain: float = 0.0,
     ):
-        """Wraps environments. noise, offset: shares of an action's range; gain: of the action."""
+        """Wraps environments.
+
+        Args:
+          noise, offset: standard deviations, as shares of an action's range.
+          gain: standard deviation, as a share of the action.
+        """
         super().__init__(envs, "action_noise")
         self._noise, self._offset, self._gain = noise, offset, gain
         self._size = self._before.shape[1]
@@ -104,7 +111,7 @@ class ActionSmoothing(ContinuousActions):
     """Plays an exponential moving average of an episode's actions."""
 
     def __init__(self, envs: Envs, share: float):
-        """Wraps environments. share: of the average that is the last one."""
+        """Wraps environments. share: the weight of the last average, in [0, 1)."""
         super().__init__(envs, "action_smoothing")
         self._share = share
 
@@ -113,10 +120,10 @@ class ActionSmoothing(ContinuousActions):
 
 
 class ActionBacklash(ContinuousActions):
-    """Lets actuators stand still until they have crossed a gap, drawn for an episode.
+    """Lets actuators stand still until they have crossed a gap, which is drawn for an episode.
 
     Attributes:
-      episode_draws: [B, D] the running episodes' gaps, as shares of the widest.
+      episode_draws: [B, D] the running episodes' gaps, as shares of the widest one.
     """
 
     def __init__(self, envs: Envs, widest: float, seed: int | Sequence[int]):

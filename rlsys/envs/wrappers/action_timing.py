@@ -1,4 +1,4 @@
-"""Actions that act late: actuators with a delay, and actions that are held for a step more."""
+"""Plays actions late: some actuators have a delay, and some steps hold the last action."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,15 @@ from rlsys.types import Timestep, UserError
 
 
 class LateActions(Wrapper):
-    """Refuses tasks that name their legal actions, as an action of the past may not be legal; the
-    base of the two. The first action of an episode acts at once, as there is none before it."""
+    """Refuses tasks that name their legal actions, as an earlier action may no longer be legal; the
+    base of the two wrappers. An episode's first action is played at once, as none came before it.
+    """
 
     def __init__(self, envs: Envs, field: str):
-        """Raises:
-        UserError: the task names its legal actions.
+        """Wraps environments. field: the name of the field of Randomise, for errors.
+
+        Raises:
+          UserError: the task names its legal actions.
         """
         super().__init__(envs)
         shown = envs.observation_space
@@ -35,7 +38,8 @@ class LateActions(Wrapper):
         return timestep
 
     def late(self, action: np.ndarray, where: np.ndarray) -> np.ndarray:
-        """Returns what was before, where [B, D] or [B, 1] is True and there is something before."""
+        """Returns the action, replaced by the one before where `where` [B, D] or [B, 1] is True and
+        the action is not an episode's first."""
         rows = (self.num_envs, -1)
         where = where & ~self._first[:, None]
         acts = actions.hold(action.reshape(rows), self._before.reshape(rows), where)
@@ -43,14 +47,14 @@ class LateActions(Wrapper):
 
 
 class ActionDelay(LateActions):
-    """Some actuators act one step late, in the whole of an episode.
+    """Has some actuators act one step late for a whole episode.
 
     Attributes:
       episode_draws: [B, D] 1 where a running episode's actuator is late, else 0.
     """
 
     def __init__(self, envs: Envs, probability: float, seed: int | Sequence[int]):
-        """Wraps environments. probability: that an episode has an actuator act late."""
+        """Wraps environments. probability: that an actuator acts late in an episode."""
         super().__init__(envs, "action_delay")
         self._probability = probability
         self._draws = Draws("action_delay", self.num_envs, seed)
@@ -76,16 +80,16 @@ class ActionDelay(LateActions):
 
 
 class ActionHold(LateActions):
-    """Plays what acted last once more, in some steps: what a batch that steps together can have of
-    times that vary.
+    """Plays the last action once more at some steps. It stands in for steps whose duration varies,
+    which a batch of environments that step together cannot have.
 
     Attributes:
-      episode_draws: [B, 1] the running episodes' probabilities of it, as shares of the largest.
+      episode_draws: [B, 1] the probability of it in the running episode, as a share of the largest.
     """
 
     def __init__(self, envs: Envs, largest: float, seed: int | Sequence[int]):
-        """Wraps environments. largest: the largest probability that a step plays what acted last;
-        an episode's is that divided by U[1, 8]."""
+        """Wraps environments. largest: the largest probability that a step plays the last action
+        again; an episode's own is this divided by a number from U[1, 8]."""
         super().__init__(envs, "action_hold")
         self._largest = largest
         self._step = Draws("action_hold", self.num_envs, seed)

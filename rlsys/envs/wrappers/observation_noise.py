@@ -1,4 +1,4 @@
-"""Observations with noise; sensors that are lost for a while; steps that show nothing new."""
+"""Changes observations: noise, sensors that are lost for a while, steps that show nothing new."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from rlsys.types import Timestep, UserError
 
 
 class ObservationNoise(Wrapper):
-    """Adds noise that is drawn at each step.
+    """Adds noise that is drawn anew at each step to floats of the observation.
 
-    Observations with integers, images among them, are refused: noise is for floats.
+    A word that names an array of integers, such as an image, is refused.
     """
 
     FIELD = "observation_noise"
@@ -24,10 +24,10 @@ class ObservationNoise(Wrapper):
         """Wraps environments.
 
         Args:
-          words: which entries get how much; see places.py.
+          words: say which entries get how much noise; see places.py.
 
         Raises:
-          UserError: the observation has no such entries, or they are no floats.
+          UserError: the observation has no such entries, or they are not floats.
         """
         super().__init__(envs)
         amounts = places.read(self.FIELD, words)
@@ -35,7 +35,7 @@ class ObservationNoise(Wrapper):
         self._draws = Draws(self.FIELD, self.num_envs, seed)
 
     def normal(self, timestep: Timestep) -> np.ndarray:
-        """[B, N] numbers for this step's noise."""
+        """Draws the normal numbers of this step's noise: [B, N]."""
         return self._draws.each_step(normal, len(self._layout.size))
 
     def restart(self, seed: int | Sequence[int], timestep: Timestep) -> Timestep:
@@ -48,10 +48,10 @@ class ObservationNoise(Wrapper):
 
 
 class ObservationOffset(ObservationNoise):
-    """Adds noise that is drawn for an episode.
+    """Adds noise that is drawn at an episode's first step and stays the same until its end.
 
     Attributes:
-      episode_draws: [B, N] the running episodes' numbers, of deviation 1.
+      episode_draws: [B, N] the running episodes' normal numbers of deviation 1.
     """
 
     FIELD = "observation_offset"
@@ -66,17 +66,18 @@ class ObservationOffset(ObservationNoise):
 
 
 class SensorLoss(Wrapper):
-    """Loses sensors for a while, in which they show their last values."""
+    """Loses sensors for a while; a lost sensor shows its last value."""
 
     def __init__(self, envs: Envs, words: str, seconds: float, seed: int | Sequence[int]):
         """Wraps environments.
 
         Args:
-          words: which sensors are lost how often, in times a second; see places.sensors.
-          seconds: for how long.
+          words: say which entries are a sensor, and how many times a second it is lost; see
+            places.sensors.
+          seconds: the time for which a sensor stays lost.
 
         Raises:
-          UserError: the observation has no such entries, they are no floats, or the task does not
+          UserError: the observation has no such entries, they are not floats, or the task does not
             tell how many steps a second has.
         """
         super().__init__(envs)
@@ -115,10 +116,11 @@ class SensorLoss(Wrapper):
 
 
 class ObservationDrop(Wrapper):
-    """Shows the last observation again with one probability, of any kind; never at an episode's
-    first step, and never a mask of legal actions."""
+    """Shows the last observation again at some steps, whatever the observation is made of. An
+    episode's first observation and masks of legal actions are always the new ones."""
 
     def __init__(self, envs: Envs, probability: float, seed: int | Sequence[int]):
+        """Wraps environments. probability: that a step shows the last observation again."""
         super().__init__(envs)
         self._probability = probability
         self._draws = Draws("observation_drop", self.num_envs, seed)

@@ -1,4 +1,4 @@
-"""Which wrappers draw a task's observations and actions at random, and in which order."""
+"""Wraps environments in the effects that Randomise chooses, in the order of a robot's parts."""
 
 from collections.abc import Sequence
 
@@ -16,12 +16,13 @@ from rlsys.envs.wrappers.observation_noise import (
 
 
 def with_actions(envs: Envs, effects: Effects, seed: int | Sequence[int]) -> Envs:
-    """Environments whose actions are changed on their way: an action may be held back by the clock,
-    then by its actuator, then it is smoothed by the controller, and noise and backlash are the
-    mechanics'.
+    """Returns environments that change actions on their way, in the order of a robot's parts.
+
+    An action is held first (the clock), then delayed (the actuator) and smoothed (the controller),
+    then it gets noise and backlash (the mechanics).
 
     Raises:
-      UserError: the task's actions cannot have an effect.
+      UserError: the task's actions cannot have one of the effects.
     """
     if effects.action_backlash:
         envs = ActionBacklash(envs, effects.action_backlash, seed)
@@ -43,11 +44,11 @@ def with_actions(envs: Envs, effects: Effects, seed: int | Sequence[int]) -> Env
 
 
 def with_observations(envs: Envs, effects: Effects, seed: int | Sequence[int]) -> Envs:
-    """Environments whose observations are changed: sensors have noise, some are lost, and at last
-    whole observations may not arrive.
+    """Returns environments that change observations: noise is added, then sensors are lost, and at
+    last whole observations do not arrive.
 
     Raises:
-      UserError: the task's observations cannot have an effect.
+      UserError: the task's observations cannot have one of the effects.
     """
     if read("observation_offset", effects.observation_offset):
         envs = ObservationOffset(envs, effects.observation_offset, seed)

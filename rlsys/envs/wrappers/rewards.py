@@ -1,4 +1,4 @@
-"""The learner's rewards, clipped, scaled or added to; episodes keep their raw returns."""
+"""Changes the learner's rewards; the returns of episodes stay sums of raw rewards."""
 
 import numpy as np
 
@@ -19,6 +19,7 @@ class ScaleRewards(Wrapper):
     """Multiplies the learner's rewards."""
 
     def __init__(self, envs: Envs, scale: float):
+        """Wraps environments. scale: the factor."""
         super().__init__(envs)
         self._scale = np.float32(scale)
 
@@ -27,11 +28,12 @@ class ScaleRewards(Wrapper):
 
 
 class AddEvents(Wrapper):
-    """Adds what each player of a team game is rewarded for its own events."""
+    """Adds to each player's reward in a team game what it earned by its own events."""
 
     envs: TeamEnvs
 
     def __init__(self, envs: TeamEnvs, scale: float):
+        """Wraps environments. scale: multiplies what the events earned."""
         super().__init__(envs)
         self._scale = np.float32(scale)
 

@@ -1,4 +1,4 @@
-"""What the value function alone is shown: observations without noise, and the numbers drawn."""
+"""Shows the value function alone the exact observation and the numbers that were drawn."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from rlsys.envs.spaces import MASK
 from rlsys.envs.wrappers.wrapper import Wrapper
 from rlsys.types import Timestep, UserError
 
-PREFIX = f"{PRIVILEGED}/"  # of the names of what the value function alone is shown
+PREFIX = f"{PRIVILEGED}/"  # names of arrays for the value function alone begin with it
 DRAWN = f"{PREFIX}drawn"
 
 
 class Exact(Wrapper):
-    """Keeps the latest observation as it is, for a ShowValue around the wrappers that change it.
+    """Keeps the latest observation before other wrappers change it, for the ShowValue around them.
 
     Attributes:
-      exact: [B, ...] the observation.
+      exact: [B, ...] the observation; None before the first.
     """
 
     def __init__(self, envs: Envs):
@@ -32,25 +32,24 @@ class Exact(Wrapper):
 
 
 class ShowValue(Wrapper):
-    """Shows what is hidden from the policy beside what it sees.
+    """Adds arrays for the value function alone to the observation that the policy sees.
 
-    An observation that is one array becomes "obs" of a dict. The array x without noise is called
-    "privileged/x", and the numbers that were drawn are "privileged/drawn", which is missing where
-    nothing is drawn. They are:
+    An observation that is one array becomes "obs" of a dict. The array x without noise is added as
+    "privileged/x". The numbers that were drawn are added as "privileged/drawn", unless nothing is
+    drawn. These are, side by side:
 
-    - `episode_draws` of each wrapper that has this attribute, from outside in: [B, n] floats of
-      order 1, the numbers that each environment's running episode has.
-    - `drawn` of the environments within, if they have this attribute and it is not (): [B, n]
-      floats of order 1, their physics.
+    - `episode_draws` of each wrapper that has this attribute, from the outermost inwards: [B, n]
+      floats of order 1, drawn for each environment's running episode.
+    - `drawn` of the back-end, unless it is (): [B, n] floats of order 1, the draw of the physics.
 
-    Both keep their n, and are there from the start.
+    Each n must be known when this wrapper is made, and stay the same.
     """
 
     def __init__(self, envs: Envs, exact: Exact):
-        """Wraps environments. exact: among the wrappers that envs are made of.
+        """Wraps environments. exact: the Exact among the wrappers of envs.
 
         Raises:
-          UserError: the observation has such names.
+          UserError: the observation has arrays of such names already.
         """
         super().__init__(envs)
         self._exact = exact
@@ -76,14 +75,14 @@ class ShowValue(Wrapper):
         return timestep._replace(obs=obs)
 
     def _draws(self) -> list[np.ndarray]:
-        """The numbers of each part that draws some, [B, n] each."""
+        """Returns the drawn numbers [B, n] of each wrapper that has some, and of the back-end."""
         drawn = [x.episode_draws for x in self._wrappers if hasattr(x, "episode_draws")]
         physics = getattr(self._innermost, "drawn", ())
         return drawn if isinstance(physics, tuple) else [*drawn, physics]
 
 
 def chain(envs: Any) -> list[Any]:
-    """A wrapper, what it holds, what that holds and so on, from outside in."""
+    """Returns a wrapper, the wrappers within it from the outermost inwards, and the back-end."""
     found = [envs]
     while hasattr(found[-1], "envs"):
         found.append(found[-1].envs)

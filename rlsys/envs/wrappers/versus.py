@@ -1,4 +1,4 @@
-"""Games in which a player that does not learn plays one side: tasks for one agent, or one team."""
+"""Has a player that does not learn play one side of each game, so that one agent has the other."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +13,11 @@ from rlsys.types import Timestep
 
 
 class Versus(Wrapper):
-    """Plays B rows of 2 B, as player 0 in every other game and as player 1 in the rest; of games of
-    two teams as all players of the first team, or of the second.
+    """Shows the agent B of the 2 B rows of games, while an opponent plays the other B.
 
-    The agent's row steps while the opponent moves, too: then its only legal action is 0, and it
-    is not played.
+    In every other game the agent is player 0 and in the rest player 1, or all players of the first
+    team and of the second. While the opponent of a game of two players moves, the agent's row steps
+    too: its only legal action is 0 then, which is not played.
     """
 
     def __init__(self, envs: Envs, opponent: str, game: str, seed: int | Sequence[int]):
@@ -26,8 +26,9 @@ class Versus(Wrapper):
         Args:
           envs: the games, two rows each, or two teams of rows.
           opponent: the player's name; see players.make_player.
-          game: the task's id.
-          seed: seeds the opponent's random numbers; each of several seeds has its own games.
+          game: the id of the task.
+          seed: seeds the opponent's random numbers; each of several seeds is for an equal share of
+            the games.
 
         Raises:
           UserError: there is no such opponent of this game.
@@ -43,7 +44,7 @@ class Versus(Wrapper):
 
     def _begin(self, seed: int | Sequence[int]) -> None:
         seeds = [seed] if isinstance(seed, int) else seed
-        self._seen: dict[str, np.ndarray] = {}  # by the opponent; nothing before a reset
+        self._seen: dict[str, np.ndarray] = {}  # the opponent's observation; empty before a reset
         self._rngs = [np.random.default_rng(np.random.SeedSequence(s).spawn(2)[1]) for s in seeds]
 
     @property
