@@ -209,7 +209,7 @@ def team_rewards(config: Config, state: LearnerState, reward):
 
 
 def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory):
-    """Prepares an unroll for updates -> LearnerState with new PopArt statistics, (Batch, metrics)."""
+    """Prepares an unroll for updates -> LearnerState with new statistics, (Batch, metrics)."""
     steps, task = trajectory.steps, trajectory.task_id
     _, values, _ = actor_critic.policy_and_values(
         network, state.params, steps, trajectory.action, trajectory.core_state

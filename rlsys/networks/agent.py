@@ -144,7 +144,7 @@ def read(space: gymnasium.Space, obs):
 
 
 def sample_obs(space: gymnasium.Space):
-    """Returns a batch of one observation of zeros: [1, ...] arrays, a dict if the space is a Dict."""
+    """Returns a batch of one observation of zeros: [1, ...], in a dict if the space is a Dict."""
     if isinstance(space, spaces.Dict):
         return {key: sample_obs(space[key]) for key in space}
     return np.zeros((1, *shape_of(space)), jax.dtypes.canonicalize_dtype(space.dtype))
