@@ -35,9 +35,9 @@ class Config:
     env: str = "Pong-v5,Freeway-v5,MontezumaRevenge-v5,Defender-v5"
     """The tasks; in turn, 16 environments of each of 4 make a batch."""
     env_steps: int = 60_000
-    """Of each run."""
+    """The environment steps of each run."""
     repeats: int = 3
-    """Of each way."""
+    """The number of runs of each way."""
     csv: Path | None = None
     """Where to write the rates."""
 

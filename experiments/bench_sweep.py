@@ -35,11 +35,11 @@ class Config:
     members: int = 8
     """Members of the sweep, by seed."""
     env_steps: int = 400_000
-    """Of each member."""
+    """The environment steps of each member."""
     fields: str = ""
     """More words for the algorithm's command line."""
     repeats: int = 1
-    """Of everything."""
+    """How often everything is timed."""
     cold: bool = False
     """Whether sweep and runs each begin with an empty cache of compiled programs."""
     csv: Path | None = None

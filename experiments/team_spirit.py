@@ -33,9 +33,9 @@ class Config(Options):
     env: str = "smax/5m"
     """The game."""
     env_steps: int = 10_000_000
-    """Of each run, all units together."""
+    """The environment steps of each run, counted over all units."""
     games: int = 400
-    """Of each pair of policies in cross-play."""
+    """The number of games of each pair of policies in cross-play."""
 
 
 def words(options: Config, start: float, end: float) -> list[str]:

@@ -223,8 +223,8 @@ class RunConfig:
 
     @property
     def eval_tasks(self) -> list[envs.Task]:
-        """The tasks that an evaluation plays: for a game of two, one against each player that does not
-        learn. Drawn physics stay as they were drawn at first, so that no episode is cut.
+        """The tasks that an evaluation plays: for a game of two, one against each player that does
+        not learn. Drawn physics stay as they were drawn at first, so that no episode is cut.
         """
         fixed = dataclasses.replace(self.randomise, redraw_steps=0)
         tasks = [x for task in self.tasks for x in envs.against_players(task)]

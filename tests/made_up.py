@@ -25,7 +25,7 @@ class Stub:
 
 
 class Kind(NamedTuple):
-    """What a network is for."""
+    """Describes the spaces and sizes that a network is made for."""
 
     obs: spaces.Space
     action: spaces.Space
@@ -113,7 +113,7 @@ def acted(policy, params, steps, state, key):
 
 
 def play(act, kind, num_steps, num_envs=4, *, seed=0, warm_up=7, task=None, mean_length=5):
-    """What an actor hands over, begun amid episodes: warm_up steps were played before."""
+    """Makes what an actor hands over; it begins amid episodes, after warm_up steps of play."""
     steps = timesteps(kind, warm_up + num_steps, num_envs, seed, mean_length)
     start, key = network_of(kind).initial(num_envs), jax.random.key(seed)
     actions, aux, states = acted(policy_of(act, kind), params_of(kind), steps, start, key)

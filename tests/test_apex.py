@@ -59,7 +59,7 @@ def q_one(kind):
 
 @functools.cache
 def play(kind, mean_length=6):
-    """What an actor hands over, of episodes that end in every way."""
+    """Makes what an actor hands over, with episodes that end in every way."""
     steps = timesteps(kind, STEPS, B, mean_length=mean_length)
     policy = functools.partial(
         epsilon_greedy.make_policy(network_of(kind)), np.full(B, 0.5, np.float32)
@@ -91,7 +91,7 @@ def filled(kind, config=CONFIG):
 
 @functools.cache
 def loss_of(kind, config):
-    """Of a sample and target parameters: loss, priorities and gradient."""
+    """Returns a function of a sample that computes its loss, priorities and gradient."""
 
     @jax.jit
     def compute(target_params, sample):

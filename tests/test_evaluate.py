@@ -145,7 +145,7 @@ def test_environments_play_equally_often_and_kinds_meet_the_same(monkeypatch):
 
 @pytest.mark.parametrize("returns", [[500.0] * 63 + [0.0], [0.1] * 10, [-1.0, 1.0], [3.0]])
 def test_the_interval_keeps_to_the_datas_bounds(returns):
-    """Of the first, 1.96 standard errors about the mean would pass 500."""
+    """In the first case, 1.96 standard errors above the mean would pass 500."""
     result = evaluate.summary([Episode(r, 1, 0, "") for r in returns])
     low, high = result["interval_95_low"], result["interval_95_high"]
     assert min(returns) <= low <= result["mean"] <= high <= max(returns)

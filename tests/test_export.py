@@ -60,7 +60,7 @@ def trained(request, tmp_path_factory):
 
 
 def raw_action(task, action):
-    """What evaluation's action is to the task itself: its bins' values, if it has bins."""
+    """Returns an evaluation's action as the task takes it: as the bins' values if it has bins."""
     if task.env_id != "Pendulum-v1" or task.continuous:
         return action
     return np.linspace(-2.0, 2.0, task.options.action_bins, dtype=np.float32)[action]

@@ -1,4 +1,4 @@
-"""What a user sees of a run at first: lines, phases, the time left, the first checkpoint."""
+"""Tests what a user sees of a run at first: lines, phases, time left, the first checkpoint."""
 
 import dataclasses
 import json
@@ -53,7 +53,7 @@ def in_a_terminal(*command: str | Path, columns: int = 80) -> tuple[int, str]:
 
 
 def rows(shown: str, columns: int = 80) -> list[str]:
-    """What a terminal shows in the end, row by row, of what was written to it."""
+    """Returns the rows that a terminal shows in the end, after `shown` was written to it."""
     screen, row, column = [""], 0, 0
     shown = re.sub(r"\x1b\]8;[^\x1b]*\x1b\\", "", shown)  # links
     for mark, number, command, char in re.findall(

@@ -84,7 +84,7 @@ def train_two(*words, cwd):
 
 
 def finish(processes, timeout=300):
-    """What each has said, and its exit status."""
+    """Waits for processes -> what each printed, and its exit status."""
     try:
         said = [process.communicate(timeout=timeout)[0] for process in processes]
     finally:

@@ -39,7 +39,7 @@ def trajectory_of(kind="recurrent", task=TASK):
 
 
 def other_params(kind="recurrent"):
-    """Of a policy that has learned since the actors copied theirs."""
+    """Makes the parameters of a policy that has learned since the actors copied theirs."""
     return jax.tree.map(lambda x, y: x + 0.2 * y, params_of(kind), params_of(kind, 1))
 
 

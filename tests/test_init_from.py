@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 
 
 def weights(folder):
-    """What is learned of the parameters in a run's checkpoint."""
+    """Reads the learned parameters in a run's newest checkpoint, without statistics."""
     learner = Checkpoints(folder / "checkpoints").restore({"learner": None})[1]["learner"]
     return learner["params"]["params"]
 

@@ -70,7 +70,7 @@ def apex_step(mesh):
 
 
 def all_reduces(text):
-    """Of a compiled program: the number of elements of each operand, a list for each all-reduce."""
+    """Lists the sizes of the operands of each all-reduce in a compiled program's text."""
     shapes = re.findall(r"= (.+?) all-reduce(?:-start)?\(", text)
     return [
         [

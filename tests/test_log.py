@@ -1,4 +1,4 @@
-"""What a run tells: its lines, its TensorBoard events, and what a person sees."""
+"""Tests a run's log: its lines, its TensorBoard events, and what the terminal shows."""
 
 import io
 import json
@@ -290,7 +290,7 @@ def test_closing_twice(tmp_path):
 
 
 def test_a_line_waits_for_a_group_of_episodes(tmp_path):
-    """Of environments that start together, short episodes are the first to end."""
+    """If environments start together, short episodes end first, so a mean waits for the others."""
     with Log(tmp_path, 1000, group=4, display=Display(shown=False)) as log:
         log.episodes([Episode(12.0, 7)])
         log.write(10, 0, {}, all_episodes=False)

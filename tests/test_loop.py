@@ -42,7 +42,7 @@ def compiled():
 
 @pytest.fixture
 def lines(monkeypatch):
-    """What is to be called with (env_steps, learner_steps) at each line of the log."""
+    """Gives a list of functions to call with (env_steps, learner_steps) at each line of the log."""
     calls = []
     write = Log.write
 

@@ -55,7 +55,7 @@ def test_each_environment_has_the_value_of_its_own_task():
 
 @functools.cache
 def draws(number=4000):
-    """Of one state of three masks, so many actions; logits."""
+    """Draws so many actions in one state under three masks -> actions and what follows."""
 
     class Same(Stub):
         def apply(self, params, steps, action, core_state):

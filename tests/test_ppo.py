@@ -366,7 +366,7 @@ def compiled_loss():
 
 @pytest.mark.parametrize("clip_value", [False, True])
 def test_the_loss_and_its_gradient_are_those_of_the_equations(clip_value):
-    """Of two-dimensional actions; some are illegal, some steps are a reset's."""
+    """Actions have two dimensions; some are illegal, and some steps are a reset's."""
     random, (L, S, D, K, N) = np.random.default_rng(0), (4, 6, 2, 3, 2)
     config = dataclasses.replace(CONFIG, clip_value=clip_value, clip_eps=0.3)
     logits = random.normal(size=(L, S, D, K)).astype(np.float32)

@@ -113,7 +113,7 @@ def test_what_is_privileged_changes_no_action_in_training_but_values(algorithm, 
 
 @pytest.mark.parametrize("cores", CORES)
 def test_the_policy_alone_is_the_whole_networks_policy(cores):
-    """Of observations with what is privileged, and without, to the bit."""
+    """It acts the same to the bit on observations with privileged arrays and without them."""
     _, network, params = network_and_params(ppo, cores)
     alone = networks.policy_alone(network)
     assert list(alone.observation_space) == ["action_mask", "hand"] and alone.value_body is None

@@ -40,7 +40,7 @@ def make_params(seed=0):
 
 
 def play(num_steps, num_envs=4, seed=0, mean_length=7, params_seed=0, agent=True):
-    """What an actor would hand over: made-up episodes, an agent's own Q-values and states."""
+    """Makes what an actor hands over: made-up episodes, with an agent's own Q-values and states."""
     random = np.random.default_rng(seed)
     shape = (num_steps + 1, num_envs)
     first = random.random(shape) < 1 / mean_length

@@ -213,7 +213,7 @@ def test_every_needed_state_is_the_actors_own_at_that_step():
     ],
 )
 def test_steps_of_short_episodes_can_be_drawn(sizes, mean_length, cross):
-    """What can be drawn, by a list of every step that a drawn mask names; and what is logged."""
+    """All steps that the masks of drawn samples ever name are compared with those that exist."""
     burn_in, length, stride = sizes
     history = History(0, 6000, mean_length)
     shape = {"length": length, "stride": stride, "burn_in": burn_in}
@@ -255,8 +255,8 @@ def test_every_step_is_learned(cross):
     [(1, []), (2, [0]), (9, [0]), (10, [0, 4]), (13, [0, 4]), (14, [0, 4, 8])],
 )
 def test_an_episode_has_no_more_sequences_than_it_needs(length, expected):
-    """Of episodes of `length` observations, windows of 8 steps every 4: the next begins where the
-    one before leaves steps over."""
+    """Episodes have `length` observations, and windows of 8 steps may begin every 4 steps. The next
+    one begins only if the one before leaves steps over."""
     history = History()
     history.first[:] = (np.arange(len(history.first)) % length == 0)[:, None]
     replay = make(history, capacity=B * 1000)

@@ -130,7 +130,7 @@ def assert_same(x, y, atol=0.0):
 
 
 def logged(folder):
-    """What a run logged, without what the clock decides."""
+    """Reads what a run logged, without the numbers that depend on the clock."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
         {k: v for k, v in line.items() if "second" not in k and not k.startswith("time")}

@@ -157,8 +157,8 @@ def test_one_team_against_an_opponent_shares_its_rewards_alone():
 
 
 def literal_advantage(acts, ended, reward, v, discount, lambda_):
-    """Of one player's steps in which it acts: {t: advantage}, where the unroll shows what came of
-    it. Rewards that come while it is dead, until the game's end, belong to its last action."""
+    """Computes {t: advantage} for the steps in which one player acts, if the unroll shows what came
+    of them. Rewards after its death, until the game's end, belong to its last action."""
     found, after = {}, None  # after: its next step's advantage, if that is known
     for t in reversed(range(len(reward))):
         if not acts[t]:

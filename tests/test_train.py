@@ -90,7 +90,7 @@ def metrics(folder):
 
 
 def logged(folder):
-    """What a run logged, without what the clock decides."""
+    """Reads what a run logged, without the numbers that depend on the clock."""
     return [
         {k: v for k, v in line.items() if "second" not in k and not k.startswith("time")}
         for line in metrics(folder)

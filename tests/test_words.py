@@ -301,7 +301,7 @@ def test_make_test_says_how_long_it_takes():
 
 
 def test_a_finished_config_is_json(tmp_path):
-    """What was written as 1e3 is kept as a whole number."""
+    """A whole number that was written as 1e3 is kept as a whole number."""
     words = ["ppo", *TINY, "--checkpoint-every", "1e3", "--run-dir", str(tmp_path / "run")]
     assert cli.exit_code(lambda: train.main(words)) == 0
     saved = json.loads((tmp_path / "run/config.json").read_text())["config"]

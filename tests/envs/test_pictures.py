@@ -55,7 +55,7 @@ def test_the_speed_that_a_library_tells():
     ],
 )
 def test_a_task_that_cannot_be_drawn_is_no_failure(env, reason, tmp_path, capfd):
-    """Of EnvPool, Gymnasium and JAX: one sentence, and other tasks are drawn."""
+    """One sentence says so, and other tasks are drawn: for EnvPool, Gymnasium and JAX."""
 
     def policy(params, timestep, core_state, key):
         return np.zeros(1, int), (), core_state, key

@@ -25,7 +25,7 @@ STEPS = 60
 
 
 def changed(script, seed=3, **effects):
-    """What one effect makes of a script's observations -> timesteps, wrapped."""
+    """Plays a script with one effect on its observations -> timesteps, wrapped environments."""
     wrapped = with_observations(script, Effects(**effects), seed)
     return play(wrapped, STEPS)[0], wrapped
 

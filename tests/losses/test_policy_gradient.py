@@ -24,7 +24,7 @@ def random_inputs(seed, *shape, num_actions=5, scale=2.0):
 
 
 def literal_probabilities(logits):
-    """Of one state, in float64, shifted by the largest."""
+    """Computes the probabilities in one state in float64; the largest logit is subtracted first."""
     logits = np.asarray(logits, np.float64)
     weights = [np.exp(x - logits.max()) for x in logits]
     return np.array(weights) / sum(weights)

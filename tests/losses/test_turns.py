@@ -20,7 +20,7 @@ def literal(to_move, ended, truncated, reward, v):
     advantage = np.full(length, np.nan)
 
     def step(t):
-        """Of the own step at t: its error, where it leads (None if nowhere), and its discount."""
+        """Returns the error of the player's step at t, its next step or None, and the discount."""
         total, discount = 0.0, 1.0
         for s in range(t + 1, length + 1):
             total += discount * reward[s - 1]
