@@ -145,11 +145,9 @@ def domains_of(run: Run, words: Sequence[str] = ()) -> list[Domain]:
 
 
 def transfer(runs: Sequence[tuple[Algorithm, Any]], options: TransferConfig) -> Rows:
-    """Plays runs in the same domains, prints a table, and writes it to transfer.json in each run's
-    folder, with the heat map transfer.png if there is a grid.
-
-    The domains follow from what the first run was trained on that was randomised; if none was, from
-    the first run.
+    """Plays runs in the domains that follow from the first of them that was randomised, or else
+    from the first, prints a table, and writes each run's to transfer.json in its folder, with the
+    heat map transfer.png if there is a grid.
 
     Returns:
       a row for each run and domain: run, domain, kind, mode, and evaluate.summary.
@@ -193,9 +191,8 @@ def grid(run: Run, options: TransferConfig) -> dict[str, Any]:
     """Plays a run at each pair of values of two parameters of physics.
 
     Returns:
-      "words": the two words; "values": of each, the values from low to high, evenly spaced, in the
-      logarithm if low is positive; "score": the mean return, as a list for each value of the first
-      that has a number for each value of the second.
+      "words": the two words; "values": for each word, its values as spread() gives them; "score":
+      the mean returns [values of the first][values of the second].
     """
     words = [read(text) for text in options.grid]
     values = [spread(word.numbers[0], word.numbers[1], options.cells) for word in words]
