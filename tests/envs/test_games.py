@@ -177,7 +177,7 @@ def test_one_agent_can_play_against_a_player_with_any_algorithm():
 def test_a_sweep_of_games_plays_no_past_selves():
     from rlsys.sweep.members import check_together
 
-    words = ["--env", "TicTacToe-v1"]
+    words = ["--env", "TicTacToe-v1", "--eval-every", "0"]
     with pytest.raises(UserError, match="a sweep plays games with past_share 0"):
         check_together([algorithms.config_of("ppo", words)])
     check_together([algorithms.config_of("ppo", [*words, "--past-share", "0"])])
