@@ -21,7 +21,7 @@ from rlsys.types import Timestep
 class Made:
     """Environments whose episodes have the lengths that each is given, in turn, and reward 1."""
 
-    name = "made"
+    name, team_size = "made", 1
 
     def __init__(self, *lengths):
         self.num_envs = len(lengths)
