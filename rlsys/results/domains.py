@@ -5,6 +5,7 @@ tables 4 and 5, has a real hand that no simulation matched. Here the held-out wo
 beyond the ranges that a policy was trained on, or with an effect that training did not have.
 """
 
+import dataclasses
 import math
 import re
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from rlsys.envs.randomise.effects import OF_NUMBERS, OFF, WORDS, Effects
 from rlsys.envs.randomise.words import FACTORS, NONE, NUMBERS, Word, read
 
 TRAINED, NOMINAL, BEYOND, TOGETHER, NEW = "trained", "nominal", "beyond", "together", "new"
+WHOLE = "whole"  # the widest that ranges may become
 # Effects and physics that a policy meets though nothing like them was in its training. They are as
 # large as Dactyl's table has them or twice as large, so that they are felt.
 NEW_EFFECTS: dict[str, float] = {
@@ -34,7 +36,7 @@ class Domain(NamedTuple):
     """A world to play in."""
 
     name: str
-    kind: str  # TRAINED, NOMINAL, BEYOND, TOGETHER or NEW
+    kind: str  # TRAINED, NOMINAL, BEYOND, TOGETHER, NEW or WHOLE
     randomise: Randomise
 
 
@@ -74,7 +76,9 @@ def twice(field: str, value: str | float) -> str | float:
     return min(2 * float(value), AT_MOST.get(field, math.inf))
 
 
-def held_out(randomise: Randomise, effects: Effects, *, counted: bool) -> list[Domain]:
+def held_out(
+    randomise: Randomise, effects: Effects, *, counted: bool, reached: tuple[str, ...] = ()
+) -> list[Domain]:
     """Returns the domains in which a policy is tested: as it was trained, the task as it is, each
     number beyond its range alone, all of them together, and effects that training did not have.
 
@@ -82,10 +86,17 @@ def held_out(randomise: Randomise, effects: Effects, *, counted: bool) -> list[D
       randomise: what training drew.
       effects: what of it concerns observations and actions, as effects.effects_of gives it.
       counted: whether the actions are counted, which leaves effects of numbers out.
+      reached: words for the ranges at the end of training, where they widened from points.
     """
     words = [read(text) for text in randomise.physics_words]
     domains = [Domain("the task as it is", NOMINAL, NOTHING)]
-    if randomise != NOTHING:
+    if randomise.adapt:
+        whole = dataclasses.replace(randomise, adapt=False)
+        domains.insert(0, Domain("the whole ranges", WHOLE, whole))
+        if reached:
+            now = dataclasses.replace(whole, physics=reached)
+            domains.insert(0, Domain("as at the end of training", TRAINED, now))
+    elif randomise != NOTHING:
         domains.insert(0, Domain("as in training", TRAINED, randomise))
     above: dict[str, str | float | tuple[str, ...]] = {}
     farther: list[str] = []
