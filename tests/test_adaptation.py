@@ -15,9 +15,11 @@ from rlsys.envs import NOTHING, Randomise
 from rlsys.envs.randomise.effects import OFF
 from rlsys.results import ranges, report
 from rlsys.results.domains import held_out
+from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.ranges_file import read
 from rlsys.sweep.members import check_together
 from rlsys.types import UserError
+from tests.test_hosts import finish, train_two
 from tests.test_randomise import WORDS as DRAWN
 from tests.test_randomise import draws
 from tests.test_train import checkpoint, logged, play, start, wait_for
@@ -142,6 +144,20 @@ def test_one_device_and_four_have_the_same_ranges(run, tmp_path):
     assert "ranges begin as points" in output
     assert draws(tmp_path / "one") == draws(tmp_path / "four")
     assert read(tmp_path / "one") == read(tmp_path / "four")
+
+
+@pytest.mark.slow
+def test_two_processes_widen_ranges_as_one_does(run, tmp_path):
+    words = ["--env-steps", 1600, "--run-dir", "two", "--actors", 1]
+    said, codes = finish(train_two(*WORDS, *words, cwd=tmp_path))
+    assert codes == [0, 0], said
+    until = [x for x in read(run) if x["env_steps"] <= 1600]
+    assert read(tmp_path / "two") == until and len(until) > 4
+    metas = [
+        Checkpoints(tmp_path / "two/checkpoints" / part).meta(2)["ranges"]
+        for part in ("", "process-1")
+    ]
+    assert metas[0] == metas[1]
 
 
 @pytest.mark.parametrize(

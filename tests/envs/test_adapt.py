@@ -16,7 +16,6 @@ from rlsys.envs.randomise.physics import Parameter, draw, numbers_at, physics_of
 from rlsys.envs.randomise.variants import plain
 from rlsys.envs.randomise.words import read
 from rlsys.types import UserError
-from tests.environments import assert_aligned
 
 FAKE = "gymnasium/randomise_fakes:make"
 RULE = {"threshold_low": 2.0, "threshold_high": 5.0, "episodes": 3, "step": 0.25}
@@ -154,14 +153,13 @@ def make(words=("mass=uniform:0:2",), num_envs=8, seed=1, task=FAKE, **more):
 def play(env, adaptation, steps, unroll=10):
     """Plays as Actors do; returns the decisions."""
     decisions, action = [], np.zeros(env.num_envs, int)
-    timesteps = [env.reset()]
+    env.reset()
     for t in range(steps):
         if t % unroll == 0:
             adaptation.add(env.pop_trials())
             decisions += adaptation.update()
             env.set_ranges(adaptation.ranges)
-        timesteps.append(env.step(action))
-    assert_aligned(timesteps)
+        env.step(action)
     return decisions
 
 
@@ -203,12 +201,23 @@ def test_first_episodes_of_a_whole_group_count_and_no_others():
     # A draw lasts 12 steps and an episode 4, so each draw but the newest is told once; those that
     # began with the environments lasted 3, 6, 9 and 12 steps.
     assert len(draws) - 4 - 1 <= len(trials) <= len(draws)
-    # Episodes that a redraw cuts count nowhere.
-    env, _ = make(boundary_share=1.0, redraw_steps=3, variants=1)
+
+
+def test_a_draw_on_a_boundary_lasts_until_its_episodes_end():
+    """Else the short ones alone would count, and a policy that lasts would never widen a range."""
+    env, _ = make(boundary_share=1.0, redraw_steps=3, variants=1)  # episodes of 4 steps
+    timesteps = [env.reset(), *(env.step(np.zeros(8, int)) for _ in range(40))]
+    whole = [t for t, x in enumerate(timesteps) if (x.discount == 0).all()]
+    assert whole[0] == 4 and len(whole) > 5
+    trials = env.pop_trials()
+    assert {x.returns for x in trials} == {(4.0,) * 8}
+    draws = env.pop_draws()
+    assert len(draws) - 1 <= len(trials) <= len(draws) and len(trials) > 5
+    env, _ = make(boundary_share=1e-9, redraw_steps=3, variants=1)  # no boundary, so 3 steps
     env.reset()
     for _ in range(40):
-        env.step(action)
-    assert env.pop_trials() == [] and len(env.pop_draws()) > 5
+        env.step(np.zeros(8, int))
+    assert len(env.pop_draws()) == 1 + 40 // 3 and env.pop_episodes() == []
 
 
 def test_the_same_seed_plays_the_same_and_restart_forgets():

@@ -13,7 +13,7 @@ is the same share of each range.
 Departures: a boundary never moves inward past the point where it began. Those that cannot move, as
 the point lies on an end of the word's range, are not tried. Returns that were played before a
 boundary last moved count nowhere. A draw lasts for many episodes (groups.py), of which the first of
-each environment counts.
+each environment counts. What is played on a boundary is learned from as all else is.
 """
 
 import math

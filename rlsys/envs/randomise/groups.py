@@ -60,7 +60,8 @@ class Groups(Backend):
 
     A group whose physics are due to be drawn anew ends its running episodes as truncated, and its
     next step is a reset; such episodes are counted nowhere. The same holds where a simulation
-    explodes: of those rows the last observation that was well is shown again.
+    explodes: of those rows the last observation that was well is shown again. A draw on a boundary
+    (adapt.py) is not due before each of its environments has ended an episode.
 
     Attributes:
       drawn: [B, n] float32, the physics that made the last Timestep's observations, each number on
@@ -211,7 +212,8 @@ class Groups(Backend):
             played = self._set_aside(played, well)
         for group in self._groups:
             group.left -= 1
-            if group.left == 0:
+            late = group.left < 0 and self._ranges is not None
+            if (group.left == 0 or late) and group.boundary is None:
                 group.due = True
             self._cut[group.rows] |= group.due
         self._cut &= ~(played.terminated | played.truncated | played.first)
@@ -262,7 +264,8 @@ class Groups(Backend):
 
     def _count(self, group: Group, ended: np.ndarray) -> None:
         """Takes the return of each environment's first episode on a boundary, and tells the trial
-        once all have one. Were later ones counted, short ones would be overcounted."""
+        once all have one. Were later ones counted, or were the draw to end before, short
+        episodes would be overcounted."""
         assert group.boundary is not None
         new = ended & np.isnan(group.returns)
         group.returns[new] = self._return[group.rows][new]
