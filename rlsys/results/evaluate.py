@@ -205,7 +205,7 @@ def conclude(algorithm: Algorithm, session: Session) -> Path:
     if config.gif:
         with Display() as display, display.phase("recording an episode"):
             gifs = record(run.folder, algorithm, config, agent, say=display.say)
-    pictures = [path.name for path in (*gifs, *ranges.picture(run.folder))]
+    pictures = [path.name for path in (*gifs, *ranges.picture(run.folder, run.env_steps))]
     files = ["config.json", "metrics.jsonl", "evaluation.json", *pictures]
     output.say(
         f"{run.folder}: {', '.join(files)}, checkpoints/, and events for TensorBoard\n"

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from rlsys.running import files, output
 from rlsys.running.ranges_file import read
@@ -31,25 +32,29 @@ def reached(folder: Path) -> tuple[str, ...]:
     return tuple(words)
 
 
-def picture(folder: Path) -> list[Path]:
+def picture(folder: Path, env_steps: int) -> list[Path]:
     """Draws ranges.png into a run's folder and returns its path; none if the run adapts no ranges,
-    or if it cannot be written, which is said."""
+    or if it cannot be written, which is said. env_steps: that the run has played."""
     lines, path = read(folder), folder / NAME
     if not lines:
         return []
     try:
         with files.replacing(path) as new:
-            draw(lines, folder.name).savefig(new, dpi=110, format="png")
+            draw(lines, folder.name, env_steps).savefig(new, dpi=110, format="png")
     except OSError as error:
         output.say(f"{path} could not be written: {error.strerror or error}.")
         return []
     return [path]
 
 
-def draw(lines: Lines, title: str) -> Figure:
-    """Draws a panel for each parameter: its range over environment steps, within what it may be;
-    lines: of ranges.jsonl."""
-    found, end = by_parameter(lines), max(line["env_steps"] for line in lines)
+def draw(lines: Lines, title: str, end: int) -> Figure:
+    """Draws a panel for each parameter: its range over environment steps, within what it may be.
+
+    Args:
+      lines: of ranges.jsonl.
+      end: the environment steps at which the picture ends.
+    """
+    found = by_parameter(lines)
     columns = min(COLUMNS, len(found))
     rows = -(-len(found) // columns)
     figure = Figure(figsize=(max(3.2 * columns, 4.5), 2.4 * rows + 0.5), layout="constrained")
@@ -64,6 +69,7 @@ def draw(lines: Lines, title: str) -> Figure:
         if mine[0]["how"].startswith("log"):
             axes.set_yscale("log")
         axes.set_ylim(*mine[0]["whole"])
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=8)
     for axes in panels[len(found) :]:

@@ -80,11 +80,12 @@ class Randomise:
     adapt_threshold_low: float | None = None
     """The mean return at an end of a range down from which it moves inward; needed as well."""
     adapt_episodes: int = 240
-    """The number of episodes whose mean return decides on an end of a range."""
+    """The number of episodes whose mean return decides on an end of a range; the paper's 240."""
     adapt_step: float = 0.02
-    """How far an end of a range moves at a time, as a share of its word's range."""
+    """How far an end of a range moves at a time, as a share of its word's range; 0.02 is ours."""
     boundary_share: float = 0.5
-    """The share of draws in which one parameter lies on an end of its range, to be tested there."""
+    """The share of draws in which one parameter lies on an end of its range, to be tested
+    there; the paper's 0.5."""
 
     def __post_init__(self):
         if self.preset not in ("", *PRESETS):
