@@ -147,6 +147,31 @@ def test_one_device_and_four_have_the_same_ranges(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_signal_leaves_ranges_as_the_checkpoint_has_them(tmp_path):
+    """What is dropped, as the run stops, decides nothing."""
+    stopped = start(*WORDS, "--env-steps", 10**7, "--run-dir", "run", cwd=tmp_path)
+    wait_for((tmp_path / "run/checkpoints/3").is_dir, stopped)
+    stopped.send_signal(signal.SIGTERM)
+    stopped.communicate(timeout=100)
+    shares = checkpoint(tmp_path / "run")[2]["ranges"]["shares"]
+    last = [x[-1] for x in ranges.by_parameter(read(tmp_path / "run")).values()]
+    assert [x["low"] for x in last[:2]] == pytest.approx([0.5 + low for low, _ in shares[:2]])
+    assert [x["high"] for x in last[:2]] == pytest.approx([0.5 + high for _, high in shares[:2]])
+
+
+def test_a_run_may_begin_to_adapt_when_it_goes_on_and_samples_may_be_learned_from(tmp_path):
+    words = "--env-steps 400 --learning-starts 100 --replay-capacity 800 --unrolls-ahead 0".split()
+    ppo_only = ("--minibatches", "--epochs", "--sequence-length")
+    drawn = [x for i, x in enumerate(DRAWN) if x not in ppo_only and DRAWN[i - 1] not in ppo_only]
+    assert play("apex", *drawn[1:], *words, "--run-dir", tmp_path / "run") == 0
+    assert read(tmp_path / "run") == []
+    assert play("resume", tmp_path / "run", "--env-steps", 2400, *ADAPT) == 0
+    lines, meta = read(tmp_path / "run"), checkpoint(tmp_path / "run")[2]
+    assert [x["env_steps"] for x in lines[:3]] == [400] * 3 and len(lines) > 3
+    assert any(low < high for low, high in meta["ranges"]["shares"])
+
+
+@pytest.mark.slow
 def test_two_processes_widen_ranges_as_one_does(run, tmp_path):
     words = ["--env-steps", 1600, "--run-dir", "two", "--actors", 1]
     said, codes = finish(train_two(*WORDS, *words, cwd=tmp_path))
