@@ -21,6 +21,9 @@ class Script:
 
     to_move = ()
     name = "Script"
+    team_size = 1
+    drawn = ()
+    drawn_names = ()
 
     def __init__(self, num_envs=4, space=VECTOR, action_space=PUSH, steps_per_second=10.0):
         self.num_envs, self.steps_per_second = num_envs, steps_per_second
