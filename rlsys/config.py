@@ -208,6 +208,10 @@ class RunConfig:
             raise UserError(
                 f"{self.num_envs} environments cannot be shared evenly by {self.actors} actors"
             )
+        if self.randomise.adapt and num_tasks > 1:
+            raise UserError(
+                f"randomise.adapt widens the ranges of one task, and {num_tasks} tasks are played"
+            )
         self.randomise.check_shares(self.num_envs // self.actors)
         if self.refresh_steps % self.unroll_length:
             raise UserError(
@@ -224,9 +228,10 @@ class RunConfig:
     @property
     def eval_tasks(self) -> list[envs.Task]:
         """The tasks that an evaluation plays: for a game of two, one against each player that does
-        not learn. Drawn physics stay as they were drawn at first, so that no episode is cut.
+        not learn. Drawn physics stay as they were drawn at first, so that no episode is cut. They
+        are drawn from the whole ranges of their words, however far training has widened its own.
         """
-        fixed = dataclasses.replace(self.randomise, redraw_steps=0)
+        fixed = dataclasses.replace(self.randomise, redraw_steps=0, adapt=False)
         tasks = [x for task in self.tasks for x in envs.against_players(task)]
         return [x._replace(randomise=fixed) for x in tasks]
 

@@ -16,7 +16,8 @@ from tests.test_train import OTHERS, TASKS, WORDS, play
 GAME = "--env KuhnPoker-v1 --num-envs 32 --minibatches 2 --env-steps 2048 --log-every 1024"
 PHYSICS = (
     "--env InvertedPendulum-v5 --num-envs 32 --minibatches 2 --env-steps 2048 --log-every 1024 "
-    "--randomise.physics mass=scale:0.5:1.5"
+    "--randomise.physics mass=scale:0.5:1.5 --randomise.adapt True "
+    "--randomise.adapt-threshold-high 8 --randomise.adapt-threshold-low 6"
 )
 ALGORITHMS = ["r2d2", *(pytest.param(x, marks=pytest.mark.slow) for x in WORDS if x != "r2d2")]
 
@@ -24,7 +25,7 @@ ALGORITHMS = ["r2d2", *(pytest.param(x, marks=pytest.mark.slow) for x in WORDS i
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory):
     """Gives the folder of a short run of an algorithm, of self-play in a game whose tree is known,
-    or with drawn physics; each is trained when it is first asked for."""
+    or with drawn physics whose ranges widen; each is trained when it is first asked for."""
     folder = tmp_path_factory.mktemp("runs")
 
     @functools.cache

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlsys import streams
+from rlsys.acting.adaptation import Adaptation
 from rlsys.acting.opponents import Opponents, Pool, Result
 from rlsys.acting.seats import Seats
 from rlsys.acting.unroll import ActorState, Timer, Unroll, unroll
 from rlsys.envs import Envs, Episode, make
+from rlsys.envs.randomise.adapt import Ranges, Trial
 from rlsys.envs.randomise.groups import Draw
 from rlsys.learning import hosts, learner
 from rlsys.types import Policy, Trajectory, UserError, map_arrays
@@ -65,6 +67,7 @@ class Actors:
         members: Sequence[Any] = (),
         *,
         opponents: Opponents | None = None,
+        adaptation: Adaptation | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ):
         """An actor for each of envs.
@@ -81,6 +84,7 @@ class Actors:
             are then [members].
           opponents: the past selves to play against, by config.self_play; None where there are
             none.
+          adaptation: the ranges of the physics, where they widen; else None.
           stopping: tells, before each step, whether unrolls are to be broken off.
         """
         self._join_size = len(envs) if join is None else join
@@ -102,7 +106,7 @@ class Actors:
         self._task_ids = [np.full(e.num_envs, names.index(e.name), np.int32) for e in envs]
         self._policies, self._config, self._timer = policies, config, timer
         self._members, self._stopping = members or [config], stopping
-        self._opponents = opponents
+        self._opponents, self._adaptation = opponents, adaptation
         self._seats = [
             Seats(policy, e.num_envs, config.self_play, opponents.policy, e.team_size)
             if opponents
@@ -157,6 +161,8 @@ class Actors:
     def restart(self, checkpoint: int) -> None:
         """After drain: starts all environments afresh; the next get takes new parameters."""
         for i, seed in enumerate(seeds(self._members, checkpoint)):
+            if self._adaptation:
+                self.envs[i].set_ranges(self._adaptation.ranges)
             timestep = self.envs[i].restart(seed, self.states[i].timestep)
             self.states[i] = self.states[i]._replace(timestep=timestep)
             if seats := self._seats[i]:
@@ -198,10 +204,14 @@ class Actors:
             self._ages[i] = 0
         self._ages[i] += self._config.unroll_length
         pool = self._opponents.pool if self._opponents else ()
-        self._unrolls.append((i, self._threads[i].submit(self._play, i, snapshot, pool)))
+        ranges = self._adaptation.ranges if self._adaptation else None
+        future = self._threads[i].submit(self._play, i, snapshot, pool, ranges)
+        self._unrolls.append((i, future))
 
-    def _play(self, i: int, snapshot: "_Snapshot", pool: Pool) -> "_Played":
+    def _play(self, i: int, snapshot: "_Snapshot", pool: Pool, ranges: Ranges | None) -> "_Played":
         """Plays one unroll of actor i, in its thread."""
+        if ranges is not None:
+            self.envs[i].set_ranges(ranges)
         if seats := self._seats[i]:
             seats.meet(pool, self.states[i].key)
         trajectory, self.states[i] = unroll(
@@ -216,12 +226,15 @@ class Actors:
         trajectory = trajectory._replace(task_id=self._task_ids[i])
         episodes, results = self.envs[i].pop_episodes(), list[Result]()
         draws = [(i, x) for x in self.envs[i].pop_draws()]
+        trials = self.envs[i].pop_trials() if ranges is not None else []
         if seats:
             trajectory = trajectory._replace(learns=trajectory.learns & seats.learns)
             episodes = [x for x in episodes if seats.against_past[x.env]]
             results = seats.pop_results()
         finished = time.perf_counter()
-        return _Played(trajectory, episodes, snapshot.learner_step, finished, results, draws)
+        return _Played(
+            trajectory, episodes, snapshot.learner_step, finished, results, draws, trials
+        )
 
     def _take(self) -> Unroll:
         """Waits for the unrolls that are next, and joins them."""
@@ -241,6 +254,8 @@ class Actors:
         self._unrolls = [x for x in self._unrolls if x not in chosen]
         if self._opponents:
             self._opponents.add([result for x in chosen for result in played[x].results])
+        if self._adaptation:
+            self._adaptation.add([trial for x in chosen for trial in played[x].trials])
         self._episodes += [episode for x in chosen for episode in played[x].episodes]
         self._draws += [draw for x in chosen for draw in played[x].draws]
         return _join([played[x] for x in chosen])
@@ -262,6 +277,7 @@ class _Played(NamedTuple):
     finished: float  # perf_counter
     results: list[Result]  # of games against past selves
     draws: list[tuple[int, Draw]]  # of physics, with the actor's number
+    trials: list[Trial]  # at the ends of ranges
 
 
 def _join(unrolls: list[_Played]) -> Unroll:

@@ -147,6 +147,12 @@ class Backend:
     def pop_draws(self) -> list[Any]:
         return []
 
+    def set_ranges(self, ranges: Any) -> None:
+        """Only where physics are drawn are there ranges to set."""
+
+    def pop_trials(self) -> list[Any]:
+        return []
+
     def running_episodes(self) -> list[Episode]:
         so_far = zip(self._return.tolist(), self._length.tolist(), strict=True)
         return [Episode(*x, i, self.name, ended=False) for i, x in enumerate(so_far)]

@@ -120,6 +120,16 @@ class Envs(Protocol):
         """Returns the draws of physics since the last call; see randomise/groups.py."""
         ...
 
+    def set_ranges(self, ranges: Any) -> None:
+        """Has the next draws of physics come from these ranges; see randomise/adapt.py. It is for
+        tasks whose ranges are adapted."""
+        ...
+
+    def pop_trials(self) -> list[Any]:
+        """Returns what was played at the ends of ranges since the last call; see
+        randomise/adapt.py."""
+        ...
+
     def running_episodes(self) -> list[Episode]:
         """Returns each environment's, or each team's, running episode, in order, as it stands."""
         ...

@@ -5,6 +5,7 @@ tables 4 and 5, tests policies on a real hand, which no simulation matched. Here
 is a simulation beyond the ranges of training, or with an effect that training did not have.
 """
 
+import dataclasses
 import math
 import re
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from rlsys.envs.randomise.effects import OF_NUMBERS, OFF, WORDS, Effects
 from rlsys.envs.randomise.words import FACTORS, NONE, NUMBERS, Word, read
 
 TRAINED, NOMINAL, BEYOND, TOGETHER, NEW = "trained", "nominal", "beyond", "together", "new"
+WHOLE = "whole"  # the widest that ranges may become
 # Effects and physics that are tested if nothing like them was in training. Most of the effects are
 # two or three times as large as in Dactyl's table, so that they matter; action_gain is larger.
 NEW_EFFECTS: dict[str, float] = {
@@ -34,7 +36,7 @@ class Domain(NamedTuple):
     """Names a world to play in, and says how it differs from the task as it is."""
 
     name: str
-    kind: str  # TRAINED, NOMINAL, BEYOND, TOGETHER or NEW
+    kind: str  # TRAINED, NOMINAL, BEYOND, TOGETHER, NEW or WHOLE
     randomise: Randomise
 
 
@@ -74,7 +76,9 @@ def twice(field: str, value: str | float) -> str | float:
     return min(2 * float(value), AT_MOST.get(field, math.inf))
 
 
-def held_out(randomise: Randomise, effects: Effects, *, counted: bool) -> list[Domain]:
+def held_out(
+    randomise: Randomise, effects: Effects, *, counted: bool, reached: tuple[str, ...] = ()
+) -> list[Domain]:
     """Returns the domains in which a policy is tested.
 
     They are: the task as in training; the task as it is; one drawn number at a time beyond its
@@ -86,10 +90,17 @@ def held_out(randomise: Randomise, effects: Effects, *, counted: bool) -> list[D
       effects: the effects on observations and actions in training, as effects.effects_of returns
         them.
       counted: whether actions are discrete, so that noise cannot be added to them.
+      reached: words for the ranges at the end of training, where they widened from points.
     """
     words = [read(text) for text in randomise.physics_words]
     domains = [Domain("the task as it is", NOMINAL, NOTHING)]
-    if randomise != NOTHING:
+    if randomise.adapt:
+        whole = dataclasses.replace(randomise, adapt=False)
+        domains.insert(0, Domain("the whole ranges", WHOLE, whole))
+        if reached:
+            now = dataclasses.replace(whole, physics=reached)
+            domains.insert(0, Domain("as at the end of training", TRAINED, now))
+    elif randomise != NOTHING:
         domains.insert(0, Domain("as in training", TRAINED, randomise))
     above: dict[str, str | float | tuple[str, ...]] = {}
     farther: list[str] = []

@@ -12,7 +12,7 @@ from rlsys.acting.playing import SEED, play_tasks
 from rlsys.config import check_at_least
 from rlsys.envs import Episode, against_players, is_team_game, layout, make, shared_spaces
 from rlsys.learning import hosts
-from rlsys.results import evaluations, gif
+from rlsys.results import evaluations, gif, ranges
 from rlsys.running import events, output, process
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import CheckpointError, Checkpoints
@@ -205,7 +205,8 @@ def conclude(algorithm: Algorithm, session: Session) -> Path:
     if config.gif:
         with Display() as display, display.phase("recording an episode"):
             gifs = record(run.folder, algorithm, config, agent, say=display.say)
-    files = ["config.json", "metrics.jsonl", "evaluation.json", *(path.name for path in gifs)]
+    pictures = [path.name for path in (*gifs, *ranges.picture(run.folder, run.env_steps))]
+    files = ["config.json", "metrics.jsonl", "evaluation.json", *pictures]
     output.say(
         f"{run.folder}: {', '.join(files)}, checkpoints/, and events for TensorBoard\n"
         f"more episodes:\nmake eval RUN={run.folder}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rlsys import cli
 from rlsys.results import curves as learning_curves
-from rlsys.results import evaluations, exploit, transfer
+from rlsys.results import evaluations, exploit, ranges, transfer
 from rlsys.results.gather import Result, Rows, agents, collect, group, results
 from rlsys.results.table import table
 from rlsys.running import output
@@ -122,9 +122,10 @@ def _line(result: Result, number: int, ends: Rows) -> str:
 
 
 def _gifs(folder: Path, out: Path) -> str:
-    """Links a run's gifs, and its heat map of transfer, from a report in the folder out; nothing if
-    there are none."""
-    pictures = [*sorted(folder.glob("*.gif")), *folder.glob("transfer.png")]
+    """Links a run's gifs, its heat map of transfer and its ranges, from a report in the folder out;
+    nothing if there are none."""
+    names = "*.gif", "transfer.png", ranges.NAME
+    pictures = [x for name in names for x in sorted(folder.glob(name))]
     return "".join(f", [{x.name}]({os.path.relpath(x, out)})" for x in pictures)
 
 

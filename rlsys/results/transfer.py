@@ -19,6 +19,7 @@ from rlsys.config import check_at_least
 from rlsys.envs import NOTHING, Randomise, make
 from rlsys.envs.randomise.effects import effects_of
 from rlsys.envs.randomise.words import read
+from rlsys.results import ranges
 from rlsys.results.domains import BEYOND, Domain, held_out
 from rlsys.results.domains import physics as only_physics
 from rlsys.results.evaluate import Saved, mean_interval, saved, summary
@@ -88,7 +89,7 @@ class Run(NamedTuple):
         num_envs = -(-num_episodes // rounds)
         variants = max(n for n in range(1, VARIANTS + 1) if num_envs % n == 0)
         shifted = dataclasses.replace(
-            randomise, variants=variants, redraw_steps=0, show_value=False
+            randomise, variants=variants, redraw_steps=0, show_value=False, adapt=False
         )
         (task,) = self.config.tasks
         player = eval_policy(
@@ -141,7 +142,8 @@ def domains_of(run: Run, words: Sequence[str] = ()) -> list[Domain]:
     envs.close()
     own = [Domain(text, BEYOND, only_physics(text)) for text in words]
     counted = not np.issubdtype(space.dtype, np.floating)
-    return held_out(run.config.randomise, effects, counted=counted) + own
+    reached = ranges.reached(run.folder) if task.randomise.adapt else ()
+    return held_out(run.config.randomise, effects, counted=counted, reached=reached) + own
 
 
 def transfer(runs: Sequence[tuple[Algorithm, Any]], options: TransferConfig) -> Rows:

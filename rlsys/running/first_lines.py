@@ -92,6 +92,13 @@ def physics(config: Any) -> list[str]:
             f"physics: {len(found.parameters)} numbers of {task.name} are drawn, {given.variants} "
             f"draws at once, anew {every}at each checkpoint{out}"
         )
+        if given.adapt:
+            lines.append(
+                f"ranges begin as points, and each end moves outward by {given.adapt_step:.3g} of "
+                f"the whole range where {given.adapt_episodes:,} episodes return "
+                f"{given.adapt_threshold_high:g} on average, inward at "
+                f"{given.adapt_threshold_low:g}"
+            )
     return lines
 
 

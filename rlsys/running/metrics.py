@@ -127,6 +127,14 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "be played."),
         Metric("randomise/refused", "draws", "The number of draws that were set aside: MuJoCo did "
                "not take the model, or a number of the simulation was not finite."),
+        Metric("randomise/entropy", "nats", "The entropy of the draws from ranges that adapt, for "
+               "each parameter; 0 where all are as wide as they may be, null while one is a "
+               "point."),
+        Metric("randomise/width", "share", "How wide ranges that adapt are on average, of what "
+               "they may be."),
+        Metric("randomise/boundary_episodes", "episodes", "The number of episodes at the ends of "
+               "ranges that adapt which count for a decision."),
+        Metric("randomise/boundary_return", RETURN, "The mean return of these episodes."),
     ),
     "health": tuple(
         Metric(f"health/{check.name}", "0 or 1", f'1 while the run warns "{check.words}".')

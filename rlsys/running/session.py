@@ -21,6 +21,7 @@ import numpy as np
 
 from rlsys.acting import exploitability
 from rlsys.acting.actors import Actors, make_envs
+from rlsys.acting.adaptation import Adaptation
 from rlsys.acting.opponents import Opponents, check_memory
 from rlsys.acting.unroll import Interrupted, Unroll
 from rlsys.envs import Episode, shared_spaces
@@ -33,6 +34,7 @@ from rlsys.running.best import Evaluations
 from rlsys.running.display import Display
 from rlsys.running.first_lines import first_lines
 from rlsys.running.physics_file import PhysicsFile
+from rlsys.running.ranges_file import RangesFile
 from rlsys.running.run import Run
 from rlsys.types import LearnerState
 
@@ -69,6 +71,7 @@ class Session:
         num_members: int = 1,
         name_episodes: Callable[[list[Episode]], list[Episode]] = list,
         opponents: Opponents | None = None,
+        adaptation: Adaptation | None = None,
         evaluations: Evaluations | None = None,
     ):
         """Holds what open_session, or a sweep, has made.
@@ -80,6 +83,7 @@ class Session:
           samplers: by their names in a checkpoint.
           num_members: members of a sweep, whose environments stand side by side.
           opponents: the past selves that the actors play against, if there are any.
+          adaptation: the ranges of the physics, where they widen.
           name_episodes: takes episodes that have ended, and gives them as the log is to count them.
           evaluations: those during training; a sweep has none.
         """
@@ -94,6 +98,9 @@ class Session:
         self.line_due = self._save_due = self._evaluation_due = False
         self.evaluations = evaluations
         self._physics = PhysicsFile(run.folder, hosts.index())
+        self._adaptation, self._ranges = adaptation, RangesFile(run.folder)
+        if adaptation and hosts.is_primary():
+            self._ranges.begin(self.env_steps, adaptation)
         self._begun: set[str] = set()  # names of what was done once already
 
     @property
@@ -166,6 +173,7 @@ class Session:
             if unroll is None:
                 return
             yield self._next(unroll)
+            self._adapt()
         self.actors.drop()
 
     def _first(self, phase: str) -> contextlib.AbstractContextManager:
@@ -188,6 +196,15 @@ class Session:
         self._physics.add(self.env_steps, self.actors.pop_draws())
         self._last = unroll
         return unroll
+
+    def _adapt(self) -> None:
+        """Moves the ranges of the physics, where they widen, by what was played at their ends."""
+        if not self._adaptation:
+            return
+        self._settle()
+        decisions = self._adaptation.update()
+        if hosts.is_primary():
+            self._ranges.add(self.env_steps, self._adaptation, decisions)
 
     def data_parallel(self, update: Callable, batch_spec: Any, out_spec: Any = learner.REPLICATED):
         """Compiles update(network, config, state, batch) -> (state, out) for all devices."""
@@ -212,6 +229,8 @@ class Session:
             jax.block_until_ready(self.metrics[-1:])  # one unroll's updates wait at most
             if self.run.stopping():
                 self.run.env_steps -= self._counted
+                if self._adaptation:
+                    self._adaptation.drop()
                 return
             self.state, metrics = program(self.settings, self.state, batch)
             if not self.config.unrolls_ahead:
@@ -262,6 +281,8 @@ class Session:
                 more |= sampler.metrics(self.env_steps) | {"params_lag": lag}
             if self._opponents:
                 more |= self._opponents.metrics()
+            if self._adaptation:
+                more |= self._adaptation.metrics()
             more |= self._physics.metrics()
             means = self.run.means(self.metrics)
         self.metrics.clear()
@@ -293,6 +314,8 @@ class Session:
                 trees[name], meta[name] = sampler.state()
             if self._opponents:
                 trees["opponents"], meta["opponents"] = self._opponents.state()
+            if self._adaptation:
+                meta["ranges"] = self._adaptation.state()
             if self.evaluations:
                 best, about = self.evaluations.state()
                 trees, meta = trees | best, meta | about
@@ -321,6 +344,10 @@ class Session:
                 every = {str(i): self.state.params for i in range(len(about["past_selves"]))}
                 saved = self.run.checkpoints.restore({"opponents": every}, self.run.number)[1]
                 self._opponents.restore(saved["opponents"], about)
+            if self._adaptation and "ranges" in meta:  # not where adapt is new
+                self._adaptation.restore(meta["ranges"])
+        if hosts.is_primary():
+            self._ranges.drop_beyond(self.env_steps)
         self._physics.drop_beyond(self.env_steps)
         self.actors.restart(self.run.number)
         return meta
@@ -375,10 +402,11 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
             plays = frozen.policy(algorithm, config, network)
             steps = other.env_steps if other else 0
             opponents = Opponents(config.self_play, params, steps, plays)
+        adaptation = Adaptation(config.tasks[0]) if config.randomise.adapt else None
         with run.log.phase("starting environments"):
             actors = Actors(
                 pools, policies, network.initial, own, run.log.time, own.join,
-                opponents=opponents, stopping=run.stopping,
+                opponents=opponents, adaptation=adaptation, stopping=run.stopping,
             )  # fmt: skip
         stack.callback(actors.close)
         for line in first_lines(algorithm.presets, config, network, mesh, state.params):
@@ -396,7 +424,8 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
             }
         session = Session(
             run, config, own, network, actors, mesh, settings, state, samplers,
-            opponents=opponents, evaluations=Evaluations(algorithm, config, network),
+            opponents=opponents, adaptation=adaptation,
+            evaluations=Evaluations(algorithm, config, network),
         )  # fmt: skip
         if resume:
             session.restore()

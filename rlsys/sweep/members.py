@@ -73,6 +73,11 @@ def check_together(configs: list[Any]) -> None:
             "past selves are for a run alone: a sweep plays games with past_share 0; "
             "--print-commands gives a command for each member"
         )
+    if any(config.randomise.adapt for config in configs):
+        raise UserError(
+            "randomise.adapt is for a run alone, as each member would have ranges of its own; "
+            "--print-commands gives a command for each member"
+        )
     may_vary = numbers(configs[0])
     first, *others = [flat(config) for config in configs]
     for name, other in itertools.product(first, others):

@@ -14,8 +14,9 @@ import numpy as np
 
 from rlsys.envs.backend import Backend, Played, environment_seeds
 from rlsys.envs.options import Task
+from rlsys.envs.randomise import adapt
 from rlsys.envs.randomise.model import Refused
-from rlsys.envs.randomise.physics import draw, numbers_at, physics_of
+from rlsys.envs.randomise.physics import draw, numbers_at, physics_of, starting_shares
 from rlsys.envs.randomise.ranges import NOTHING
 from rlsys.envs.randomise.variants import check_effect, make_variant, plain
 from rlsys.types import Timestep, UserError
@@ -46,6 +47,11 @@ class Group:
         self.number = -1  # counts its draws: Draw.number of the latest
         self.due = False  # whether it is replaced at the next step
         self.numbers: np.ndarray  # [n] the latest draw, one number for each parameter
+        # Where ranges are adapted: the boundary that its draw lies on, and what each environment
+        # returned in its first episode there, NaN until it has ended.
+        self.boundary: adapt.Boundary | None = None
+        self.at = 0.0  # the boundary's share
+        self.returns: np.ndarray
         self.envs: Any = None  # the back-end that plays it
 
 
@@ -55,7 +61,8 @@ class Groups(Backend):
     When a group's physics are to be drawn anew, its running episodes end as truncated, and its next
     step is a reset. Such episodes are left out of all statistics. The same happens to a group in
     which a simulation explodes: a number is not finite, or above LARGEST. The rows that exploded
-    then show their last sound observation again.
+    then show their last sound observation again. A draw on a boundary (adapt.py) is kept until each
+    of its environments has ended an episode.
 
     Attributes:
       drawn: [B, n] float32, the physics behind the last Timestep's observations. Each number says
@@ -82,6 +89,10 @@ class Groups(Backend):
         self._physics = physics_of(plain(task), render)
         self.drawn_names = tuple(x.name for x in self._physics.parameters)
         self._draws: list[Draw] = []
+        self._trials: list[adapt.Trial] = []
+        self._ranges: adapt.Ranges | None = None
+        if task.randomise.adapt:
+            self._ranges = adapt.begin(starting_shares(self._physics))
         self._groups: list[Group] = []
         check_effect(plain(task))
         super().__init__(task, num_envs, seed, render=render)
@@ -95,6 +106,7 @@ class Groups(Backend):
         self.close()
         self._groups = []
         self._draws.clear()  # they were not played
+        self._trials.clear()
         seeds, given = [seed] if isinstance(seed, int) else list(seed), self._task.randomise
         share = self.num_envs // len(seeds)
         num_groups = min(given.variants, share)
@@ -121,7 +133,7 @@ class Groups(Backend):
             group.number += 1
             key = (STREAM, group.share, group.number)
             sequence = np.random.SeedSequence(group.seed, spawn_key=key)
-            u = draw(self._physics.parameters, sequence)
+            u = self._shares(group, sequence)
             group.numbers = numbers_at(self._physics.parameters, u)
             try:
                 group.envs = self._make_envs(group, int(sequence.spawn(1)[0].generate_state(1)[0]))
@@ -135,6 +147,18 @@ class Groups(Backend):
         raise UserError(
             f"{TRIES} draws of the physics of {self.name!r} in a row cannot be played: {reason}"
         )
+
+    def _shares(self, group: Group, sequence: np.random.SeedSequence) -> np.ndarray:
+        """Draws shares [n] for a group; where ranges are adapted, perhaps on a boundary."""
+        if self._ranges is None:
+            return draw(self._physics.parameters, sequence)
+        u = np.random.default_rng(sequence).random(len(self._physics.parameters) + 2)
+        given = self._task.randomise
+        shares, boundary = adapt.draw(self._ranges, u, boundary_share=given.boundary_share)
+        group.boundary = boundary
+        group.at = self._ranges.shares[boundary.parameter][boundary.side] if boundary else 0.0
+        group.returns = np.full(group.rows.stop - group.rows.start, np.nan)
+        return shares
 
     def _make_envs(self, group: Group, seed: int) -> Backend:
         """Makes the environments of a group.
@@ -189,7 +213,8 @@ class Groups(Backend):
             played = self._set_aside(played, well)
         for group in self._groups:
             group.left -= 1
-            if group.left == 0:
+            late = group.left < 0 and self._ranges is not None
+            if (group.left == 0 or late) and group.boundary is None:
                 group.due = True
             self._cut[group.rows] |= group.due
         self._cut &= ~(played.terminated | played.truncated | played.first)
@@ -235,6 +260,31 @@ class Groups(Backend):
         self._return[self._cut] = 0
         self._length[self._cut] = 0
         return timestep._replace(truncated=timestep.truncated | self._cut)
+
+    def _finish(self, ended: np.ndarray) -> None:
+        for group in self._groups:
+            if group.boundary is not None:
+                self._count(group, ended[group.rows])
+        super()._finish(ended)
+
+    def _count(self, group: Group, ended: np.ndarray) -> None:
+        """Takes the return of each environment's first episode on a boundary, and tells the trial
+        once all have one. Were later ones counted, or were the draw to end before, short
+        episodes would be overcounted."""
+        assert group.boundary is not None
+        new = ended & np.isnan(group.returns)
+        group.returns[new] = self._return[group.rows][new]
+        if not np.isnan(group.returns).any():
+            trial = adapt.Trial(group.boundary, group.at, tuple(group.returns.tolist()))
+            self._trials.append(trial)
+            group.boundary = None
+
+    def set_ranges(self, ranges: adapt.Ranges) -> None:
+        self._ranges = ranges
+
+    def pop_trials(self) -> list[adapt.Trial]:
+        trials, self._trials = self._trials, []
+        return trials
 
     def pop_draws(self) -> list[Draw]:
         """Returns the draws that began to be played, or were refused, since the last call."""

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from rlsys.envs.options import Task
+from rlsys.envs.randomise import adapt
 from rlsys.envs.randomise import words as grammar
 from rlsys.envs.randomise.assets import cannot_change, folder_without, source_of
 from rlsys.envs.randomise.mjcf import Model, drop_pictures, expand
@@ -231,6 +232,13 @@ def draw(parameters: list[Parameter], sequence: np.random.SeedSequence) -> np.nd
     return np.clip(u, 1e-9, 1 - 1e-9)  # at 0 a normal quantile is infinite
 
 
+def starting_shares(physics: Physics) -> list[float]:
+    """Returns where the task as it is lies in the ranges of its parameters, from 0 to 1; the
+    nearest end where it lies outside. Their words are bounded."""
+    pairs = zip(physics.parameters, physics.nominal().tolist(), strict=True)
+    return [adapt.share_of(x.word, number) for x, number in pairs]
+
+
 @functools.cache
 def physics_of(task: Task, pictures: bool) -> Physics:
     """Returns the physics of a task; its XML is read once in a process.
@@ -246,6 +254,8 @@ def physics_of(task: Task, pictures: bool) -> Physics:
 
     given, env_id = task.randomise.physics is not None, task.env_id
     words = [grammar.read(text) for text in task.randomise.physics_words]
+    if task.randomise.adapt:
+        words = [adapt.bounded(word) for word in words]
     try:
         if known := getattr(backend_of(env_id), "arguments", None):
             if not given:

@@ -6,7 +6,9 @@ can also play in a world that it never saw.
 """
 
 import dataclasses
+import math
 
+from rlsys.envs.randomise.adapt import bounded
 from rlsys.envs.randomise.effects import check_effects
 from rlsys.envs.randomise.words import NONE, PHYSICS_OF, read
 from rlsys.types import UserError
@@ -77,6 +79,24 @@ class Randomise:
     each checkpoint; with 0 only at checkpoints. A draw lasts longer than an episode, because
     EnvPool reads a task's XML only when it makes the environments."""
 
+    # Ranges that widen as the policy learns, see adapt.py.
+    adapt: bool = False
+    """Begin each range of the physics as a point, the task as it is, and widen it up to its word's
+    range where the policy succeeds at its ends (automatic domain randomisation, OpenAI et al.
+    2019). Evaluations play the words' whole ranges."""
+    adapt_threshold_high: float | None = None
+    """The mean return at an end of a range from which on it moves outward. It is the task's own, so
+    --randomise.adapt needs it."""
+    adapt_threshold_low: float | None = None
+    """The mean return at an end of a range down from which it moves inward; needed as well."""
+    adapt_episodes: int = 240
+    """The number of episodes whose mean return decides on an end of a range; the paper's 240."""
+    adapt_step: float = 0.02
+    """How far an end of a range moves at a time, as a share of its word's range; 0.02 is ours."""
+    boundary_share: float = 0.5
+    """The share of draws in which one parameter lies on an end of its range, to be tested
+    there; the paper's 0.5."""
+
     def __post_init__(self):
         if self.preset not in ("", *PRESETS):
             raise UserError(f"there is no preset {self.preset!r} of randomise, only dactyl")
@@ -87,6 +107,44 @@ class Randomise:
             raise UserError(f"randomise.variants must be 1 or more, not {self.variants}")
         if self.redraw_steps < 0:
             raise UserError(f"randomise.redraw_steps must be 0 or more, not {self.redraw_steps}")
+        if self.adapt:
+            self._check_adapt()
+
+    def _check_adapt(self) -> None:
+        """Raises UserError if ranges cannot be adapted."""
+        low, high = self.adapt_threshold_low, self.adapt_threshold_high
+        if not self.physics_words:
+            raise UserError("randomise.adapt widens ranges of the physics, and none are drawn")
+        if low is None or high is None:
+            raise UserError(
+                "randomise.adapt needs the mean returns at which ranges widen and narrow, "
+                "--randomise.adapt-threshold-high and --randomise.adapt-threshold-low, as no "
+                "number would be right for all tasks"
+            )
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise UserError(
+                f"randomise.adapt_threshold_low {low:g} must not be above adapt_threshold_high "
+                f"{high:g}, and both must be finite"
+            )
+        if self.adapt_episodes < 1:
+            raise UserError(
+                f"randomise.adapt_episodes must be 1 or more, not {self.adapt_episodes}"
+            )
+        if not 0.0 < self.adapt_step <= 1.0:
+            raise UserError(f"randomise.adapt_step must lie in (0, 1], not {self.adapt_step:g}")
+        if not 0.0 < self.boundary_share <= 1.0:
+            raise UserError(
+                f"randomise.boundary_share must lie in (0, 1], not {self.boundary_share:g}"
+            )
+        if not self.redraw_steps:
+            raise UserError(
+                "randomise.adapt needs physics that are drawn anew between checkpoints, so "
+                "redraw_steps must be 1 or more, not 0"
+            )
+        for word in map(read, self.physics_words):
+            low, high = bounded(word).numbers
+            if low == high:
+                raise UserError(f"physics {word.text!r} has no width that adapt could widen to")
 
     @property
     def physics_words(self) -> tuple[str, ...]:

@@ -58,6 +58,12 @@ class Wrapper:
     def pop_draws(self) -> list[Any]:
         return self.envs.pop_draws()
 
+    def set_ranges(self, ranges: Any) -> None:
+        self.envs.set_ranges(ranges)
+
+    def pop_trials(self) -> list[Any]:
+        return self.envs.pop_trials()
+
     def running_episodes(self) -> list[Episode]:
         return self.envs.running_episodes()
 

@@ -1,0 +1,80 @@
+"""A run's ranges.jsonl: how the ranges of its physics came to widen."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from rlsys.acting.adaptation import Adaptation
+from rlsys.envs.randomise.adapt import HIGH, Decision
+from rlsys.running import files
+
+NAME = "ranges.jsonl"
+
+
+class RangesFile:
+    """Appends to ranges.jsonl.
+
+    It begins with a line for each parameter: parameter, its name; low and high, the ends of its
+    range; whole, the ends that it may reach; how, the word's (words.py); and together, whether all
+    elements share the number. A line follows for each decision on a boundary: env_steps, the
+    environment steps of the run by which it was made; parameter; side, "low" or "high"; mean, the
+    mean return there; episodes, of how many; and low and high after all decisions of that step.
+    """
+
+    def __init__(self, folder: Path):
+        self._path = folder / NAME
+
+    def begin(self, env_steps: int, adaptation: Adaptation) -> None:
+        """Writes the first lines, unless they are there."""
+        if self._path.exists():
+            return
+        lines = []
+        for i, parameter in enumerate(adaptation.parameters):
+            low, high = adaptation.numbers(i)
+            word = parameter.word
+            about = {
+                "whole": adaptation.whole(i),
+                "how": word.how,
+                "together": word.together,
+            }
+            line = {"env_steps": env_steps, "parameter": parameter.name, "low": low, "high": high}
+            lines.append(line | about)
+        self._append(lines)
+
+    def add(self, env_steps: int, adaptation: Adaptation, decisions: list[Decision]) -> None:
+        """Appends a line for each decision."""
+        lines = []
+        for decision in decisions:
+            i, side = decision.boundary
+            low, high = adaptation.numbers(i)
+            lines.append({
+                "env_steps": env_steps,
+                "parameter": adaptation.parameters[i].name,
+                "side": "high" if side == HIGH else "low",
+                "mean": decision.mean,
+                "episodes": decision.episodes,
+                "low": low,
+                "high": high,
+            })  # fmt: skip
+        self._append(lines)
+
+    def drop_beyond(self, env_steps: int) -> None:
+        """Drops the lines after a checkpoint, which a resumed run writes again."""
+        if self._path.exists():
+            kept = [x for x in read(self._path.parent) if x["env_steps"] <= env_steps]
+            files.write_text(self._path, "".join(json.dumps(x) + "\n" for x in kept))
+
+    def _append(self, lines: list[dict[str, Any]]) -> None:
+        if lines:
+            with contextlib.closing(files.Appended(self._path)) as file:
+                file.append("".join(json.dumps(x) + "\n" for x in lines).encode())
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """Reads the whole lines of a run's ranges.jsonl; none if its ranges are not adapted."""
+    path = folder / NAME
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
