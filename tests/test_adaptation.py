@@ -165,7 +165,8 @@ def test_a_run_may_begin_to_adapt_when_it_goes_on_and_samples_may_be_learned_fro
     drawn = [x for i, x in enumerate(DRAWN) if x not in ppo_only and DRAWN[i - 1] not in ppo_only]
     assert play("apex", *drawn[1:], *words, "--run-dir", tmp_path / "run") == 0
     assert read(tmp_path / "run") == []
-    assert play("resume", tmp_path / "run", "--env-steps", 2400, *ADAPT) == 0
+    easy = "--randomise.adapt-threshold-high 3 --randomise.adapt-threshold-low 2".split()
+    assert play("resume", tmp_path / "run", "--env-steps", 2400, *ADAPT, *easy) == 0
     lines, meta = read(tmp_path / "run"), checkpoint(tmp_path / "run")[2]
     assert [x["env_steps"] for x in lines[:3]] == [400] * 3 and len(lines) > 3
     assert any(low < high for low, high in meta["ranges"]["shares"])
