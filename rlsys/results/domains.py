@@ -46,7 +46,6 @@ def beyond(word: Word) -> list[str]:
     For factors, and for numbers that are drawn log-uniformly, the width is measured in logarithms.
     Beside a normal distribution the two ranges lie between 2 and 3 deviations from the mean.
     """
-    names = "@" + ",".join(word.names) if word.names else ""
     together = ":all" if word.together else ""
     how = {"normal": "add", "gaussian": "uniform"}.get(word.how, word.how)
     if NUMBERS[word.how][-1] == "deviation":
@@ -64,7 +63,7 @@ def beyond(word: Word) -> list[str]:
             if word.how in FACTORS:  # no factor is negative
                 ranges = [(max(a, 0.0), max(b, 0.0)) for a, b in ranges]
     found = [(a, b) for a, b in ranges if a < b]
-    return [f"{word.what}{names}={how}:{a:.4g}:{b:.4g}{together}" for a, b in found]
+    return [f"{word.place}={how}:{a:.4g}:{b:.4g}{together}" for a, b in found]
 
 
 def twice(field: str, value: str | float) -> str | float:

@@ -291,6 +291,13 @@ def match(sides: Sequence[tuple[Algorithm, Any] | str], options: MatchConfig) ->
     return path
 
 
+def sides(game: str) -> tuple[str, str]:
+    """Returns the words for half of the games each: where a side begins, or is the first team."""
+    if is_team_game(game):
+        return "  as first team", "  as second team"
+    return "  it began", "  it did not"
+
+
 def describe(found: dict[str, Any], first: str, second: str) -> list[str]:
     """Lines on a match, as match() writes it, from the first side's view."""
 
@@ -299,15 +306,14 @@ def describe(found: dict[str, Any], first: str, second: str) -> list[str]:
         interval = f"{x['interval_95_low']:.3f} to {x['interval_95_high']:.3f}"
         return f"{words:<16}{counts}{x['score']:>9.3f}   {interval}"
 
-    whole, teams = found["result"], is_team_game(found["game"])
+    whole = found["result"]
     lines = [
         f"{found['game']}, {whole['games']:,} games",
         f"  {first}",
         f"  against {second}",
         f"{'':<16}     won   drawn    lost    score   95 % interval",
         line("all games", whole),
-        line("  as first team" if teams else "  it began", found["began"]),
-        line("  as second team" if teams else "  it did not", found["did_not_begin"]),
+        *map(line, sides(found["game"]), (found["began"], found["did_not_begin"])),
         "score: the mean of 1 for a win, 0.5 for a draw",
     ]
     if abs(whole["mean_reward"] - 2 * whole["score"] + 1) > 1e-6:  # not 1, 0 or -1 alone

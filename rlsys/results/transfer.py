@@ -200,9 +200,8 @@ def grid(run: Run, options: TransferConfig) -> dict[str, Any]:
     values = [spread(word.numbers[0], word.numbers[1], options.cells) for word in words]
 
     def fixed(i: int, value: float) -> str:
-        names = "@" + ",".join(words[i].names) if words[i].names else ""
         how = words[i].how.removeprefix("log")
-        return f"{words[i].what}{names}={how}:{value:.6g}:{value:.6g}:all"
+        return f"{words[i].place}={how}:{value:.6g}:{value:.6g}:all"
 
     def score_at(a: float, b: float) -> float:
         both = Randomise(physics=(fixed(0, a), fixed(1, b)))

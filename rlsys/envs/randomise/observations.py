@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from rlsys.envs.randomise.places import Layout
+from rlsys.envs.randomise.places import ALONE, Layout
 from rlsys.envs.spaces import MASK
 
 
@@ -23,7 +23,7 @@ def add_noise(layout: Layout, obs: Any, normal: np.ndarray) -> Any:
     """
     noise = layout.size * normal  # [B, N]
     alone = not isinstance(obs, dict)
-    arrays = {"obs": obs} if alone else dict(obs)
+    arrays = {ALONE: obs} if alone else dict(obs)
     for key in {piece.key for piece in layout.slices}:
         arrays[key] = arrays[key].copy()
     for key, entries, drawn, rotation in layout.slices:
@@ -32,7 +32,7 @@ def add_noise(layout: Layout, obs: Any, normal: np.ndarray) -> Any:
             x[:, entries] = turn(x[:, entries], noise[:, drawn])
         else:
             x[:, entries] += noise[:, drawn]
-    return arrays["obs"] if alone else arrays
+    return arrays[ALONE] if alone else arrays
 
 
 def turn(quaternion: np.ndarray, vector: np.ndarray) -> np.ndarray:

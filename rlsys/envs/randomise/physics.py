@@ -94,7 +94,7 @@ class XmlPhysics:
             if not places:
                 self.left_out.append(word.text)
             elif word.together:
-                name = word.what + ("@" + ",".join(word.names) if word.names else "")
+                name = word.place
                 found[name] = Parameter(name, word, tuple(places))
             else:
                 found |= {x.words: Parameter(x.words, word, (x,)) for x in places}

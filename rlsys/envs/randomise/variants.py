@@ -66,22 +66,28 @@ def check_effect(task: Task) -> None:
       UserError: none differs, or no environment can be made with any of these numbers.
     """
     physics, bare = physics_of(task, False), task._replace(randomise=NOTHING)
-    first: list[Timestep] = []
-    count = len(physics.parameters)
-    drawn = [numbers_at(physics.parameters, np.full(count, share)) for share in SHARES]
-    for numbers in (physics.nominal(), *drawn):
+    given, reason = " ".join(task.randomise.physics_words), ""
+
+    def play(numbers: np.ndarray) -> list[Timestep]:  # nothing if the numbers are refused
+        nonlocal reason
         try:
             envs = make_variant(bare, physics, numbers, 1, 0, num_threads=1)
         except Refused as error:
             reason = str(error)
-            continue
+            return []
         found = rollout(envs, STEPS)
         envs.close()
+        return found
+
+    count, first = len(physics.parameters), play(physics.nominal())
+    any_drawn = False
+    for share in SHARES:
+        found = play(numbers_at(physics.parameters, np.full(count, share)))
+        any_drawn |= bool(found)
         first = first or found
-        if not all(map(_same, first, found)):
+        if found and not all(map(_same, first, found)):
             return
-    given = " ".join(task.randomise.physics_words)
-    if not first:
+    if not any_drawn:
         raise UserError(f"physics {given} cannot be played in {task.env_id!r}: {reason}")
     raise UserError(f"physics {given} does nothing to {task.env_id!r} in {STEPS} random steps")
 

@@ -44,6 +44,11 @@ class Word(NamedTuple):
     numbers: tuple[float, ...]
     together: bool  # one number for all elements
 
+    @property
+    def place(self) -> str:
+        """Which elements of the task the word is for, as it was written: "mass", "gear@slide"."""
+        return self.what + ("@" + ",".join(self.names) if self.names else "")
+
 
 def read(text: str) -> Word:
     """Reads a word.

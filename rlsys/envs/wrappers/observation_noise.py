@@ -106,13 +106,13 @@ class SensorLoss(Wrapper):
         none = np.zeros((self.num_envs, 1), bool)
         lost = np.concatenate([self._left > 0, none], axis=1)  # -1 is a sensor that is never lost
         alone = not isinstance(timestep.obs, dict)
-        arrays: dict[str, Any] = {"obs": timestep.obs} if alone else dict(timestep.obs)
+        arrays: dict[str, Any] = {places.ALONE: timestep.obs} if alone else dict(timestep.obs)
         for key, index in self._index.items():
             x = arrays[key]
             where = lost[:, index].reshape(x.shape)
             arrays[key] = np.where(where, self._shown.get(key, x), x)
         self._shown = {key: arrays[key] for key in self._index}
-        return timestep._replace(obs=arrays["obs"] if alone else arrays)
+        return timestep._replace(obs=arrays[places.ALONE] if alone else arrays)
 
 
 class ObservationDrop(Wrapper):
