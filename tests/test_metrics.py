@@ -19,18 +19,22 @@ PHYSICS = (
     "--randomise.physics mass=scale:0.5:1.5 --randomise.adapt True "
     "--randomise.adapt-threshold-high 8 --randomise.adapt-threshold-low 6"
 )
+TEAMS = (
+    "--env teams/team_fakes:Duel --num-envs 64 --minibatches 2 --unroll-length 16 "
+    "--refresh-steps 16 --env-steps 4096 --log-every 2048 --eval-every 2048"
+)
 ALGORITHMS = ["r2d2", *(pytest.param(x, marks=pytest.mark.slow) for x in WORDS if x != "r2d2")]
 
 
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory):
     """Gives the folder of a short run of an algorithm, of self-play in a game whose tree is known,
-    or with drawn physics whose ranges widen; each is trained when it is first asked for."""
+    of teams, or with drawn physics whose ranges widen; each is trained when it is first asked for."""
     folder = tmp_path_factory.mktemp("runs")
 
     @functools.cache
     def run(name):
-        own = {"game": GAME, "physics": PHYSICS}
+        own = {"game": GAME, "physics": PHYSICS, "teams": TEAMS}
         words = ["ppo", *own.get(name, "").split(), "--eval-episodes", 4]
         if name not in own:
             words = [name, *WORDS[name], "--unrolls-ahead", 1, "--env-steps", 1600]
@@ -41,7 +45,7 @@ def run_of(tmp_path_factory):
     return run
 
 
-NAMES = (*algorithms.NAMES, "game", "physics")
+NAMES = (*algorithms.NAMES, "game", "physics", "teams")
 
 
 def names_of(folder):

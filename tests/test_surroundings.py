@@ -101,5 +101,6 @@ def test_a_folder_that_cannot_be_written_is_named(capfd):
 
 @pytest.mark.parametrize(("field", "value"), [("num_envs", 0), ("seed", -1), ("steps", 0)])
 def test_the_check_of_environments_refuses_numbers_by_name(field, value, capfd):
-    assert check.main(check.Config("Catch-v0", **{field: value})) == 2
+    config = check.Config("Catch-v0", **{field: value})
+    assert cli.exit_code(lambda: check.main(config)) == 2
     assert capfd.readouterr().err.startswith(f"rlsys: {field} must be ")
