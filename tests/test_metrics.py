@@ -28,8 +28,9 @@ ALGORITHMS = ["r2d2", *(pytest.param(x, marks=pytest.mark.slow) for x in WORDS i
 
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory):
-    """Gives the folder of a short run of an algorithm, of self-play in a game whose tree is known,
-    of teams, or with drawn physics whose ranges widen; each is trained when it is first asked for."""
+    """Gives the folder of a short run: of an algorithm, of self-play in a game whose tree is known,
+    of teams, or with drawn physics whose ranges widen. Each is trained when it is first asked for.
+    """
     folder = tmp_path_factory.mktemp("runs")
 
     @functools.cache
