@@ -175,6 +175,15 @@ class RunConfig:
                 "show_value shows the value function what the policy does not see, which needs "
                 "impala or ppo: what acts by Q-values has no such function"
             )
+        check_at_least(
+            self,
+            1,
+            "env_steps num_envs frame_stack pixel_scale actors unroll_length refresh_steps "
+            "checkpoint_every keep_checkpoints log_every eval_episodes",
+        )
+        check_at_least(
+            self, 0, "seed hidden_size core_size head_size unrolls_ahead actor_devices eval_every"
+        )
         for task in self.tasks:
             teams, rows = envs.is_team_game(task.env_id), envs.layout(task).rows
             if (teams or rows > 1) and not self.plays_games:
@@ -187,15 +196,6 @@ class RunConfig:
                     f"{task.name!r} has {who}, each with a row of its own, so each actor needs "
                     f"{even} of num_envs, not {self.num_envs} / {self.actors}"
                 )
-        check_at_least(
-            self,
-            1,
-            "env_steps num_envs frame_stack pixel_scale actors unroll_length refresh_steps "
-            "checkpoint_every keep_checkpoints log_every eval_episodes",
-        )
-        check_at_least(
-            self, 0, "seed hidden_size core_size head_size unrolls_ahead actor_devices eval_every"
-        )
         check_positive(self, "learning_rate max_gradient_norm")
         check_within(self, 0.0, 1.0, "discount learning_rate_decay")
         num_tasks = len(self.tasks)

@@ -258,7 +258,7 @@ def test_named_files_exist(readme):
     text = (ROOT / readme).read_text()
     made = {name for kind, name in (b.mark for b in BLOCKS) if kind in ("file", "needs")}
     made |= {"my_vtrace.py", "my_impala.py", "my_ppo.py", "play.py", "members.csv"}
-    made |= {"ratings.csv", "ratings.png", "transfer.png"}
+    made |= {"ratings.csv", "ratings.png", "transfer.png", "ranges.png"}
     for name in re.findall(r"[\w./-]+\.(?:csv|png|py)\b", text):
         places = (ROOT / readme).parent, ROOT, ROOT / "tests", ROOT / "rlsys/algorithms"
         assert name in made or any((place / name).exists() for place in places), name

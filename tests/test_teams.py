@@ -76,7 +76,7 @@ def test_the_dead_and_whole_teams_of_past_selves_are_not_learned_from():
 
 def test_a_team_keeps_its_opponent_to_the_games_end():
     rng, rows = np.random.default_rng(0), 64
-    seats = Seats(number_policy(), rows, SelfPlay(past_share=0.5, past_at_once=3), 4)
+    seats = Seats(number_policy(), rows, SelfPlay(past_share=0.5, past_at_once=3), team_size=4)
     theirs = ~seats.learns
     assert theirs.sum() == 3 * 4 and seats.against_past.sum() == 3 * 4
     teams = theirs.reshape(8, 2, 4)
