@@ -159,10 +159,10 @@ RUNS = {
 RUNS["apex"] = [*RUNS["r2d2"], "--core-size", "0"]
 
 
-SLOW_APEX = pytest.param("apex", marks=pytest.mark.slow)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("r2d2", "apex")]
 
 
-@pytest.mark.parametrize("algorithm", ["impala", "ppo", "r2d2", SLOW_APEX])
+@pytest.mark.parametrize("algorithm", ["impala", "ppo", *SLOW])
 def test_a_resumed_run_goes_on_as_it_would_have(tmp_path, algorithm):
     """Statistics are in checkpoints, and reach actors and evaluation."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"

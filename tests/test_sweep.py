@@ -157,8 +157,11 @@ def assert_alone(algorithm, folder, i, tmp_path, *words):
     return by_itself
 
 
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("apex", "impala")]
+
+
 @pytest.mark.parametrize("i", [1, 2])  # between them both values and both seeds
-@pytest.mark.parametrize("algorithm", WORDS)
+@pytest.mark.parametrize("algorithm", ["r2d2", "ppo", *SLOW])
 def test_a_member_is_the_run_alone(swept, tmp_path, algorithm, i):
     """Games to the bit. All that is learned within 1e-5, and not to the bit: XLA compiles a batch
     of matrix products and sums of all members otherwise than one's."""

@@ -42,6 +42,7 @@ OTHERS = {
 REPLAYS = {"r2d2": SMALL, "apex": [*SMALL, "--core-size", "0"]}
 WORDS = REPLAYS | OTHERS  # of every algorithm
 SLOW_APEX = pytest.param("apex", marks=pytest.mark.slow)
+SLOW_IMPALA = pytest.param("impala", marks=pytest.mark.slow)
 
 
 def command(*words):
@@ -106,7 +107,7 @@ def test_every_algorithm_is_tried_here():
     assert set(WORDS) == set(algorithms.NAMES)
 
 
-@pytest.mark.parametrize("algorithm", REPLAYS)
+@pytest.mark.parametrize("algorithm", ["r2d2", SLOW_APEX])
 def test_killed_and_resumed_equals_never_killed(tmp_path, algorithm):
     """To the bit: parameters, optimiser, replay, priorities, keys, counters, and what is logged."""
     words = [algorithm, *REPLAYS[algorithm], "--env-steps", "4800", "--seed", "3"]
@@ -145,7 +146,7 @@ def test_killed_and_resumed_equals_never_killed(tmp_path, algorithm):
     ]
 
 
-@pytest.mark.parametrize("algorithm", OTHERS)
+@pytest.mark.parametrize("algorithm", ["ppo", SLOW_IMPALA])
 def test_the_others_killed_and_resumed_equal_never_killed(tmp_path, algorithm):
     """Which is also to repeat themselves, with several actors, tasks and batches in a round."""
     words = [algorithm, *OTHERS[algorithm], "--core-size", 8, "--env-steps", 3520, "--run-dir"]
@@ -326,7 +327,7 @@ def test_a_loss_that_is_not_finite_stops_the_others(tmp_path, capfd, algorithm):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["learner"]["params"]))
 
 
-@pytest.mark.parametrize("algorithm", ["r2d2", SLOW_APEX, *OTHERS])
+@pytest.mark.parametrize("algorithm", ["r2d2", SLOW_APEX, "ppo", SLOW_IMPALA])
 def test_a_full_disk_does_not_stop_the_run(tmp_path, algorithm):
     """Files that may not grow: saving fails with the system's own error, learning goes on."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
