@@ -106,6 +106,7 @@ def load(env_id: str, opponent: str, max_episode_steps: int) -> Program:
       UserError: it cannot be made, or its functions do not fit together.
     """
     if env_id.startswith("smax/"):
+        smax.check(env_id)
         return program_of(env_id, lambda: smax.read(env_id, opponent), max_episode_steps)
     return program_of(env_id, lambda: _read(_class(env_id)()), max_episode_steps)
 
@@ -166,14 +167,13 @@ class TeamEnvs(JaxEnvs):
 
     @staticmethod
     def check(env_id: str) -> None:
-        """Checks that a game is there.
+        """Checks that a game is there. Whether JaxMARL is installed is asked only when a game is
+        made, because a preset may name a game that nobody plays.
 
         Raises:
-          UserError: there is no such game, or it cannot be played here.
+          UserError: there is no such game.
         """
         team_size(env_id)
-        if env_id.startswith("smax/"):
-            smax.check(env_id)
 
     @staticmethod
     def family(env_id: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rlsys import algorithms, envs
+from rlsys.acting.actors import make_envs
 from rlsys.envs import check, rules, smax
 from rlsys.envs.spaces import MASK
 from rlsys.losses.team_spirit import team_spirit, zero_sum
@@ -149,8 +150,7 @@ def test_against_random_moves_the_agent_is_one_team_and_the_other_by_turns():
         (f"ppo --env {DUEL},CartPole-v1 --actors 2 --num-envs 80", "teams of one size"),
     ],
 )
-def test_what_cannot_be_played_is_refused_in_a_sentence(words, message, monkeypatch):
-    monkeypatch.setattr(smax, "check", lambda env_id: None)
+def test_what_cannot_be_played_is_refused_in_a_sentence(words, message):
     name, *args = words.split()
     with pytest.raises(UserError, match=message):
         algorithms.config_of(name, args)
@@ -166,8 +166,9 @@ def test_a_game_without_a_mask_is_refused_before_it_is_played():
 def test_without_jaxmarl_one_sentence_names_the_command(monkeypatch):
     util = types.SimpleNamespace(find_spec=lambda name: None)
     monkeypatch.setattr(smax, "importlib", types.SimpleNamespace(util=util))
+    config = algorithms.config_of("ppo", ["--env", "smax/3m", "--num-envs", "60"])
     with pytest.raises(UserError, match=r"'smax/3m' needs JaxMARL, .*: make install EXTRA=teams"):
-        algorithms.config_of("ppo", ["--env", "smax/3m"])
+        make_envs(config)
 
 
 @pytest.mark.parametrize("seed", range(3))
