@@ -38,9 +38,11 @@ class Presets(NamedTuple):
         changes = {"env": config.env, "env_options": config.env_options}
         if env is not None and env != config.env:
             changes = {"env": env, "env_options": self._options(config, env)}
-        num_tasks = len(envs.read_tasks(changes["env"], changes["env_options"]))
-        if num_tasks > 1:
-            changes |= self.for_tasks(config, num_tasks)
+        tasks = envs.read_tasks(changes["env"], changes["env_options"])
+        if len(tasks) > 1:
+            changes |= self.for_tasks(config, len(tasks))
+        elif (rows := envs.layout(tasks[0]).rows) > 2:  # whole games of teams of any size
+            changes |= {"num_envs": max(config.num_envs // rows, 1) * rows}
         return dataclasses.replace(config, **changes)
 
     def nearest(self, config: Any) -> tuple[str, dict[str, Any]]:

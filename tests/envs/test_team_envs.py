@@ -166,7 +166,7 @@ def test_a_game_without_a_mask_is_refused_before_it_is_played():
 def test_without_jaxmarl_one_sentence_names_the_command(monkeypatch):
     util = types.SimpleNamespace(find_spec=lambda name: None)
     monkeypatch.setattr(smax, "importlib", types.SimpleNamespace(util=util))
-    config = algorithms.config_of("ppo", ["--env", "smax/3m", "--num-envs", "60"])
+    config = algorithms.config_of("ppo", ["--env", "smax/3m"])
     with pytest.raises(UserError, match=r"'smax/3m' needs JaxMARL, .*: make install EXTRA=teams"):
         make_envs(config)
 
