@@ -180,10 +180,9 @@ def check_mode(algorithm: Algorithm, mode: str) -> str:
     Raises:
       UserError: it has no such mode.
     """
-    if mode and mode not in algorithm.eval_modes:
-        modes = " or ".join(algorithm.eval_modes)
-        raise UserError(f"mode must be {modes} for a run of {algorithm.name}, not {mode!r}")
-    return mode or algorithm.score_mode
+    mode = mode or algorithm.score_mode
+    algorithm.check_mode(mode)
+    return mode
 
 
 class RunOfGame(NamedTuple):

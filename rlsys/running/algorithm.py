@@ -11,7 +11,7 @@ from rlsys.config import RunConfig
 from rlsys.networks import AgentNetwork
 from rlsys.replay.replay import Replay
 from rlsys.running.presets import Presets
-from rlsys.types import LearnerState, Policy, Sample, Trajectory
+from rlsys.types import LearnerState, Policy, Sample, Trajectory, UserError
 
 
 class Train(Protocol):
@@ -62,3 +62,9 @@ class Algorithm(NamedTuple):
     score_mode: str  # the one whose return is the algorithm's score
     check_mesh: Callable[[Mesh, Any], None]  # raises UserError if a batch cannot be split over it
     learning: FromUnrolls | FromSamples
+
+    def check_mode(self, mode: str, field: str = "mode") -> None:
+        """Raises UserError unless mode is one of eval_modes; field: the name to call it by."""
+        if mode not in self.eval_modes:
+            known = " or ".join(self.eval_modes)
+            raise UserError(f"{field} must be {known} for a run of {self.name}, not {mode!r}")

@@ -33,9 +33,7 @@ def read(algorithm: Algorithm, config: Any, network: Any) -> Frozen | None:
     if not config.self_play.frozen:
         return None
     folder, mode = Path(config.self_play.frozen), config.self_play.frozen_mode
-    if mode not in algorithm.eval_modes:
-        known = " or ".join(algorithm.eval_modes)
-        raise UserError(f"frozen_mode must be {known} for a run of {algorithm.name}, not {mode!r}")
+    algorithm.check_mode(mode, "frozen_mode")
     there, unfit = saved_config("frozen", folder, algorithm)
     games = [[plain_game(task).name for task in tasks] for tasks in (tasks_of(there), config.tasks)]
     if games[0] != games[1] or len(games[0]) > 1:
