@@ -1,23 +1,37 @@
-"""Whether past selves as opponents make a policy harder to exploit: PPO in Kuhn and Leduc poker.
+"""Whether past selves as opponents make a policy harder to exploit: PPO in Kuhn and Leduc poker,
+and in rock, paper, scissors with unequal stakes.
 
-    python -m experiments.self_play [--seeds 5] [--jobs 2]
+    python -m experiments.self_play [--seeds 5] [--jobs 2] [--only KuhnPoker-v1]
 
 For each game a csv of the exploitability at the end, a csv of it on the way, and a plot of that.
 """
 
 import dataclasses
+from pathlib import Path
 
+import jax
+import numpy as np
 from matplotlib.figure import Figure
 
+from experiments import rock_paper_scissors
 from experiments.study import RESULTS, Options, play_all, write
-from rlsys import cli
+from rlsys import cli, train
+from rlsys.acting import actor_critic
 from rlsys.acting.exploitability import NAME
-from rlsys.results import evaluate, evaluations, gather
+from rlsys.envs.spaces import MASK
+from rlsys.results import evaluate, gather, match
 from rlsys.running import metrics_file
+from rlsys.running.checkpoint import Checkpoints
+from rlsys.types import Timestep
 
+SCISSORS = "teams/experiments.rock_paper_scissors:RockPaperScissors"
 GAMES = {
     "KuhnPoker-v1": "--env-steps 600000 --entropy-cost 0.2",
     "LeducHoldem-v1": "--env-steps 1500000 --entropy-cost 0.1",
+    SCISSORS: (
+        "--preset game --env-steps 800000 --entropy-cost 0.003 --checkpoint-every 16384 "
+        "--keep-checkpoints 100 --eval-every 0"
+    ),
 }
 AGENTS = {
     "current-self": "--past-share 0",
@@ -30,26 +44,27 @@ WORDS = "--log-every 16384 --eval-episodes 64 --gif False"
 
 @dataclasses.dataclass(frozen=True)
 class Config(Options):
-    """PPO's self-play in poker, against the current self alone and with past selves."""
+    """PPO's self-play, against the current self alone and with past selves."""
+
+    only: tuple[str, ...] = tuple(GAMES)
+    """The games."""
 
 
 def main(config: Config) -> None:
-    for game, own in GAMES.items():
-        words = ["ppo", "--env", game, *own.split(), *WORDS.split()]
+    for game in config.only:
+        words = ["ppo", "--env", game, *GAMES[game].split(), *WORDS.split()]
         agents = {name: [*words, *more.split()] for name, more in AGENTS.items()}
-        name = f"self-play-{game}"
+        name = f"self-play-{game.rpartition(':')[2]}"
         folders = play_all(name, agents, config)
         ends: gather.Rows = []
         curves: gather.Rows = []
         for (agent, seed), folder in folders.items():
-            about, kept = {"agent": agent, "seed": seed}, evaluations.read(folder)[0]
-            lines = metrics_file.read(folder)
+            about, curve = {"agent": agent, "seed": seed}, exploitability(folder, game)
+            curves += [about | {"env_steps": s, "exploitability": x} for s, x in curve.items()]
+            seconds = metrics_file.read(folder)[-1]["seconds"]
             ends.append(
-                about | {"seconds": lines[-1]["seconds"], "exploitability": kept["exact"][NAME]}
+                about | {"seconds": seconds, "exploitability": curves[-1]["exploitability"]}
             )
-            curves += [
-                about | {"env_steps": x["env_steps"], "exploitability": x[NAME]} for x in lines
-            ]
         write(RESULTS / f"{name}.csv", ends)
         write(RESULTS / f"{name}-curves.csv", curves)
         plot(name, agents, curves)
@@ -58,6 +73,32 @@ def main(config: Config) -> None:
             mean, low, high = evaluate.mean_interval(found)
             seeds = ", ".join(f"{x:.3f}" for x in found)
             print(f"{game} {agent}: {mean:.3f} ({low:.3f} to {high:.3f}; seeds {seeds})")
+
+
+def exploitability(folder: Path, game: str) -> dict[int, float]:
+    """Returns the exploitability of a run's policy by environment steps, the last at its end."""
+    if game != SCISSORS:
+        return {x["env_steps"]: x[NAME] for x in metrics_file.read(folder)}
+    run = match.open_run(*train.load(str(folder)))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    state = run.algorithm.make_state(run.agent.network, run.config)
+    curve = {}
+    for number in checkpoints.numbers():
+        _, trees, meta = checkpoints.restore({"learner": state}, number)
+        policy = plays_of(run.agent.network, trees["learner"].params)
+        curve[meta["counters"]["env_steps"]] = rock_paper_scissors.exploitability(policy)
+    return curve
+
+
+def plays_of(network, params) -> np.ndarray:
+    """Returns how often a policy plays rock, paper and scissors: [3]."""
+    one = np.ones((1, 1), np.float32)
+    obs = {"obs": one[None], MASK: np.ones((1, 1, 3), bool)}
+    steps = Timestep(obs, one > 0, 0 * one, one, one < 0)
+    core_state = network.initial(1)
+    no_action = core_state.a_tm1[None][:0]
+    pi, _, _ = actor_critic.policy_and_values(network, params, steps, no_action, core_state)
+    return np.asarray(jax.nn.softmax(pi.logits)[0, 0], float)
 
 
 def plot(name: str, agents: dict[str, list[str]], curves: gather.Rows) -> None:

@@ -134,6 +134,7 @@ def test_killed_and_resumed_equals_never_killed(run, tmp_path):
     assert any(x["env_steps"] > resumed_from for x in read(run)), "ranges moved after the kill"
 
 
+@pytest.mark.slow
 def test_one_device_and_four_have_the_same_ranges(run, tmp_path):
     """Ranges follow from returns, which differ by no more than rounding of the parameters."""
     words = [*WORDS, "--env-steps", 400, "--run-dir"]

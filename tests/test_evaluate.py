@@ -152,6 +152,7 @@ def test_the_interval_keeps_to_the_datas_bounds(returns):
     assert (low < high) == (len(set(returns)) > 1)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_mean_as_often_as_it_says():
     random = np.random.default_rng(0)
     hits = 0

@@ -47,7 +47,13 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module", params=RUNS)
+FAST = ("vector", "drawn, recurrent, continuous", "Q-values, recurrent")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(x, marks=() if x in FAST else pytest.mark.slow) for x in RUNS],
+)
 def trained(request, tmp_path_factory):
     """A run's Algorithm and Config, and the file that its policy was exported to."""
     folder = tmp_path_factory.mktemp("runs")

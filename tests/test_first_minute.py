@@ -238,6 +238,7 @@ def test_the_first_checkpoints_come_early(tmp_path, unroll, every, saved):
     assert found == saved
 
 
+@pytest.mark.slow
 def test_a_run_killed_early_goes_on_and_equals_one_that_was_not(tmp_path):
     words = ["ppo", *PPO.split(), "--env-steps", 20_000, "--run-dir"]
     assert play(*words, tmp_path / "whole") == 0

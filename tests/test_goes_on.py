@@ -81,6 +81,7 @@ def test_a_longer_run_says_where_the_learning_rate_goes(half, capfd):
     assert rates == sorted(rates, reverse=True) and rates[0] > 0.7e-3 and 0 < rates[-1] < 1e-4
 
 
+@pytest.mark.slow
 def test_changes_made_twice_and_after_a_kill_are_all_recorded(half):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run.Run, "save", broken)  # before the next checkpoint
@@ -128,7 +129,14 @@ def test_a_finished_run_says_so_and_stays_as_it_is(tmp_path, capfd):
 
 @pytest.mark.parametrize("algorithm", ["r2d2", SLOW_APEX])
 @pytest.mark.parametrize(
-    "words", ["--replay-ratio 0.5", "--batch-size 16", "--batch-size 4 --replay-ratio 3"]
+    "words",
+    [
+        *(
+            pytest.param(x, marks=pytest.mark.slow)
+            for x in ("--replay-ratio 0.5", "--batch-size 16")
+        ),
+        "--batch-size 4 --replay-ratio 3",
+    ],
 )
 def test_a_replay_goes_on_with_what_the_new_fields_ask_for(tmp_path, monkeypatch, algorithm, words):
     monkeypatch.setattr(jax, "devices", lambda *_: jax.local_devices()[:1])
@@ -192,6 +200,7 @@ def test_a_lock_is_let_go_and_needs_no_support(tmp_path, monkeypatch):
     Lock(tmp_path / "run").release()
 
 
+@pytest.mark.slow
 def test_several_hangups_save_one_checkpoint(tmp_path):
     process = start(*PPO, "--env-steps", 10**8, "--run-dir", "run", cwd=tmp_path)
     wait_for((tmp_path / "run/checkpoints/1").is_dir, process)
@@ -229,6 +238,7 @@ def test_output_that_nobody_reads_does_not_end_a_run(tmp_path):
     assert Checkpoints(tmp_path / "run/checkpoints").numbers()[-1] == 4
 
 
+@pytest.mark.slow
 def test_a_terminal_that_closes_does_not_end_a_run(tmp_path):
     """Its output fails with EIO; the hang-up itself is a signal."""
     master, slave = pty.openpty()
@@ -245,6 +255,7 @@ def test_a_terminal_that_closes_does_not_end_a_run(tmp_path):
     assert (tmp_path / "run/evaluation.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has /dev/full")
 def test_output_on_a_full_disk_does_not_end_a_run(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(Path(run.__file__).parents[2])}

@@ -128,7 +128,8 @@ GAMES = ["ppo-game"]
 @pytest.mark.parametrize(
     "names",
     [
-        pytest.param([name for name in RUNS if name not in GAMES], id="algorithms"),
+        pytest.param(["impala", "r2d2"], id="impala, r2d2"),
+        pytest.param(["ppo", "apex"], id="ppo, apex", marks=pytest.mark.slow),
         pytest.param(GAMES, id="games", marks=pytest.mark.slow),
     ],
 )

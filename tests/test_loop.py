@@ -18,6 +18,7 @@ from rlsys.running.log import Log
 from tests.test_train import OTHERS, WORDS
 
 COMPILE = "/jax/core/compile/backend_compile_duration"
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("apex", "impala")]
 STEPS = 4400  # three checkpoints or more, and as many lines of the log between them
 
 
@@ -67,7 +68,7 @@ def compiled_when_warm(folder, algorithm, ahead, compiled, lines):
 
 
 @pytest.mark.parametrize("ahead", [pytest.param(0, marks=pytest.mark.slow), 1])
-@pytest.mark.parametrize("algorithm", WORDS)
+@pytest.mark.parametrize("algorithm", ["r2d2", "ppo", *SLOW])
 def test_nothing_is_compiled_when_it_is_warm(tmp_path, algorithm, ahead, compiled, lines):
     """Checkpoints and fresh environments included."""
     assert compiled_when_warm(tmp_path / "run", algorithm, ahead, compiled, lines) == []
@@ -111,7 +112,7 @@ def guarded(lines):
 
 
 @pytest.mark.parametrize("ahead", [pytest.param(0, marks=pytest.mark.slow), 1])
-@pytest.mark.parametrize("algorithm", WORDS)
+@pytest.mark.parametrize("algorithm", ["r2d2", "ppo", *SLOW])
 def test_nothing_is_transferred_unasked_when_it_is_warm(tmp_path, algorithm, ahead, lines):
     with guarded(lines) as seen:
         train.main(words(algorithm, tmp_path / "run", ahead))

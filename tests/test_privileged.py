@@ -249,7 +249,10 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=() if "LSTM" in name else pytest.mark.slow) for name in RUNS],
+)
 def trained(request, tmp_path_factory):
     """A run's Algorithm, Config and folder, beside which its policy was exported."""
     folder = tmp_path_factory.mktemp("runs")

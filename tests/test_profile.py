@@ -12,7 +12,7 @@ from tests.test_train import OTHERS, REPLAYS, WORDS
 
 @pytest.mark.parametrize(
     ("algorithm", "spans"),
-    [("impala", {"inference", "environment", "learner"}),
+    [pytest.param("impala", {"inference", "environment", "learner"}, marks=pytest.mark.slow),
      *(pytest.param(name, {"inference", "environment", "learner", "replay"},
                     marks=pytest.mark.slow) for name in REPLAYS)],
 )  # fmt: skip

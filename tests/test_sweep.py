@@ -157,11 +157,11 @@ def assert_alone(algorithm, folder, i, tmp_path, *words):
     return by_itself
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("apex", "impala")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("r2d2", "apex", "impala")]
 
 
 @pytest.mark.parametrize("i", [1, 2])  # between them both values and both seeds
-@pytest.mark.parametrize("algorithm", ["r2d2", "ppo", *SLOW])
+@pytest.mark.parametrize("algorithm", ["ppo", *SLOW])
 def test_a_member_is_the_run_alone(swept, tmp_path, algorithm, i):
     """Games to the bit. All that is learned within 1e-5, and not to the bit: XLA compiles a batch
     of matrix products and sums of all members otherwise than one's."""
@@ -179,6 +179,7 @@ def test_a_member_is_the_run_alone(swept, tmp_path, algorithm, i):
     assert len(updates) > 1 or algorithm == "apex", "members must make different numbers of updates"
 
 
+@pytest.mark.slow
 def test_members_may_differ_in_their_replay_ratio(swept, tmp_path):
     """Each makes as many updates as the run alone, in one program."""
     ratios = ("--replay-ratio", "1.2", "3", "--epsilon-base", "0.4", "--seed", "5")
@@ -188,6 +189,7 @@ def test_members_may_differ_in_their_replay_ratio(swept, tmp_path):
     assert 2 * steps[0] < steps[1]
 
 
+@pytest.mark.slow
 def test_a_member_is_the_run_alone_with_actors_ahead(swept, tmp_path):
     ahead = ("--unrolls-ahead", "1")
     folder = swept("impala", *ahead)
@@ -228,6 +230,7 @@ def test_environments_of_a_member_are_those_of_the_run_alone(flicker):
     play(60, together, apart)
 
 
+@pytest.mark.slow
 def test_devices_share_the_members_evenly(swept, tmp_path):
     sizes = {n: vmapped.make_mesh(n).size for n in (1, 2, 3, 4, 5, 6, 8)}
     assert sizes == {1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 3, 8: 4}
@@ -255,6 +258,7 @@ def test_a_member_that_dies_hurts_none(swept, capfd):
     assert len(lines) == 10 and all(math.isfinite(line["loss"]) for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_one_device")
 def test_if_all_die_the_sweep_ends(tmp_path, capfd):
     words = [*WORDS["impala"].split(), "--learning-rate", "1e30", "1e31"]
@@ -383,6 +387,7 @@ def test_a_sweep_is_no_run_and_a_run_no_sweep(swept, tmp_path, monkeypatch, capf
     assert "resume needs the folder of a sweep" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_one_device")
 def test_memory_is_known_before_the_start(swept, tmp_path, monkeypatch, capfd):
     for algorithm in WORDS:

@@ -42,6 +42,7 @@ OTHERS = {
 REPLAYS = {"r2d2": SMALL, "apex": [*SMALL, "--core-size", "0"]}
 WORDS = REPLAYS | OTHERS  # of every algorithm
 SLOW_APEX = pytest.param("apex", marks=pytest.mark.slow)
+SLOW_R2D2 = pytest.param("r2d2", marks=pytest.mark.slow)
 SLOW_IMPALA = pytest.param("impala", marks=pytest.mark.slow)
 
 
@@ -146,7 +147,8 @@ def test_killed_and_resumed_equals_never_killed(tmp_path, algorithm):
     ]
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", SLOW_IMPALA])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", OTHERS)
 def test_the_others_killed_and_resumed_equal_never_killed(tmp_path, algorithm):
     """Which is also to repeat themselves, with several actors, tasks and batches in a round."""
     words = [algorithm, *OTHERS[algorithm], "--core-size", 8, "--env-steps", 3520, "--run-dir"]
@@ -183,8 +185,8 @@ def test_the_others_killed_and_resumed_equal_never_killed(tmp_path, algorithm):
 
 @pytest.mark.parametrize(
     ("algorithm", "number"),
-    [("r2d2", signal.SIGINT), ("r2d2", signal.SIGTERM), ("impala", signal.SIGHUP),
-     ("ppo", signal.SIGINT)],
+    [pytest.param("r2d2", signal.SIGINT, marks=pytest.mark.slow), ("r2d2", signal.SIGTERM),
+     pytest.param("impala", signal.SIGHUP, marks=pytest.mark.slow), ("ppo", signal.SIGINT)],
 )  # fmt: skip
 def test_a_signal_saves_a_checkpoint_and_exits(tmp_path, algorithm, number):
     process = start(algorithm, *WORDS[algorithm], "--env-steps", 10**8,
@@ -215,7 +217,7 @@ def test_a_synchronous_run_repeats_itself(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, results[0][1], results[1][1])
 
 
-@pytest.mark.parametrize("algorithm", OTHERS)
+@pytest.mark.parametrize("algorithm", ["ppo", SLOW_IMPALA])
 def test_actors_of_several_tasks_run_ahead(tmp_path, algorithm):
     """And what they have learned can be played and seen."""
     folder, tasks = tmp_path / "run", (*TASKS, "Catch-v0:permute=2")
@@ -327,7 +329,7 @@ def test_a_loss_that_is_not_finite_stops_the_others(tmp_path, capfd, algorithm):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["learner"]["params"]))
 
 
-@pytest.mark.parametrize("algorithm", ["r2d2", SLOW_APEX, "ppo", SLOW_IMPALA])
+@pytest.mark.parametrize("algorithm", [SLOW_R2D2, SLOW_APEX, "ppo", SLOW_IMPALA])
 def test_a_full_disk_does_not_stop_the_run(tmp_path, algorithm):
     """Files that may not grow: saving fails with the system's own error, learning goes on."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
