@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import rock_paper_scissors
 from rlsys import algorithms, envs
 from rlsys.acting.actors import make_envs
 from rlsys.envs import check, rules, smax
@@ -16,6 +17,7 @@ from rlsys.losses.team_spirit import team_spirit, zero_sum
 from rlsys.types import UserError
 
 DUEL = "teams/team_fakes:Duel"
+SCISSORS = "teams/experiments.rock_paper_scissors:RockPaperScissors"
 needs_jaxmarl = pytest.mark.skipif(
     importlib.util.find_spec("jaxmarl") is None, reason="JaxMARL is not installed: EXTRA=teams"
 )
@@ -47,6 +49,21 @@ def test_rows_are_ordered_by_game_team_and_player_and_each_sees_its_own():
     np.testing.assert_array_equal(
         time[1:], np.where(steps.first[1:].reshape(40, 3, 4), 0, time[:-1] + 1)
     )
+
+
+def test_rock_paper_scissors_has_its_payoffs_and_its_equilibrium():
+    env = made(SCISSORS, 8)
+    steps, actions, _ = play(env, 40)
+    own, other = actions.reshape(40, 4, 2)[..., 0], actions.reshape(40, 4, 2)[..., 1]
+    won, played = steps.reward[1:].reshape(40, 4, 2), ~steps.first[1:].reshape(40, 4, 2)[..., 0]
+    np.testing.assert_array_equal(won[..., 0], -won[..., 1])
+    expected = np.where(played, rock_paper_scissors.PAYOFF[own, other], 0)
+    np.testing.assert_allclose(won[..., 0], expected, rtol=1e-6)
+    best = np.array([1, 10, 5]) / 16
+    assert abs(rock_paper_scissors.exploitability(best)) < 1e-12
+    for i in range(3):
+        moved = best + 0.01 * (np.eye(3)[i] - best)
+        assert rock_paper_scissors.exploitability(moved) > 1e-4
 
 
 def test_the_dead_have_one_legal_action_and_do_not_move_but_are_rewarded_for_the_result():
@@ -103,7 +120,9 @@ def test_events_are_added_to_the_learners_rewards_but_for_a_games_last_step():
             np.testing.assert_allclose(events[t, row : row + 4], 0.2 * expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("words", [DUEL, f"{DUEL}:opponent=random", f"{DUEL}:max_episode_steps=3"])
+@pytest.mark.parametrize(
+    "words", [DUEL, f"{DUEL}:opponent=random", f"{DUEL}:max_episode_steps=3", SCISSORS]
+)
 def test_team_games_keep_the_rules_of_environments(words):
     found = check.check(lambda seed: made(f"{words}:event_rewards=0", 8, seed), 60)
     assert [x for x in found if x.kept is False] == []
