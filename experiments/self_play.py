@@ -29,7 +29,7 @@ GAMES = {
     "KuhnPoker-v1": "--env-steps 600000 --entropy-cost 0.2",
     "LeducHoldem-v1": "--env-steps 1500000 --entropy-cost 0.1",
     SCISSORS: (
-        "--preset game --env-steps 800000 --entropy-cost 0.003 --checkpoint-every 16384 "
+        "--preset game --env-steps 400000 --entropy-cost 0.003 --checkpoint-every 16384 "
         "--keep-checkpoints 100 --eval-every 0"
     ),
 }
@@ -54,6 +54,8 @@ def main(config: Config) -> None:
     for game in config.only:
         words = ["ppo", "--env", game, *GAMES[game].split(), *WORDS.split()]
         agents = {name: [*words, *more.split()] for name, more in AGENTS.items()}
+        if game == SCISSORS:
+            del agents["current-self-lstm"]  # there is nothing to remember
         name = f"self-play-{game.rpartition(':')[2]}"
         folders = play_all(name, agents, config)
         ends: gather.Rows = []
