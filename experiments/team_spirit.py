@@ -34,6 +34,8 @@ class Config(Options):
     """The game."""
     env_steps: int = 10_000_000
     """The environment steps of each run, counted over all units."""
+    only: tuple[str, ...] = tuple(ARMS)
+    """The arms."""
     games: int = 400
     """The number of games of each pair of policies in cross-play."""
 
@@ -55,7 +57,7 @@ def cross_play(options: Config) -> list[dict[str, Any]]:
     """Plays the arms of each seed against each other; gives a line for each pair and seed."""
     lines = []
     for seed, (one, other) in itertools.product(
-        range(options.seeds), itertools.combinations(ARMS, 2)
+        range(options.seeds), itertools.combinations(options.only, 2)
     ):
         sides = [load(str(Path(options.runs) / f"{NAME}-{arm}-{seed}")) for arm in (one, other)]
         out = Path(options.runs) / "matches" / f"{NAME}-{one}-{other}-{seed}.json"
@@ -65,10 +67,10 @@ def cross_play(options: Config) -> list[dict[str, Any]]:
     return lines
 
 
-def describe(lines: list[dict[str, Any]]) -> list[str]:
+def describe(arms: tuple[str, ...], lines: list[dict[str, Any]]) -> list[str]:
     """A line for each pair of arms: the mean score over seeds, with its 95 % interval."""
     text = []
-    for one, other in itertools.combinations(ARMS, 2):
+    for one, other in itertools.combinations(arms, 2):
         scores = [x["score"] for x in lines if (x["arm"], x["against"]) == (one, other)]
         mean, low, high = mean_interval(scores)
         seeds = ", ".join(f"{x:.3f}" for x in scores)
@@ -82,7 +84,7 @@ def describe(lines: list[dict[str, Any]]) -> list[str]:
 def win_rates(options: Config) -> list[str]:
     """A line for each arm and way to play: how often final policies beat the scripted enemies."""
     text = []
-    for arm in ARMS:
+    for arm in options.only:
         paths = [
             Path(options.runs) / f"{NAME}-{arm}-{seed}" / "evaluation.json"
             for seed in range(options.seeds)
@@ -96,13 +98,14 @@ def win_rates(options: Config) -> list[str]:
 
 
 def main(options: Config) -> None:
-    """Trains all arms, and has them play each other."""
-    study(NAME, {arm: words(options, *tau) for arm, tau in ARMS.items()}, options)
+    """Trains the arms, and has them play each other."""
+    study(NAME, {arm: words(options, *ARMS[arm]) for arm in options.only}, options)
     print("against the scripted enemies, with the 95 % interval of the mean over seeds:")
     print("\n".join(win_rates(options)))
     lines = cross_play(options)
-    write(RESULTS / f"{NAME}-cross-play.csv", lines)
-    print("\n".join(describe(lines)))
+    if lines:
+        write(RESULTS / f"{NAME}-cross-play.csv", lines)
+        print("\n".join(describe(options.only, lines)))
 
 
 if __name__ == "__main__":
