@@ -160,6 +160,7 @@ def test_a_signal_leaves_ranges_as_the_checkpoint_has_them(tmp_path):
     assert [x["high"] for x in last[:2]] == pytest.approx([0.5 + high for _, high in shares[:2]])
 
 
+@pytest.mark.slow
 def test_a_run_may_begin_to_adapt_when_it_goes_on_and_samples_may_be_learned_from(tmp_path):
     words = "--env-steps 400 --learning-starts 100 --replay-capacity 800 --unrolls-ahead 0".split()
     ppo_only = ("--minibatches", "--epochs", "--sequence-length")

@@ -131,6 +131,7 @@ def counted(num, fails):
         raise ValueError("as asked for")
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_hands_over_what_it_yields():
     numbers = list(processes.stream(counted, 3, False))
     assert [n for n, _ in numbers] == [0, 1, 2]

@@ -219,6 +219,7 @@ def config_of(folder):
     return from_dict(r2d2.Config, {**content, "run_dir": str(folder)})
 
 
+@pytest.mark.slow
 def test_evaluations_may_begin_on_resume(run):
     lines = [line["env_steps"] for line in logged(run) if "eval/best" in line]
     assert min(lines) >= 1500 and lines[-1] == STEPS

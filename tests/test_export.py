@@ -47,7 +47,7 @@ RUNS = {
 }
 
 
-FAST = ("vector", "drawn, recurrent, continuous", "Q-values, recurrent")
+FAST = ("drawn, recurrent, continuous", "Q-values, recurrent")
 
 
 @pytest.fixture(

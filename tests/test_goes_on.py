@@ -97,20 +97,25 @@ def broken(*args):
     raise RuntimeError("broken")
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [("--seed 7", "cannot go on with seed 7 (was 0)"),
-     ("--env CartPole-v1", "cannot go on with env CartPole-v1 (was Catch-v0)"),
-     ("--hidden-size 16", "cannot go on with hidden_size 16 (was 8): "),
-     ("--num-envs 16", "cannot go on with num_envs 16 (was 8): "),
-     ("--env-steps 400", "has played 480 environment steps and 400 are asked for")],
-)  # fmt: skip
-def test_what_cannot_change_is_refused_in_a_sentence(half, capfd, words, sentence):
-    before = (half / "config.json").read_bytes(), (half / "metrics.jsonl").read_bytes()
-    assert play("resume", half, *words.split()) == 2
-    error = capfd.readouterr().err
-    assert sentence in error and error.startswith("rlsys: ") and error.count("\n") == 1
-    assert before == ((half / "config.json").read_bytes(), (half / "metrics.jsonl").read_bytes())
+REFUSED = {
+    "--seed 7": "cannot go on with seed 7 (was 0)",
+    "--env CartPole-v1": "cannot go on with env CartPole-v1 (was Catch-v0)",
+    "--hidden-size 16": "cannot go on with hidden_size 16 (was 8): ",
+    "--num-envs 16": "cannot go on with num_envs 16 (was 8): ",
+    "--env-steps 400": "has played 480 environment steps and 400 are asked for",
+}
+
+
+def test_what_cannot_change_is_refused_in_a_sentence(half, capfd):
+    def content():
+        return (half / "config.json").read_bytes(), (half / "metrics.jsonl").read_bytes()
+
+    before = content()
+    for words, sentence in REFUSED.items():
+        assert play("resume", half, *words.split()) == 2
+        error = capfd.readouterr().err
+        assert sentence in error and error.startswith("rlsys: ") and error.count("\n") == 1
+        assert before == content()
     assert play("resume", half) == 0  # and the folder is not locked
 
 
@@ -138,6 +143,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(tmp_path, capfd):
         "--batch-size 4 --replay-ratio 3",
     ],
 )
+@pytest.mark.slow
 def test_a_replay_goes_on_with_what_the_new_fields_ask_for(tmp_path, monkeypatch, algorithm, words):
     monkeypatch.setattr(jax, "devices", lambda *_: jax.local_devices()[:1])
     if words != "--replay-ratio 0.5" and algorithm != "r2d2":
@@ -225,6 +231,7 @@ def test_ctrl_c_ends_a_program_that_is_starting(tmp_path, delay):
     assert delay < 0.1 or "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_does_not_end_a_run(tmp_path):
     words = [sys.executable, "-m", "rlsys.train", *PPO, "--run-dir", "run"]
     env = {**os.environ, "PYTHONPATH": str(Path(run.__file__).parents[2])}
@@ -285,6 +292,7 @@ def test_a_full_disk_at_the_end_still_prints_the_results(tmp_path, monkeypatch, 
     assert not [path.name for path in (tmp_path / "run").glob("evaluation*")]
 
 
+@pytest.mark.slow
 def test_config_json_tells_who_trained_from_which_step(half):
     """A finished run that is resumed trains nothing, so nobody is added."""
     (first,) = config_of(half)["trained_by"]

@@ -18,7 +18,7 @@ from rlsys.running.log import Log
 from tests.test_train import OTHERS, WORDS
 
 COMPILE = "/jax/core/compile/backend_compile_duration"
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("apex", "impala")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("r2d2", "apex", "impala")]
 STEPS = 4400  # three checkpoints or more, and as many lines of the log between them
 
 
@@ -68,12 +68,13 @@ def compiled_when_warm(folder, algorithm, ahead, compiled, lines):
 
 
 @pytest.mark.parametrize("ahead", [pytest.param(0, marks=pytest.mark.slow), 1])
-@pytest.mark.parametrize("algorithm", ["r2d2", "ppo", *SLOW])
+@pytest.mark.parametrize("algorithm", ["ppo", *SLOW])
 def test_nothing_is_compiled_when_it_is_warm(tmp_path, algorithm, ahead, compiled, lines):
     """Checkpoints and fresh environments included."""
     assert compiled_when_warm(tmp_path / "run", algorithm, ahead, compiled, lines) == []
 
 
+@pytest.mark.slow
 def test_a_shape_that_changes_is_compiled_for(tmp_path, monkeypatch, compiled, lines):
     """And told of by the test above."""
     calls, unroll = [], actors.unroll
@@ -112,7 +113,7 @@ def guarded(lines):
 
 
 @pytest.mark.parametrize("ahead", [pytest.param(0, marks=pytest.mark.slow), 1])
-@pytest.mark.parametrize("algorithm", ["r2d2", "ppo", *SLOW])
+@pytest.mark.parametrize("algorithm", ["ppo", *SLOW])
 def test_nothing_is_transferred_unasked_when_it_is_warm(tmp_path, algorithm, ahead, lines):
     with guarded(lines) as seen:
         train.main(words(algorithm, tmp_path / "run", ahead))

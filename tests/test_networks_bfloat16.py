@@ -131,6 +131,7 @@ def products(text):
 
 
 @pytest.mark.parametrize("torso", KINDS)
+@pytest.mark.slow
 def test_only_the_last_layers_products_are_float32(torso):
     all_float32 = products(lowered(torso, False))
     assert len(all_float32) > 12 and {x for row in all_float32 for x in row} == {"f32"}

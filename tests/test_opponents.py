@@ -198,6 +198,7 @@ def newest(folder):
 
 
 @pytest.mark.parametrize("ahead", ["0", pytest.param("1", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_past_selves_to_the_bit(tmp_path, ahead):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     words = "--actors 2 --core-size 8 --sequence-length 8 --unrolls-ahead".split()

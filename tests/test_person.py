@@ -149,6 +149,7 @@ def test_lots_are_drawn_both_ways(runs, monkeypatch):
     assert drawn == {True, False}
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(runs):
     command = [sys.executable, "-m", "rlsys", "play", str(runs / "TicTacToe-v1"), "--seed", "1"]
     done = subprocess.run(command, input="y\n5\n", capture_output=True, text=True)

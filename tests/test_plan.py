@@ -160,6 +160,7 @@ def quick(monkeypatch):
 
 
 @pytest.mark.parametrize("name", algorithms.NAMES)
+@pytest.mark.slow
 def test_every_algorithm_can_be_planned_elsewhere(name, quick):
     config = CONFIGS[name]
     one, eight = (predict.plan(name, config, MACHINES[m]) for m in ("h100", "8xh100"))

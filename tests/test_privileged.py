@@ -263,6 +263,7 @@ def trained(request, tmp_path_factory):
     return algorithm, from_dict(algorithm.Config, saved["config"]), folder
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_as_it_would_have(trained):
     *_, folder = trained
     cut = folder / "cut"

@@ -43,6 +43,7 @@ def test_a_run_that_is_too_short_says_so(tmp_path):
         profile.main(words)
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_while_it_is_traced_ends_well(tmp_path, capfd):
     words = ["impala", *OTHERS["impala"], "--env-steps", "1600", "--seconds", "600"]
     profile.main([*words, "--run-dir", str(tmp_path)])

@@ -26,6 +26,7 @@ def ordinary(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_in_odd_surroundings_equals_another(ordinary, tmp_path):
     """To the bit; R2D2 did not compile with JAX_ENABLE_X64=1."""
     cache = process.cache_folder()  # or it compiles for half a minute; see below for none

@@ -272,6 +272,7 @@ class Broken(Exception):
 
 
 @pytest.mark.usefixtures("on_one_device")
+@pytest.mark.slow
 def test_killed_beyond_a_checkpoint_and_resumed(swept, tmp_path, monkeypatch):
     """To the bit what it is uninterrupted; who was dead stays so, and no line is written twice."""
     folder, due = tmp_path / "sweep", Run.due

@@ -291,6 +291,7 @@ def test_a_resumed_run_of_teams_is_the_same_to_the_bit(tmp_path):
     assert result["won"] + result["drawn"] + result["lost"] == result["episodes"] == 4
 
 
+@pytest.mark.slow
 def test_runs_of_teams_play_matches(tmp_path, capsys):
     for name, words in {"a": "--core-size 8 --sequence-length 8", "b": "--seed 1"}.items():
         write_run(tmp_path / name, f"ppo {' '.join(SMALL)} {words}", past_selves=2)

@@ -185,8 +185,15 @@ def test_the_others_killed_and_resumed_equal_never_killed(tmp_path, algorithm):
 
 @pytest.mark.parametrize(
     ("algorithm", "number"),
-    [pytest.param("r2d2", signal.SIGINT, marks=pytest.mark.slow), ("r2d2", signal.SIGTERM),
-     pytest.param("impala", signal.SIGHUP, marks=pytest.mark.slow), ("ppo", signal.SIGINT)],
+    [
+        *(
+            pytest.param(*x, marks=pytest.mark.slow)
+            for x in (
+                ("r2d2", signal.SIGINT), ("r2d2", signal.SIGTERM), ("impala", signal.SIGHUP)
+            )
+        ),
+        ("ppo", signal.SIGINT),
+    ],
 )  # fmt: skip
 def test_a_signal_saves_a_checkpoint_and_exits(tmp_path, algorithm, number):
     process = start(algorithm, *WORDS[algorithm], "--env-steps", 10**8,
@@ -314,6 +321,7 @@ def test_a_run_ends_with_the_unrolls_that_a_checkpoint_takes_in(tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", OTHERS)
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_others(tmp_path, capfd, algorithm):
     """And is never saved: a first run's checkpoint is kept."""
     folder = tmp_path / "run"
@@ -330,6 +338,7 @@ def test_a_loss_that_is_not_finite_stops_the_others(tmp_path, capfd, algorithm):
 
 
 @pytest.mark.parametrize("algorithm", [SLOW_R2D2, SLOW_APEX, "ppo", SLOW_IMPALA])
+@pytest.mark.slow
 def test_a_full_disk_does_not_stop_the_run(tmp_path, algorithm):
     """Files that may not grow: saving fails with the system's own error, learning goes on."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
@@ -365,7 +374,11 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path, algorithm):
         ("r2d2 --observe 7", "observe"),
         ("r2d2 --sticky-actions 0.25", "sticky_actions is for Atari"),
         ("r2d2 --torso natur", "nature"),
-        ("r2d2 --preset atari --replay-capacity 4000000000", "--replay-capacity"),
+        pytest.param(
+            "r2d2 --preset atari --replay-capacity 4000000000",
+            "--replay-capacity",
+            marks=pytest.mark.slow,
+        ),
         ("impala --batch-size 24", "batch_size 24 must divide the 64 environments of an actor"),
         ("impala --num-envs 2 --batch-size 2", "a batch of 2 cannot be split evenly over 4 devic"),
         ("impala --num-envs 16", "batch_size 64 is more than the 16 environments"),

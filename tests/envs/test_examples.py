@@ -45,7 +45,12 @@ def score(folder):
 
 
 @pytest.mark.parametrize(
-    "env, words", [(GYMNASIUM, ()), (JAX, ()), (JAX, ("--policy", "gaussian"))]
+    "env, words",
+    [
+        (GYMNASIUM, ()),
+        (JAX, ()),
+        pytest.param(JAX, ("--policy", "gaussian"), marks=pytest.mark.slow),
+    ],
 )
 def test_training_learns_and_eval_records_a_gif(tmp_path, env, words):
     random = make(env, 64, 0)
@@ -70,6 +75,7 @@ def learned(folder):
 
 
 @pytest.mark.parametrize("env", [GYMNASIUM, f"{JAX}:max_episode_steps=9"])
+@pytest.mark.slow
 def test_resumed_equals_never_stopped(tmp_path, env):
     constant = ("--learning-rate-decay", "0")  # else it depends on where the run was to end
     assert ppo(env, tmp_path / "whole", 8192, *constant) == 0
@@ -83,6 +89,7 @@ def test_resumed_equals_never_stopped(tmp_path, env):
 
 
 @pytest.mark.parametrize("env", [GYMNASIUM, JAX])
+@pytest.mark.slow
 def test_a_sweep_of_two_seeds(tmp_path, env):
     folder = tmp_path / "sweep"
     assert ppo(env, folder, 10_240, "--seeds", "2", main=sweep.main) == 0
