@@ -56,6 +56,18 @@ end()
 NUM_DEVICES = 2  # of each process
 
 
+LATE = """
+import sys, time
+from rlsys.running.session import Session
+if sys.argv[2] == "1":
+    learn = Session.learn
+    def late(self, *words):
+        time.sleep(0 if self.learner_steps else 40)
+        learn(self, *words)
+    Session.learn = late
+"""
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("localhost", 0))
@@ -227,6 +239,17 @@ def test_an_address_that_cannot_be_is_said_in_one_sentence(words, sentence, capf
     assert cli.exit_code(lambda: train.main(["impala", *words.split()])) == 2
     error = capfd.readouterr().err
     assert error.startswith("rlsys: ") and sentence in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_process_may_come_to_its_first_update_much_later(tmp_path):
+    """As one does whose cache has no compiled program, where the other's has it."""
+    words = f"impala {' '.join(RUNS['impala'])} --run-dir run"
+    address = f"localhost:{free_port()}"
+    said, codes = finish(
+        start_two(lambda i: ["-c", LATE + SEVERAL, address, i, words], lambda i: tmp_path)
+    )
+    assert codes == [0, 0], said
 
 
 def test_where_no_cluster_is_found_that_is_said(tmp_path):

@@ -15,8 +15,10 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from rlsys.types import UserError
 
@@ -91,7 +93,26 @@ def start(where: Address | None) -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(f"the processes did not meet: {_first_line(error)}") from None
+    barrier()  # so that they connect while they are in step
     _on_abort(_say_and_exit)
+
+
+def connect(mesh: jax.sharding.Mesh) -> None:
+    """Let the devices of a mesh connect while all processes wait for each other.
+
+    Devices connect in the first program in which they talk, and on CPUs they give up after 30
+    seconds. Without this, one process could come to its first update that much later than another,
+    because it has the update to compile. It is collective, so all processes must call it.
+    """
+    if not mesh.is_multi_process:
+        return
+    shared, whole = (
+        NamedSharding(mesh, x) for x in (PartitionSpec(mesh.axis_names), PartitionSpec())
+    )
+    ones = jax.make_array_from_callback((mesh.size,), shared, lambda _: np.ones(1, np.float32))
+    program = jax.jit(jnp.sum, out_shardings=whole).lower(ones).compile()
+    barrier()
+    program(ones).block_until_ready()
 
 
 def end() -> None:

@@ -373,6 +373,7 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
     mesh = learner.make_mesh(reserved=config.actor_devices)
     algorithm.check_mesh(mesh, config)
     own = hosts.share(config)
+    hosts.connect(mesh)
     with contextlib.ExitStack() as stack:
         display = stack.enter_context(Display(shown=hosts.is_primary()))
         with display.phase("making environments"):
