@@ -5,7 +5,8 @@
 Each run ends with games against the scripted enemies. Then the final policies of all arms play each
 other: those of one seed against each other's, both as first and as second team.
 
-Writes results/team-spirit.csv, -curves.csv, .png, and -cross-play.csv.
+Writes results/team-spirit.csv with the games at the end, -curves.csv and .png with win rates over
+the run, and -cross-play.csv.
 """
 
 import dataclasses
@@ -14,12 +15,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from matplotlib.figure import Figure
 
-from experiments.study import RESULTS, Options, study, write
+from experiments.study import RESULTS, Options, play_all, write
 from rlsys import cli
+from rlsys.results import evaluations, gather
+from rlsys.results.curves import short
 from rlsys.results.evaluate import mean_interval
 from rlsys.results.match import MatchConfig, match
+from rlsys.running import metrics_file
 from rlsys.train import load
 
 NAME = "team-spirit"
@@ -81,27 +85,61 @@ def describe(arms: tuple[str, ...], lines: list[dict[str, Any]]) -> list[str]:
     return text
 
 
-def win_rates(options: Config) -> list[str]:
-    """A line for each arm and way to play: how often final policies beat the scripted enemies."""
+def win_rates(options: Config) -> tuple[gather.Rows, gather.Rows]:
+    """Gives how often policies beat the scripted enemies: at the end of each run, and during it."""
+    ends: gather.Rows = []
+    curves: gather.Rows = []
+    for arm, seed in itertools.product(options.only, range(options.seeds)):
+        folder, about = Path(options.runs) / f"{NAME}-{arm}-{seed}", {"arm": arm, "seed": seed}
+        (kept,) = evaluations.read(folder)
+        for mode, found in kept["results"].items():
+            counts = {key: found[key] for key in ("episodes", "won", "drawn", "lost")}
+            ends.append(about | {"mode": mode, "env_steps": kept["env_steps"]} | counts)
+            curves += [
+                about | {"mode": mode, "env_steps": x["env_steps"], "win_rate": x[name]}
+                for x in metrics_file.read(folder)
+                if (name := f"eval/{mode}_win_rate") in x
+            ]
+    return ends, curves
+
+
+def describe_ends(ends: gather.Rows) -> list[str]:
+    """A line for each arm and way to play: the mean win rate over seeds, with its interval."""
     text = []
-    for arm in options.only:
-        paths = [
-            Path(options.runs) / f"{NAME}-{arm}-{seed}" / "evaluation.json"
-            for seed in range(options.seeds)
-        ]
-        found = [json.loads(path.read_text())["results"] for path in paths]
-        for mode in found[0]:
-            rates = np.array([x[mode]["won"] / x[mode]["episodes"] for x in found])
-            mean, low, high = mean_interval(rates)
-            text.append(f"{arm}, {mode}: win rate {mean:.3f} ({low:.3f} to {high:.3f})")
+    for (arm, mode), rows in gather.group(ends, "arm", "mode").items():
+        mean, low, high = mean_interval([row["won"] / row["episodes"] for row in rows])
+        text.append(f"{arm}, {mode}: win rate {mean:.3f} ({low:.3f} to {high:.3f})")
     return text
+
+
+def plot(curves: gather.Rows) -> None:
+    """Draws win rates against the scripted enemies over the run: mean and range of the seeds."""
+    figure = Figure(figsize=(6.5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for (arm, mode), mine in gather.group(curves, "arm", "mode").items():
+        points = gather.group(mine, "env_steps")
+        x = [steps for (steps,) in points]
+        y = [[row["win_rate"] for row in rows] for rows in points.values()]
+        axes.fill_between(x, [*map(min, y)], [*map(max, y)], alpha=0.18, linewidth=0)
+        axes.plot(x, [sum(values) / len(values) for values in y], label=f"{arm}, {mode}")
+    axes.set(
+        xlabel="environment steps", ylabel="win rate against the scripted enemies", ylim=(0, 1)
+    )
+    axes.xaxis.set_major_formatter(short)
+    axes.grid(alpha=0.25)
+    axes.legend(title="line: mean of seeds; band: their range", frameon=False)
+    figure.savefig(RESULTS / f"{NAME}.png", dpi=130)
 
 
 def main(options: Config) -> None:
     """Trains the arms, and has them play each other."""
-    study(NAME, {arm: words(options, *ARMS[arm]) for arm in options.only}, options)
+    play_all(NAME, {arm: words(options, *ARMS[arm]) for arm in options.only}, options)
+    ends, curves = win_rates(options)
+    write(RESULTS / f"{NAME}.csv", ends)
+    write(RESULTS / f"{NAME}-curves.csv", curves)
+    plot(curves)
     print("against the scripted enemies, with the 95 % interval of the mean over seeds:")
-    print("\n".join(win_rates(options)))
+    print("\n".join(describe_ends(ends)))
     lines = cross_play(options)
     if lines:
         write(RESULTS / f"{NAME}-cross-play.csv", lines)
