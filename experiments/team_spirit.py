@@ -91,7 +91,7 @@ def win_rates(options: Config) -> tuple[gather.Rows, gather.Rows]:
     curves: gather.Rows = []
     for arm, seed in itertools.product(options.only, range(options.seeds)):
         folder, about = Path(options.runs) / f"{NAME}-{arm}-{seed}", {"arm": arm, "seed": seed}
-        (kept,) = evaluations.read(folder)
+        kept, *_ = evaluations.read(folder)
         for mode, found in kept["results"].items():
             counts = {key: found[key] for key in ("episodes", "won", "drawn", "lost")}
             ends.append(about | {"mode": mode, "env_steps": kept["env_steps"]} | counts)

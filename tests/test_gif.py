@@ -131,6 +131,20 @@ def test_a_gif_that_grows_too_large_is_cut(tmp_path, monkeypatch):
     assert note == ", of which 1 steps are shown: it is cut after 0 seconds of drawing"
 
 
+def test_what_the_first_step_compiles_is_no_drawing(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(gif.time, "monotonic", lambda: now)
+
+    def slow_at_first(t):
+        nonlocal now
+        now += 100.0 if t <= 1 else 1.0
+        return shade(t)
+
+    envs = Drawn(10, 10.0, slow_at_first)
+    assert gif.record(tmp_path / "a.gif", player(envs, None), None) == ""
+    assert len(images(tmp_path / "a.gif")) == 11
+
+
 def test_an_episode_that_never_ends_is_cut_as_in_evaluation(tmp_path, monkeypatch):
     monkeypatch.setattr(playing, "MAX_STEPS", 7)
     gif.record(tmp_path / "a.gif", player(Drawn(10_000, 10.0, shade), None), None)

@@ -20,7 +20,7 @@ from rlsys.types import UserError
 STEPS_PER_SECOND = 10.0  # of a task that does not tell its own
 FRAMES_PER_SECOND = 30.0  # at most; a faster task is shown at every second step, or every third ...
 MOST_MB = 8.0  # a longer gif is cut
-MOST_SECONDS = 20.0  # of drawing; an episode that takes longer is cut
+MOST_SECONDS = 20.0  # after the first step; an episode that takes longer is cut
 HOLD = 2.0  # seconds for which the last picture stays
 LEAST_WIDTH, MOST_WIDTH = 180, 360  # pixels; others are enlarged by whole numbers, or shrunk
 CAPTION = 18  # pixels below the picture
@@ -75,7 +75,7 @@ def record_tasks(
 
 def record(path: Path, player: EvalPolicy, params: Any) -> str:
     """Writes the first episode of environment 0 as a gif, cut if it passes MOST_MB or takes longer
-    than MOST_SECONDS to draw.
+    than MOST_SECONDS to play and draw after its first step, for which programs are compiled.
 
     Returns:
       Nothing where the gif has the whole episode, else words for the end of a sentence.
@@ -117,8 +117,9 @@ def frames(player: EvalPolicy, params: Any, stride: int) -> Iterator[Frame]:
 
 def _write(file: BinaryIO, found: Iterator[Frame], rate: float) -> str:
     """Writes frames one by one, so that a long episode needs no memory; returns as record does."""
-    begin, before, frame, note = time.monotonic(), None, next(found), ""
+    begin, before, frame, note = None, None, next(found), ""
     for after in found:
+        begin = begin or time.monotonic()  # programs were compiled for the first step
         # A gif counts in hundredths of a second: 15 frames a second are 7, 6 and 7 of them.
         delay = round(100 * after.episode.length / rate) - round(100 * frame.episode.length / rate)
         before = _append(file, before, captioned(frame), delay)
