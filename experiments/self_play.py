@@ -11,10 +11,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments import rock_paper_scissors
-from experiments.study import RESULTS, Options, play_all, write
+from experiments.study import RESULTS, Options, play_all, plot_ranges, write
 from rlsys import cli, train
 from rlsys.acting import actor_critic
 from rlsys.acting.exploitability import NAME
@@ -69,7 +68,9 @@ def main(config: Config) -> None:
             )
         write(RESULTS / f"{name}.csv", ends)
         write(RESULTS / f"{name}-curves.csv", curves)
-        plot(name, agents, curves)
+        by_agent = {agent: [row for row in curves if row["agent"] == agent] for agent in agents}
+        words_of_plot = {"ylabel": "exploitability", "title": name, "yscale": "log"}
+        plot_ranges(RESULTS / f"{name}.png", by_agent, "exploitability", **words_of_plot)
         for agent in agents:
             found = [row["exploitability"] for row in ends if row["agent"] == agent]
             mean, low, high = evaluate.mean_interval(found)
@@ -101,23 +102,6 @@ def plays_of(network, params) -> np.ndarray:
     no_action = core_state.a_tm1[None][:0]
     pi, _, _ = actor_critic.policy_and_values(network, params, steps, no_action, core_state)
     return np.asarray(jax.nn.softmax(pi.logits)[0, 0], float)
-
-
-def plot(name: str, agents: dict[str, list[str]], curves: gather.Rows) -> None:
-    """Draws each agent's exploitability over the environment steps: mean and range of the seeds."""
-    figure = Figure(figsize=(6.5, 3.8), layout="constrained")
-    axes = figure.subplots()
-    for agent in agents:
-        mine = [row for row in curves if row["agent"] == agent]
-        points = gather.group(mine, "env_steps")
-        x = [steps for (steps,) in points]
-        y = [[row["exploitability"] for row in rows] for rows in points.values()]
-        axes.fill_between(x, [*map(min, y)], [*map(max, y)], alpha=0.18, linewidth=0)
-        axes.plot(x, [sum(values) / len(values) for values in y], label=agent)
-    axes.set(xlabel="environment steps", ylabel="exploitability", title=name, yscale="log")
-    axes.grid(alpha=0.25)
-    axes.legend(title="line: mean of seeds; band: their range", frameon=False)
-    figure.savefig(RESULTS / f"{name}.png", dpi=130)
 
 
 if __name__ == "__main__":

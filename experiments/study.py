@@ -12,8 +12,10 @@ import queue
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from rlsys.results import curves as learning_curves
 from rlsys.results import evaluate, evaluations, gather
@@ -89,6 +91,28 @@ def play(words: list[str], seed: int, folder: Path, cores: queue.Queue) -> None:
         )
     finally:
         cores.put(free)
+
+
+def plot_ranges(path: Path, curves: dict[str, gather.Rows], column: str, **axes_words: Any) -> None:
+    """Draws a number over the environment steps, for each label: mean and range of its rows' seeds.
+
+    Args:
+      column: the number's name in the rows.
+      axes_words: for matplotlib's Axes.set, such as ylabel.
+    """
+    figure = Figure(figsize=(6.5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for label, mine in curves.items():
+        points = gather.group(mine, "env_steps")
+        x = [steps for (steps,) in points]
+        y = [[row[column] for row in rows] for rows in points.values()]
+        axes.fill_between(x, [*map(min, y)], [*map(max, y)], alpha=0.18, linewidth=0)
+        axes.plot(x, [sum(values) / len(values) for values in y], label=label)
+    axes.set(xlabel="environment steps", **axes_words)
+    axes.xaxis.set_major_formatter(learning_curves.short)
+    axes.grid(alpha=0.25)
+    axes.legend(title="line: mean of seeds; band: their range", frameon=False)
+    figure.savefig(path, dpi=130)
 
 
 def flat(row: dict) -> dict:

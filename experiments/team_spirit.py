@@ -15,12 +15,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from experiments.study import RESULTS, Options, play_all, write
+from experiments.study import RESULTS, Options, play_all, plot_ranges, write
 from rlsys import cli
 from rlsys.results import evaluations, gather
-from rlsys.results.curves import short
 from rlsys.results.evaluate import mean_interval
 from rlsys.results.match import MatchConfig, match
 from rlsys.running import metrics_file
@@ -112,32 +109,15 @@ def describe_ends(ends: gather.Rows) -> list[str]:
     return text
 
 
-def plot(curves: gather.Rows) -> None:
-    """Draws win rates against the scripted enemies over the run: mean and range of the seeds."""
-    figure = Figure(figsize=(6.5, 3.8), layout="constrained")
-    axes = figure.subplots()
-    for (arm, mode), mine in gather.group(curves, "arm", "mode").items():
-        points = gather.group(mine, "env_steps")
-        x = [steps for (steps,) in points]
-        y = [[row["win_rate"] for row in rows] for rows in points.values()]
-        axes.fill_between(x, [*map(min, y)], [*map(max, y)], alpha=0.18, linewidth=0)
-        axes.plot(x, [sum(values) / len(values) for values in y], label=f"{arm}, {mode}")
-    axes.set(
-        xlabel="environment steps", ylabel="win rate against the scripted enemies", ylim=(0, 1)
-    )
-    axes.xaxis.set_major_formatter(short)
-    axes.grid(alpha=0.25)
-    axes.legend(title="line: mean of seeds; band: their range", frameon=False)
-    figure.savefig(RESULTS / f"{NAME}.png", dpi=130)
-
-
 def main(options: Config) -> None:
     """Trains the arms, and has them play each other."""
     play_all(NAME, {arm: words(options, *ARMS[arm]) for arm in options.only}, options)
     ends, curves = win_rates(options)
     write(RESULTS / f"{NAME}.csv", ends)
     write(RESULTS / f"{NAME}-curves.csv", curves)
-    plot(curves)
+    labels = {f"{a}, {m}": rows for (a, m), rows in gather.group(curves, "arm", "mode").items()}
+    name = "win rate against the scripted enemies"
+    plot_ranges(RESULTS / f"{NAME}.png", labels, "win_rate", ylabel=name, ylim=(0, 1))
     print("against the scripted enemies, with the 95 % interval of the mean over seeds:")
     print("\n".join(describe_ends(ends)))
     lines = cross_play(options)

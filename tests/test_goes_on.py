@@ -16,7 +16,7 @@ from rlsys.running import changes, provenance, run
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.lock import Lock
 from rlsys.types import UserError
-from tests.test_train import REPLAYS, SLOW_APEX, command, logged, metrics, play, start, wait_for
+from tests.test_train import REPLAYS, command, logged, metrics, play, start, wait_for
 
 PPO = (
     "ppo --env Catch-v0 --num-envs 8 --actors 1 --unrolls-ahead 0 --hidden-size 8 --head-size 8 "
@@ -132,16 +132,9 @@ def test_a_finished_run_says_so_and_stays_as_it_is(tmp_path, capfd):
     assert (folder / "config.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("algorithm", ["r2d2", SLOW_APEX])
+@pytest.mark.parametrize("algorithm", REPLAYS)
 @pytest.mark.parametrize(
-    "words",
-    [
-        *(
-            pytest.param(x, marks=pytest.mark.slow)
-            for x in ("--replay-ratio 0.5", "--batch-size 16")
-        ),
-        "--batch-size 4 --replay-ratio 3",
-    ],
+    "words", ["--replay-ratio 0.5", "--batch-size 16", "--batch-size 4 --replay-ratio 3"]
 )
 @pytest.mark.slow
 def test_a_replay_goes_on_with_what_the_new_fields_ask_for(tmp_path, monkeypatch, algorithm, words):

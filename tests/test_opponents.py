@@ -197,7 +197,7 @@ def newest(folder):
     return jax.tree.map(lambda x: keys[not is_key(x)](x), trees), meta
 
 
-@pytest.mark.parametrize("ahead", ["0", pytest.param("1", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ahead", ["0", "1"])
 @pytest.mark.slow
 def test_a_resumed_run_has_the_same_past_selves_to_the_bit(tmp_path, ahead):
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -42,7 +42,6 @@ OTHERS = {
 REPLAYS = {"r2d2": SMALL, "apex": [*SMALL, "--core-size", "0"]}
 WORDS = REPLAYS | OTHERS  # of every algorithm
 SLOW_APEX = pytest.param("apex", marks=pytest.mark.slow)
-SLOW_R2D2 = pytest.param("r2d2", marks=pytest.mark.slow)
 SLOW_IMPALA = pytest.param("impala", marks=pytest.mark.slow)
 
 
@@ -337,7 +336,7 @@ def test_a_loss_that_is_not_finite_stops_the_others(tmp_path, capfd, algorithm):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["learner"]["params"]))
 
 
-@pytest.mark.parametrize("algorithm", [SLOW_R2D2, SLOW_APEX, "ppo", SLOW_IMPALA])
+@pytest.mark.parametrize("algorithm", WORDS)
 @pytest.mark.slow
 def test_a_full_disk_does_not_stop_the_run(tmp_path, algorithm):
     """Files that may not grow: saving fails with the system's own error, learning goes on."""
