@@ -39,16 +39,7 @@ from typing import Any, NamedTuple, Protocol
 
 from rlsys import algorithms, cli
 from rlsys.config import RunConfig, from_dict
-from rlsys.envs.players import players_of
 from rlsys.learning import hosts
-from rlsys.results import exploit
-from rlsys.results.evaluate import EvalConfig, evaluate_run
-from rlsys.results.export import ExportConfig, export
-from rlsys.results.league import RatingsConfig, rate_run
-from rlsys.results.match import MatchConfig, game_of, match
-from rlsys.results.person import PlayConfig, play_run
-from rlsys.results.randomise import RandomiseConfig, show
-from rlsys.results.transfer import TransferConfig, transfer
 from rlsys.running import config_file, output, process
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
@@ -67,12 +58,7 @@ class Command(NamedTuple):
     function: OfRun
 
 
-COMMANDS = {
-    "eval": Command(EvalConfig(), evaluate_run),
-    "export": Command(ExportConfig(), export),
-    "ratings": Command(RatingsConfig(), rate_run),
-    "play": Command(PlayConfig(), play_run),
-}
+COMMANDS = ("eval", "export", "ratings", "play")  # those that command_of knows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +137,29 @@ def load(folder: str) -> tuple[Algorithm, Any]:
     return algorithm, from_dict(algorithm.Config, {**saved["config"], "run_dir": folder})
 
 
+def command_of(name: str) -> Command:
+    """Returns one of COMMANDS.
+
+    What only one command needs is imported when it is asked for, here and below: a run would start
+    two seconds later if it imported everything.
+    """
+    if name == "eval":
+        from rlsys.results.evaluate import EvalConfig, evaluate_run
+
+        return Command(EvalConfig(), evaluate_run)
+    if name == "export":
+        from rlsys.results.export import ExportConfig, export
+
+        return Command(ExportConfig(), export)
+    if name == "ratings":
+        from rlsys.results.league import RatingsConfig, rate_run
+
+        return Command(RatingsConfig(), rate_run)
+    from rlsys.results.person import PlayConfig, play_run
+
+    return Command(PlayConfig(), play_run)
+
+
 def take_folder(command: str, args: list[str], default: Any, about: str, also: Any = None) -> str:
     """Takes the folder of a run from a command's words; without one it shows the help, if asked.
 
@@ -175,7 +184,7 @@ def use(command: str, args: list[str]) -> None:
     Raises:
       UserError: there is no such run, or a word is wrong.
     """
-    default, function = COMMANDS[command]
+    default, function = command_of(command)
     about = str(default.__doc__)
     folder = take_folder(command, args, default, about)
     algorithm, config = load(folder)
@@ -211,6 +220,8 @@ def train_against(args: list[str]) -> None:
     Raises:
       UserError: there is no such run, it plays no game of two, or a word is wrong.
     """
+    from rlsys.results import exploit
+
     folder = take_folder("exploit", args, RunConfig(), exploit.ABOUT)
     algorithm, config = load(folder)
     default = exploit.config_against(algorithm, config)
@@ -227,6 +238,8 @@ def train(algorithm: Algorithm, config: Any, *, resume: bool = False) -> None:
     primary = hosts.is_primary()
     folder = algorithm.train(config, resume=resume)
     if primary and config.has_past_selves and config.self_play.frozen:
+        from rlsys.results import exploit
+
         exploit.conclude(algorithm, dataclasses.replace(config, run_dir=str(folder)))
 
 
@@ -239,6 +252,8 @@ def show_physics(args: list[str]) -> None:
     Raises:
       UserError: there is no task, its physics cannot be changed, or a word is wrong.
     """
+    from rlsys.results.randomise import RandomiseConfig, show
+
     env = args.pop(0) if args and not args[0].startswith("-") else ""
     about = str(RandomiseConfig.__doc__)
     options = cli.parse(RandomiseConfig(), args, about, usage=f"rlsys randomise {env or 'TASK'}")
@@ -256,6 +271,8 @@ def play_transfer(args: list[str]) -> None:
     Raises:
       UserError: there is no such run, or a word is wrong.
     """
+    from rlsys.results.transfer import TransferConfig, transfer
+
     about = str(TransferConfig.__doc__)
     folders = [take_folder("transfer", args, TransferConfig(), about)]
     while args and not args[0].startswith("-"):
@@ -274,6 +291,9 @@ def play_match(args: list[str]) -> None:
     Raises:
       UserError: they are not two, one is no run and no player, or a word is wrong.
     """
+    from rlsys.envs.players import players_of
+    from rlsys.results.match import MatchConfig, game_of, match
+
     sides: list[str] = []
     while args and not args[0].startswith("-"):
         sides.append(args.pop(0))

@@ -64,6 +64,15 @@ def forever(length):
         yield length
 
 
+def test_a_summary_counts_successes():
+    episodes = [Episode(-1.0, 5, 0, "task", successes=x) for x in (0.0, 1.0, 1.0, 4.0)]
+    result = evaluate.summary(episodes)
+    assert (result["successes"], result["successes_median"]) == (1.5, 1.0)
+    assert 0 <= result["successes_95_low"] < 1.5 < result["successes_95_high"] <= 4
+    assert "; 1.5 successes an episode (95 % interval " in evaluate.describe("sampled", result)
+    assert "successes" not in evaluate.summary([Episode(-1.0, 5, 0, "task")])
+
+
 def test_an_episode_that_never_ends_counts_with_its_return_so_far(monkeypatch):
     """One of three environments never ends its episodes."""
     monkeypatch.setattr(playing, "MAX_STEPS", 20)

@@ -23,19 +23,24 @@ TEAMS = (
     "--env teams/team_fakes:Duel --num-envs 64 --minibatches 2 --unroll-length 16 "
     "--refresh-steps 16 --env-steps 4096 --log-every 2048 --eval-every 2048"
 )
+GOALS = (
+    "--env FetchReachDense-v4 --num-envs 8 --minibatches 2 --unroll-length 16 "
+    "--refresh-steps 16 --env-steps 512 --log-every 256 --eval-every 256"
+)
 ALGORITHMS = ["r2d2", *(pytest.param(x, marks=pytest.mark.slow) for x in WORDS if x != "r2d2")]
 
 
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory):
     """Gives the folder of a short run: of an algorithm, of self-play in a game whose tree is known,
-    of teams, or with drawn physics whose ranges widen. Each is trained when it is first asked for.
+    of teams, of a task that tells of successes, or with drawn physics whose ranges widen. Each is
+    trained when it is first asked for.
     """
     folder = tmp_path_factory.mktemp("runs")
 
     @functools.cache
     def run(name):
-        own = {"game": GAME, "physics": PHYSICS, "teams": TEAMS}
+        own = {"game": GAME, "physics": PHYSICS, "teams": TEAMS, "goals": GOALS}
         words = ["ppo", *own.get(name, "").split(), "--eval-episodes", 4]
         if name not in own:
             words = [name, *WORDS[name], "--unrolls-ahead", 1, "--env-steps", 1600]
@@ -46,7 +51,7 @@ def run_of(tmp_path_factory):
     return run
 
 
-NAMES = (*algorithms.NAMES, "game", "physics", "teams")
+NAMES = (*algorithms.NAMES, "game", "physics", "teams", "goals")
 
 
 def names_of(folder):

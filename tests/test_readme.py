@@ -148,7 +148,7 @@ def check_make(line: str) -> None:
         assert len(members(algorithm, [w for w in words if w != "--print-commands"])) > 1
     elif target in ("match", "resume", *train.COMMANDS):
         assert values["RUN"].startswith("runs/")
-        defaults = {name: command.default for name, command in train.COMMANDS.items()}
+        defaults = {name: train.command_of(name).default for name in train.COMMANDS}
         default = (defaults | {"match": MatchConfig(), "resume": RunConfig()})[target]
         cli.parse(default, shlex.split(values.get("ARGS", "")), "")
 

@@ -3,10 +3,9 @@
 import collections
 import importlib
 import inspect
-import itertools
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +37,30 @@ class Played(NamedTuple):
     reward: np.ndarray  # [B] float32, raw
     terminated: np.ndarray  # [B] bool, the episode came to its own end
     truncated: np.ndarray  # [B] bool, it was cut off by a time limit
+    successes: Any = None  # [B] as successes() counts; None if the task does not tell
+
+
+def successes(info: Mapping[str, Any]) -> np.ndarray | None:
+    """Counts the goals that each episode has reached so far, from what a task tells beside a step.
+
+    A task that sets a new goal after each counts them itself, as "success_count": OpenAI et al.
+    2018, section 6.2, calls them consecutive successes. With one goal an episode, "is_success"
+    (Plappert et al. 2018, "Multi-Goal Reinforcement Learning") or "success" says whether it is
+    reached now, so that what counts is whether it is at the end.
+
+    Returns:
+      [B] float, or None if the task tells nothing of the kind.
+    """
+    for name in ("success_count", "is_success", "success"):
+        found = np.asarray(info.get(name))
+        if found.dtype.kind in "biuf" and found.ndim == 1:  # others use the word as they like
+            return found.astype(float)
+    return None
+
+
+def join(parts: Sequence[Any]) -> Any:
+    """Joins arrays, or trees of them such as Played, along the environments."""
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
 class Backend:
@@ -90,6 +113,11 @@ class Backend:
         """Ends the step that send() has begun. It counts nothing, as step() does."""
         return self._step(self._sent)
 
+    @classmethod
+    def receive_together(cls, several: Sequence[Any]) -> Played:
+        """Ends the steps of several back-ends of this class and one task, their rows joined."""
+        return join([one.receive() for one in several])
+
     def _draw(self) -> np.ndarray | None:
         """Draws environment 0 as uint8 [H, W, 3], or returns None if it has no picture."""
         raise NotImplementedError
@@ -112,6 +140,7 @@ class Backend:
         self._started = True
         self._return = np.zeros(self.num_envs)
         self._length = np.zeros(self.num_envs, int)
+        self._successes: np.ndarray | None = None
         zeros = np.zeros(self.num_envs, np.float32)
         first = np.ones(self.num_envs, bool)
         return Timestep(self._obs, first, zeros, zeros + 1, ~first)
@@ -121,7 +150,7 @@ class Backend:
         action = check_action(self.name, self.action_space, self.num_envs, action)
         if not self._started:
             return self.reset()
-        self._obs, first, reward, terminated, truncated = self._step(action)
+        self._obs, first, reward, terminated, truncated, self._successes = self._step(action)
         ended = terminated | truncated
         self._return += reward
         self._length += ~first
@@ -130,9 +159,7 @@ class Backend:
         return Timestep(self._obs, first, reward, (~terminated).astype(np.float32), truncated)
 
     def _finish(self, ended: np.ndarray) -> None:
-        which = np.flatnonzero(ended)
-        finished = (self._return[which].tolist(), self._length[which].tolist(), which.tolist())
-        self._episodes.extend(map(Episode, *finished, itertools.repeat(self.name)))
+        self._episodes += [self._episode(i, ended=True) for i in np.flatnonzero(ended).tolist()]
         self._return[ended] = 0
         self._length[ended] = 0
 
@@ -154,8 +181,13 @@ class Backend:
         return []
 
     def running_episodes(self) -> list[Episode]:
-        so_far = zip(self._return.tolist(), self._length.tolist(), strict=True)
-        return [Episode(*x, i, self.name, ended=False) for i, x in enumerate(so_far)]
+        return [self._episode(i, ended=False) for i in range(self.num_envs)]
+
+    def _episode(self, i: int, *, ended: bool) -> Episode:
+        """Returns how the episode of environment i stands."""
+        found = None if self._successes is None else float(self._successes[i])
+        length, total = int(self._length[i]), float(self._return[i])
+        return Episode(total, length, i, self.name, ended, found)
 
     def render(self) -> np.ndarray:
         """Returns the environment's own picture or, if it has none, its observation enlarged."""

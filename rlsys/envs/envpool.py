@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlsys.envs import envpool_rates, envpool_settings
-from rlsys.envs.backend import Backend, Played
+from rlsys.envs.backend import Backend, Played, successes
 from rlsys.envs.envpool_spaces import make_actions, make_observations
 from rlsys.envs.options import Task
 from rlsys.types import UserError
@@ -91,12 +91,21 @@ class EnvPoolEnvs(Backend):
         return self.receive()
 
     def receive(self) -> Played:
-        obs, reward, terminated, truncated, info = self._pool.recv(reset=False, return_info=True)
+        return self._played(*self._pool.recv(reset=False, return_info=True))
+
+    @classmethod
+    def receive_together(cls, several: Sequence[Any]) -> Played:
+        # The two halves of recv(): what costs the most, to name the arrays, is done once for all.
+        arrays = [one._pool._recv() for one in several]
+        joined = [np.concatenate(parts) for parts in zip(*arrays, strict=True)]
+        return several[0]._played(*several[0]._pool._to(joined, reset=False, return_info=True))
+
+    def _played(self, obs: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> Played:
         self.lives = info.get("lives")
         first = info["elapsed_step"] == 0
         reward = np.where(first, np.float32(0), reward)  # DM Control's resets have a reward
         obs = self._observations.from_pool(obs, info)
-        return Played(obs, first, reward, terminated, truncated)
+        return Played(obs, first, reward, terminated, truncated, successes(info))
 
     def _draw(self) -> np.ndarray | None:
         env_id = self._task.env_id

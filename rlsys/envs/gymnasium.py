@@ -20,7 +20,15 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
-from rlsys.envs.backend import Backend, Played, argument_names, cannot_make, failed, render_fps
+from rlsys.envs.backend import (
+    Backend,
+    Played,
+    argument_names,
+    cannot_make,
+    failed,
+    render_fps,
+    successes,
+)
 from rlsys.envs.options import Task, check_family
 from rlsys.envs.spaces import make_actions, make_observations
 from rlsys.types import UserError
@@ -132,7 +140,7 @@ class GymnasiumEnvs(Backend):
     def _step(self, action: np.ndarray) -> Played:
         first, action = self._ended, self._actions.convert(action)
         try:
-            obs, reward, terminated, truncated, _ = self._vector.step(action)
+            obs, reward, terminated, truncated, info = self._vector.step(action)
         except Exception as error:  # whatever the environment raises
             raise failed(self.name, "step", error) from error
         terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
@@ -143,6 +151,7 @@ class GymnasiumEnvs(Backend):
             np.array(reward, np.float32),
             terminated,
             truncated & ~terminated,
+            successes(info),
         )
 
     def _draw(self) -> np.ndarray | None:

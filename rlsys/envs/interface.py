@@ -30,6 +30,7 @@ class Episode(NamedTuple):
     env: int  # which of the B environments played it; of a team the first
     task: str  # the Task's name
     ended: bool = True  # False where it is still running
+    successes: float | None = None  # goals reached, as backend.successes counts; None: not told
 
 
 class Envs(Protocol):

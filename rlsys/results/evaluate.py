@@ -39,7 +39,8 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
 
 def summary(episodes: list[Episode]) -> dict[str, float]:
     """Mean raw return with its 95 % interval, spread, mean length, and how many have ended; of
-    games of two teams also how many were won, drawn and lost."""
+    games of two teams also how many were won, drawn and lost, and of tasks that tell of successes
+    their mean in an episode with its interval, and their median."""
     returns = np.array([e.episode_return for e in episodes])
     mean, low, high = mean_interval(returns)
     return {
@@ -53,7 +54,28 @@ def summary(episodes: list[Episode]) -> dict[str, float]:
         "max": float(returns.max()),
         "length": float(np.mean([e.length for e in episodes])),
         **(results_of_games(returns) if is_team_game(episodes[0].task) else {}),
+        **_successes([e.successes for e in episodes if e.successes is not None]),
     }
+
+
+def _successes(found: list[float]) -> dict[str, float]:
+    """Sums up the successes of episodes; nothing if there are none that tell."""
+    if not found:
+        return {}
+    mean, low, high = mean_interval(found)
+    about = {"successes": mean, "successes_95_low": low, "successes_95_high": high}
+    return {**about, "successes_median": float(np.median(found))}
+
+
+def describe_successes(result: dict[str, float]) -> str:
+    """Says how many successes a summary has; nothing if its task does not tell."""
+    if "successes" not in result:
+        return ""
+    return (
+        f"{result['successes']:.4g} successes an episode (95 % interval "
+        f"{result['successes_95_low']:.4g} to {result['successes_95_high']:.4g}; median "
+        f"{result['successes_median']:.4g})"
+    )
 
 
 def results_of_games(returns: np.ndarray) -> dict[str, int]:
@@ -80,6 +102,8 @@ def describe(name: str, result: dict[str, float]) -> str:
     )
     if "won" in result:
         words += f": won {result['won']}, drawn {result['drawn']}, lost {result['lost']}"
+    if told := describe_successes(result):
+        words += f"; {told}"
     if ended := cut(result):
         words += f"; {ended}, the others count with their return after {playing.MAX_STEPS:,} steps"
     return words

@@ -22,7 +22,7 @@ from rlsys.envs.randomise.words import read
 from rlsys.results import ranges
 from rlsys.results.domains import BEYOND, Domain, held_out
 from rlsys.results.domains import physics as only_physics
-from rlsys.results.evaluate import Saved, mean_interval, saved, summary
+from rlsys.results.evaluate import Saved, describe_successes, mean_interval, saved, summary
 from rlsys.results.match import check_mode
 from rlsys.running import files
 from rlsys.running.algorithm import Algorithm
@@ -179,6 +179,9 @@ def transfer(runs: Sequence[tuple[Algorithm, Any]], options: TransferConfig) -> 
             rows.append({**about, "mode": run.mode, **result})
         cells = "  ".join(map(_cell, played))
         print(f"  {domain.name:<44.44}  {domain.kind:8}  {cells}", flush=True)
+        for i, told in enumerate(map(describe_successes, played)):
+            if told:
+                print(f"      column {i + 1}: {told}", flush=True)
     for run in opened:
         own = [{k: v for k, v in row.items() if k != "run"} for row in rows
                if row["run"] == str(run.folder)]  # fmt: skip

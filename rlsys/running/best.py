@@ -67,8 +67,9 @@ class Evaluations:
 
         Returns:
           Numbers for the log: mean returns as eval/<mode>_return and, of several tasks, also as
-          eval/<mode>_return/<task>; of games of two teams eval/<mode>_win_rate; the highest score
-          so far as eval/best. Nothing if it was given up, or in other processes than 0.
+          eval/<mode>_return/<task>; of games of two teams eval/<mode>_win_rate; of tasks that tell
+          of successes eval/successes; the highest score so far as eval/best. Nothing if it was
+          given up, or in other processes than 0.
         """
         if not hosts.is_primary():
             self._at = env_steps
@@ -99,6 +100,14 @@ class Evaluations:
             ]
             if won:
                 numbers[f"eval/{mode}_win_rate"] = float(np.mean(won))
+        reached = [
+            e.successes
+            for name, episodes in played.items()
+            for e in episodes
+            if name.partition(" ")[0] == algorithm.score_mode and e.successes is not None
+        ]
+        if reached:
+            numbers["eval/successes"] = float(np.mean(reached))
         score = numbers[f"eval/{algorithm.score_mode}_return"]
         if np.isfinite(score) and (self.best is None or score > self.best.score):
             self.best = Best(jax.device_get(params), score, env_steps, learner_steps)

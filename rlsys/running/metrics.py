@@ -157,6 +157,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "training wins against an opponent that does not learn, playing greedily."),
         Metric("eval/sampled_win_rate", "share", "The same with actions drawn from the policy "
                "(PPO)."),
+        Metric("eval/successes", "goals", "How many goals an episode of such an evaluation "
+               "reaches, played in the way that is the algorithm's score, where the task tells."),
         Metric("eval/best", RETURN, "The highest score of the evaluations so far, which is of the "
                "mode of play that is the algorithm's score; its parameters are kept."),
     ),

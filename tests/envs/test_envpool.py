@@ -4,11 +4,15 @@ import subprocess
 import sys
 import warnings
 
+import envpool
+import jax
 import numpy as np
 import pytest
 from environments import assert_aligned, assert_episodes, assert_same, make, play
 
 from rlsys import envs
+from rlsys.envs.backend import environment_seeds, join, successes
+from rlsys.envs.envpool import EnvPoolEnvs
 from rlsys.types import UserError
 
 
@@ -277,3 +281,59 @@ def test_envpool_is_imported_with_the_first_task():
     code = "import sys, rlsys.train; assert 'envpool' not in sys.modules"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "told, expected",
+    [
+        ({"success_count": [0, 3], "success": [0, 1]}, [0, 3]),  # a new goal after each
+        ({"is_success": [True, False]}, [1, 0]),
+        ({"success": [0.0, 1.0], "grasp_success": [1.0, 1.0]}, [0, 1]),
+        ({"steps_since_last_success": [4, 5]}, None),
+        ({"success": ["near", None]}, None),
+    ],
+)
+def test_successes_are_read_from_what_a_task_tells(told, expected):
+    found = successes({name: np.array(x) for name, x in told.items()})
+    assert found is None if expected is None else found.tolist() == expected
+
+
+@pytest.mark.parametrize("name, told", [("FetchReachDense-v4", "is_success"), ("CartPole-v1", "")])
+def test_an_episode_ends_with_the_successes_of_its_last_step(name, told):
+    seeds, limit = environment_seeds(48, 5), envs.Options(max_episode_steps=12)
+    pool = envpool.make_gymnasium(name, num_envs=48, seed=seeds, max_episode_steps=12)
+    env = EnvPoolEnvs(envs.Task(name, name, limit), 48, 5)
+    rng, reached, found = np.random.default_rng(0), [], []
+    pool.reset()
+    env.reset()
+    for _ in range(39):
+        action = rng.uniform(-1, 1, (48, 4)).astype(np.float32) if told else rng.integers(0, 2, 48)
+        *_, terminated, truncated, info = pool.step(action.astype(float) if told else action)
+        ended = np.flatnonzero(terminated | truncated)
+        reached += [(i, float(info[told][i]) if told else None) for i in ended]
+        env.step(action)
+        found += [(e.env, e.successes) for e in env.pop_episodes()]
+    assert found == reached
+    assert {x for _, x in found} == ({0.0, 1.0} if told else {None})
+
+
+def test_several_are_received_together_as_each_alone():
+    """Their arrays are joined before they are named, which EnvPool's own recv() does not do."""
+    several, alone = (
+        [
+            EnvPoolEnvs(envs.Task(name, name, envs.Options()), n, seed)
+            for n, seed in ((2, 0), (3, 1))
+        ]
+        for name in 2 * ["FetchReachDense-v4"]
+    )
+    rng = np.random.default_rng(0)
+    for one in (*several, *alone):
+        one.reset()
+    for _ in range(60):
+        action = rng.uniform(-1, 1, (5, 4)).astype(np.float32)
+        for group in (several, alone):
+            group[0].send(action[:2])
+            group[1].send(action[2:])
+        found = EnvPoolEnvs.receive_together(several)
+        expected = join([one.receive() for one in alone])
+        jax.tree.map(np.testing.assert_array_equal, found, expected)

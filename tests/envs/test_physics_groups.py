@@ -122,6 +122,16 @@ def test_cut_episodes_are_counted_nowhere():
     assert cut > 0
 
 
+def test_successes_are_told_across_redraws():
+    env = make("FetchReachDense-v4", words=("mass=scale:0.9:1.1",), redraw_steps=20)
+    rng = np.random.default_rng(0)
+    env.reset()
+    for _ in range(110):  # an episode has 50 steps
+        env.step(rng.integers(0, 11, (8, 4)))
+    assert len(env.pop_draws()) > 4
+    assert all(e.successes is not None for e in env.running_episodes())
+
+
 def test_a_restart_draws_what_new_environments_draw():
     """A checkpoint restarts environments; a resumed run makes new ones and restarts them, too."""
     went_on = make(redraw_steps=20)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlsys.envs.backend import Backend, Played, environment_seeds
+from rlsys.envs.backend import Backend, Played, environment_seeds, join
 from rlsys.envs.options import Task
 from rlsys.envs.randomise import adapt
 from rlsys.envs.randomise.model import Refused
@@ -184,7 +184,7 @@ class Groups(Backend):
         for group in self._unplayed:
             self._draws.append(self._record(group))
         self._unplayed = []
-        return _join(parts)
+        return join(parts)
 
     def _reset_group(self, group: Group) -> Any:
         """Starts new episodes in a group and returns their observations; the group is replaced
@@ -195,7 +195,7 @@ class Groups(Backend):
         """
         for _ in range(TRIES):
             obs = group.envs.reset().obs
-            if _well(obs).all():
+            if _all_well(obs):
                 return obs
             self._draws.append(self._record(group, EXPLODED))
             self._replace(group)
@@ -205,12 +205,14 @@ class Groups(Backend):
         for group in self._groups:
             if not group.due:
                 group.envs.send(action[group.rows])
-        parts = [self._replaced(x) if x.due else x.envs.receive() for x in self._groups]
-        played = Played(*(_join([getattr(x, name) for x in parts]) for name in Played._fields))
+        if any(x.due for x in self._groups):
+            played = join([self._replaced(x) if x.due else x.envs.receive() for x in self._groups])
+        else:
+            envs = [x.envs for x in self._groups]
+            played = envs[0].receive_together(envs)
         self._cut = np.zeros(self.num_envs, bool)
-        well = _well(played.obs) & _well(played.reward)
-        if not well.all():
-            played = self._set_aside(played, well)
+        if not (_all_well(played.obs) and _all_well(played.reward)):
+            played = self._set_aside(played, _well(played.obs) & _well(played.reward))
         for group in self._groups:
             group.left -= 1
             late = group.left < 0 and self._ranges is not None
@@ -227,7 +229,8 @@ class Groups(Backend):
         self._draws.append(self._record(group))
         group.due, group.left = False, self._task.randomise.redraw_steps
         zeros = np.zeros(group.rows.stop - group.rows.start, np.float32)
-        return Played(obs, zeros == 0, zeros, zeros > 0, zeros > 0)
+        successes = None if self._successes is None else zeros
+        return Played(obs, zeros == 0, zeros, zeros > 0, zeros > 0, successes)
 
     def _set_aside(self, played: Played, well: np.ndarray) -> Played:
         """Marks the groups in which a row exploded, to be replaced at the next step; such a row
@@ -250,6 +253,7 @@ class Groups(Backend):
             np.where(well, played.reward, np.float32(0)),
             played.terminated & well,
             played.truncated & well,
+            played.successes,
         )
 
     def step(self, action: np.ndarray) -> Timestep:
@@ -303,9 +307,11 @@ class Groups(Backend):
             _close(group)
 
 
-def _join(parts: list[Any]) -> Any:
-    """Joins arrays, or trees of them, along the environments."""
-    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+def _all_well(x: Any) -> bool:
+    """Returns whether _well holds for all rows; each step asks for it."""
+    arrays = [x] if isinstance(x, np.ndarray) else jax.tree.leaves(x)
+    floats = (array for array in arrays if array.dtype.kind == "f")
+    return all(-LARGEST < array.min() and array.max() < LARGEST for array in floats)  # NaN: False
 
 
 def _well(x: Any) -> np.ndarray:

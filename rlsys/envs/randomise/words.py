@@ -12,9 +12,8 @@ its own in OpenAI et al. 2018, table 1; `:all` draws one number for all of them.
 
 import math
 import re
+from statistics import NormalDist
 from typing import NamedTuple
-
-from scipy import special
 
 from rlsys.types import UserError
 
@@ -112,7 +111,7 @@ def quantile(how: str, numbers: tuple[float, ...], u: float) -> float:
     """
     if how in ("normal", "gaussian"):
         mean = numbers[0] if how == "gaussian" else 0.0
-        return mean + numbers[-1] * float(special.ndtri(u))
+        return mean + numbers[-1] * NormalDist().inv_cdf(u)
     low, high = numbers
     if how.startswith("log"):
         return min(max(math.exp(math.log(low) + u * math.log(high / low)), low), high)
