@@ -106,6 +106,7 @@ def test_evaluation_plays_the_whole_ranges():
         dataclasses.replace(config, env="InvertedPendulum-v5,Hopper-v5", actors=2)
 
 
+@pytest.mark.slow
 def test_off_nothing_is_kept(tmp_path):
     assert play(*DRAWN, "--env-steps", 400, "--run-dir", tmp_path / "run") == 0
     assert not list((tmp_path / "run").glob("ranges*"))

@@ -131,7 +131,7 @@ def literal_errors(kind, config, target_seed):
 
 
 @pytest.mark.parametrize("target_seed", [0, 1])
-@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("kind", KIND_NAMES)
 def test_every_transition_equals_the_episode_alone(kind, n, target_seed):
     """Double Q by both networks; ends, time-outs, stacks of frames and legal actions."""
@@ -239,6 +239,7 @@ def learn(num_devices, config, sample, num_updates=5):
 SGD = dataclasses.replace(CONFIG, rmsprop_decay=1.0, rmsprop_eps=1.0, learning_rate=0.02)
 
 
+@pytest.mark.slow
 def test_the_number_of_devices_does_not_change_the_result():
     """SGD, which does not hide a gradient's scale; weights divided by the largest of all."""
     replay, *_ = filled("stacked")
@@ -253,6 +254,7 @@ def test_the_number_of_devices_does_not_change_the_result():
         close(one, other, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_the_target_network_is_a_copy_made_every_target_update_steps():
     config = dataclasses.replace(CONFIG, target_update=3)
     replay, *_ = filled("stacked")

@@ -21,7 +21,6 @@ from rlsys.sweep.members import check_together, members
 from rlsys.types import Stopped, UserError
 
 STEPS, EVERY = 2400, 500
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("apex", "ppo")]
 
 
 def words(algorithm, folder, *more):
@@ -47,7 +46,8 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("algorithm", ["r2d2", *SLOW])
+@pytest.mark.parametrize("algorithm", ["r2d2", "apex", "ppo"])
+@pytest.mark.slow
 def test_training_is_the_same_with_evaluations_and_after_a_kill(tmp_path, algorithm, monkeypatch):
     """To the bit: on 4 devices, with two tasks and several actors (IMPALA, PPO); the run killed in
     an evaluation goes on to the same evaluations and the same best parameters."""

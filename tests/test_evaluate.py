@@ -216,6 +216,7 @@ def test_evaluations_stand_side_by_side(tmp_path):
         ("ppo", "sampled", "greedy"),
     ],
 )
+@pytest.mark.slow
 def test_a_run_whose_episodes_never_end_ends_well(
     algorithm, score, other, tmp_path, monkeypatch, capfd
 ):

@@ -47,7 +47,7 @@ RUNS = {
 }
 
 
-FAST = ("drawn, recurrent, continuous", "Q-values, recurrent")
+FAST = ("drawn, recurrent, continuous",)
 
 
 @pytest.fixture(

@@ -57,6 +57,7 @@ def half(tmp_path, capfd):
     return folder
 
 
+@pytest.mark.slow
 def test_fewer_epochs_go_on_learning(half, capfd):
     before = config_of(half)
     assert "changes" not in before
@@ -73,6 +74,7 @@ def test_fewer_epochs_go_on_learning(half, capfd):
     assert after["config"] == before["config"] | {"epochs": 2}
 
 
+@pytest.mark.slow
 def test_a_longer_run_says_where_the_learning_rate_goes(half, capfd):
     assert play("resume", half, "--env-steps", 1920) == 0
     output = capfd.readouterr().out
@@ -212,6 +214,7 @@ def test_several_hangups_save_one_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("delay", [0.05, 0.5, 1.5, 2.5])
+@pytest.mark.slow
 def test_ctrl_c_ends_a_program_that_is_starting(tmp_path, delay):
     """At any moment of the first seconds, by the signal or as a run that is saved."""
     process = start(*PPO, "--env-steps", 10**8, "--run-dir", "run", cwd=tmp_path)

@@ -353,7 +353,10 @@ def descend(num_devices, config, trajectory, num_updates=3):
     return jax.device_get((state.params, state.popart, metrics))
 
 
-@pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(POPART, sum_losses=True)])
+@pytest.mark.parametrize(
+    "config",
+    [CONFIG, pytest.param(dataclasses.replace(POPART, sum_losses=True), marks=pytest.mark.slow)],
+)
 def test_the_number_of_devices_does_not_change_the_result(config):
     """Gradient descent, which does not hide a gradient's scale; tasks spread unevenly."""
     one = descend(1, config, trajectory_of())

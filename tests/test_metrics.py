@@ -59,6 +59,7 @@ def names_of(folder):
     return {glossary_name(name) for line in lines for name in json.loads(line)}
 
 
+@pytest.mark.slow
 def test_the_glossary_has_what_a_replay_and_self_play_write(run_of):
     written = names_of(run_of("r2d2")) | names_of(run_of("game"))
     assert len(written) > 60 and written - GROUP_OF.keys() == set(), "metrics without an entry"

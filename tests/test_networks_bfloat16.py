@@ -89,6 +89,7 @@ def flat(tree):
     return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
+@pytest.mark.slow
 def test_the_gradient_is_nearly_that_of_float32():
     """About as near as float32's own is with parameters rounded to bfloat16: in the median over
     seeds, since now and then one of the two rounds a ReLU's input to the other side of 0."""

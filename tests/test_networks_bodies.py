@@ -117,7 +117,8 @@ def test_arrays_that_cannot_be_read_are_refused(change, sentence):
         networks.policy_value_network(SEEN, ARM, **SIZES, **change)
 
 
-@pytest.mark.parametrize("num_devices", [pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("num_devices", [2, 4])
+@pytest.mark.slow
 def test_the_number_of_devices_changes_neither_parameters_nor_statistics(num_devices):
     network, params = asymmetric()
     config = impala.Config(
@@ -159,10 +160,8 @@ RUNS = {
 RUNS["apex"] = [*RUNS["r2d2"], "--core-size", "0"]
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("impala", "r2d2", "apex")]
-
-
-@pytest.mark.parametrize("algorithm", ["ppo", *SLOW])
+@pytest.mark.parametrize("algorithm", ["ppo", "impala", "r2d2", "apex"])
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_as_it_would_have(tmp_path, algorithm):
     """Statistics are in checkpoints, and reach actors and evaluation."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"

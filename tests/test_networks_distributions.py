@@ -113,7 +113,9 @@ def test_kl_is_0_of_equals_and_above_0_of_others(kind):
     assert (pi.kl(near) >= 0).all() and (pi.kl(near) < 1e-4).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(x, marks=pytest.mark.slow if x == "equal" else ()) for x in KINDS]
+)
 def test_gradients_of_all_terms(kind):
     (pi, action), (other, _) = draw(kind), draw(kind, 1)
     illegal = np.zeros((), bool) if kind == "gaussian" else pi.logits == ILLEGAL

@@ -47,6 +47,7 @@ def test_it_normalizes_observations_if_asked_to(tmp_path):
     assert any(np.max(np.abs(x)) > 100 for x in statistics)  # the number of observations seen
 
 
+@pytest.mark.slow
 def test_a_sweep_takes_it(tmp_path):
     words = (
         f"{OWN} {SHORT} --env-steps 400 --learning-rate 1e-3 3e-3 --run-dir {tmp_path / 'sweep'}"

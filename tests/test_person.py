@@ -87,6 +87,7 @@ class Typist(io.StringIO):
 
 @pytest.mark.parametrize("begins", ["y", "n", ""])
 @pytest.mark.parametrize("name", GAMES)
+@pytest.mark.slow
 def test_whole_games(name, begins, runs, capsys, monkeypatch):
     typist = Typist(begins, capsys)
     monkeypatch.setattr(sys, "stdin", typist)

@@ -234,6 +234,7 @@ def test_the_command_prints_what_a_person_asks(quick, capsys):
     assert "no machine is called 'h10'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_here_everything_is_measured(quick):
     """Parts that cannot be 0, and a sum that is theirs; the rate itself is the slow test's."""
     config = dataclasses.replace(CONFIGS["impala"], batch_size=4, num_envs=16)

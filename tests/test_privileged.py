@@ -167,6 +167,7 @@ def test_gradients_of_policy_and_values_reach_their_own_body_alone(cores):
 
 
 @pytest.mark.parametrize("algorithm", [impala, ppo])
+@pytest.mark.slow
 def test_the_number_of_devices_changes_nothing(algorithm):
     """Statistics of what is privileged, too; gradient descent, as Adam would hide a factor."""
     config, network, params = network_and_params(algorithm, "of the values")

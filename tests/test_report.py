@@ -235,7 +235,10 @@ def made_up(agents, tasks=1, letters=20):
     return ends, lines
 
 
-@pytest.mark.parametrize("letters", [10, pytest.param(40, marks=pytest.mark.slow), 300])
+@pytest.mark.parametrize(
+    "letters",
+    [pytest.param(10, marks=pytest.mark.slow), pytest.param(40, marks=pytest.mark.slow), 300],
+)
 @pytest.mark.parametrize("agents", [1, pytest.param(5, marks=pytest.mark.slow), 12, 30])
 @pytest.mark.parametrize("tasks", [1, 3])
 def test_a_legend_is_never_cropped_and_leaves_room(agents, letters, tasks):

@@ -99,6 +99,7 @@ def test_an_unroll_that_waits_for_the_updates_before_it_is_dropped(tmp_path, mon
     assert all(updates == played / 5 for played, updates in steps) and steps[-1][0] >= 960
 
 
+@pytest.mark.slow
 def test_updates_that_are_left_are_made_after_the_resume(tmp_path, monkeypatch):
     folder, updates, update = tmp_path / "run", [], Session.update
 
@@ -131,6 +132,7 @@ def test_nothing_is_saved_twice(tmp_path, monkeypatch):
     assert [line["env_steps"] for line in metrics(folder)] == [80, 160, 240]
 
 
+@pytest.mark.slow
 def test_an_evaluation_ends_at_once(tmp_path):
     words = [*PPO, "--eval-episodes", 10**6, "--run-dir", "run"]
     process = start(*words, cwd=tmp_path)

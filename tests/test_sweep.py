@@ -243,6 +243,7 @@ def test_devices_share_the_members_evenly(swept, tmp_path):
 DYING = ("--learning-rate", "1e-3", "1e30")
 
 
+@pytest.mark.slow
 def test_a_member_that_dies_hurts_none(swept, capfd):
     """Two of four do; the others' results are to the bit those beside harmless members."""
     folder = swept("impala", *DYING)
@@ -297,6 +298,7 @@ def test_killed_beyond_a_checkpoint_and_resumed(swept, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("on_one_device")
+@pytest.mark.slow
 def test_stopped_by_a_signal_and_resumed(swept, tmp_path, monkeypatch, capfd):
     """With replays: to the bit what it is uninterrupted, as the signal comes at a checkpoint."""
     folder, due = tmp_path / "sweep", Run.due
@@ -320,6 +322,7 @@ def test_stopped_by_a_signal_and_resumed(swept, tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.usefixtures("on_one_device")
+@pytest.mark.slow
 def test_a_sweep_that_has_ended_goes_on_with_more_steps(swept, tmp_path, capfd):
     """And a field that sets members apart stays as it is."""
     folder = tmp_path / "sweep"
@@ -467,6 +470,7 @@ def test_what_cannot_work_is_said_in_one_sentence(words, sentence, tmp_path, mon
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_printed_commands_are_the_members(tmp_path, monkeypatch, capfd):
     """Also of members that cannot be one program; none share a folder."""
     sweep_words = "--env Catch-v0 --batch-size 16 32 --learning-rate 1e-4 1e-3 --seeds 2".split()

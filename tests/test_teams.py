@@ -266,6 +266,7 @@ def trained(folder, words=(), resume=False):
     ppo.ALGORITHM.train(config, resume=resume)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_of_teams_is_the_same_to_the_bit(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     words = "--actors 2 --core-size 8 --sequence-length 8 --unrolls-ahead 1 --no-gif".split()

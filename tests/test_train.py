@@ -42,7 +42,6 @@ OTHERS = {
 REPLAYS = {"r2d2": SMALL, "apex": [*SMALL, "--core-size", "0"]}
 WORDS = REPLAYS | OTHERS  # of every algorithm
 SLOW_APEX = pytest.param("apex", marks=pytest.mark.slow)
-SLOW_IMPALA = pytest.param("impala", marks=pytest.mark.slow)
 
 
 def command(*words):
@@ -208,6 +207,7 @@ def test_a_signal_saves_a_checkpoint_and_exits(tmp_path, algorithm, number):
     assert newest >= 1 and meta["counters"]["env_steps"] >= 1200
 
 
+@pytest.mark.slow
 def test_a_synchronous_run_repeats_itself(tmp_path):
     """Also with several actors, and whatever their threads do."""
     results = []
@@ -223,7 +223,8 @@ def test_a_synchronous_run_repeats_itself(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, results[0][1], results[1][1])
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", SLOW_IMPALA])
+@pytest.mark.parametrize("algorithm", ["ppo", "impala"])
+@pytest.mark.slow
 def test_actors_of_several_tasks_run_ahead(tmp_path, algorithm):
     """And what they have learned can be played and seen."""
     folder, tasks = tmp_path / "run", (*TASKS, "Catch-v0:permute=2")
@@ -309,6 +310,7 @@ def test_the_first_number_that_is_not_finite_is_named():
     assert first_not_finite({"c": good}) is None and first_not_finite({}) is None
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_unrolls_that_a_checkpoint_takes_in(tmp_path):
     """Or one that is resumed from there would end before it."""
     words = "--num-envs 32 --batch-size 32 --unroll-length 20 --refresh-steps 20 --hidden-size 8"

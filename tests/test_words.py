@@ -204,6 +204,7 @@ def test_a_run_is_found_by_latest_and_by_pattern(runs, capfd):
         assert "that fits 'runs/" in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_tells_its_tasks_options_wherever_it_is_named(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert cli.exit_code(lambda: train.main(["ppo", *TINY, "--observe", "0", "2"])) == 0
@@ -224,7 +225,7 @@ def test_a_config_without_words_is_what_the_command_line_trains(name):
     assert algorithm.Config() == algorithms.config_of(name, [])
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "impala"])
+@pytest.mark.parametrize("algorithm", ["ppo", pytest.param("impala", marks=pytest.mark.slow)])
 def test_tasks_that_do_not_go_together_name_the_real_mismatch(algorithm, tmp_path, capfd):
     words = f"{algorithm} --env Pong-v5,CartPole-v1 --run-dir {tmp_path / 'run'}"
     assert run(train.main, words) == 2
@@ -319,7 +320,7 @@ def test_a_device_without_memory_is_a_sentence(capsys):
     assert said.startswith("rlsys: this does not fit the device's memory: RESOURCE_EXHAUSTED")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("utf-8", marks=pytest.mark.slow)])
 def test_a_wrong_value_is_a_sentence_in_any_encoding(encoding):
     command = [sys.executable, "-m", "experiments.pong", "--seeds=x"]
     env = {**os.environ, "PYTHONIOENCODING": encoding}

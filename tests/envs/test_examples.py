@@ -48,7 +48,7 @@ def score(folder):
     "env, words",
     [
         (GYMNASIUM, ()),
-        (JAX, ()),
+        pytest.param(JAX, (), marks=pytest.mark.slow),
         pytest.param(JAX, ("--policy", "gaussian"), marks=pytest.mark.slow),
     ],
 )
@@ -119,6 +119,7 @@ def latest(folder):
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_run_of_environments_in_processes(tmp_path):
     """The signal goes to every process of the terminal; the environments' live on until the end."""
     words = ["ppo", "--env", f"{GYMNASIUM}:processes=true", *SMALL, "--num-envs", "2"]
