@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from rlsys import networks, streams
@@ -65,6 +66,7 @@ def play(
       Stopped: stop(), which is asked at each step, was True.
     """
     envs, policy, core_state, seed = player
+    params = jax.device_put(params)  # once, and not at each step
     key, episodes = streams.key(seed, "evaluation"), list[Episode]()
     while len(episodes) < num_episodes:
         teams = min(envs.num_envs // envs.team_size, num_episodes - len(episodes))

@@ -297,14 +297,20 @@ def sides(game: str) -> tuple[str, str]:
     return "  it began", "  it did not"
 
 
+def line(words: str, result: dict[str, float], number: str = "score") -> str:
+    """A line of a table on games: how many were won, drawn and lost, and a mean with its interval.
+
+    Args:
+      words: what the games are.
+      result: as summary() gives it; number: the name of its mean.
+    """
+    counts = "".join(f"{result[name]:>8,}" for name in ("won", "drawn", "lost"))
+    interval = f"{result['interval_95_low']:.3f} to {result['interval_95_high']:.3f}"
+    return f"{words:<16}{counts}{result[number]:>9.3f}   {interval}"
+
+
 def describe(found: dict[str, Any], first: str, second: str) -> list[str]:
     """Lines on a match, as match() writes it, from the first side's view."""
-
-    def line(words: str, x: dict[str, float]) -> str:
-        counts = "".join(f"{x[name]:>8,}" for name in ("won", "drawn", "lost"))
-        interval = f"{x['interval_95_low']:.3f} to {x['interval_95_high']:.3f}"
-        return f"{words:<16}{counts}{x['score']:>9.3f}   {interval}"
-
     whole = found["result"]
     lines = [
         f"{found['game']}, {whole['games']:,} games",
