@@ -23,6 +23,11 @@ EFFECTS = (
     "--randomise.observation-noise 0.01 --randomise.action-delay 0.5 --randomise.action-noise 0.05"
 )
 HOPPER = "ppo --env Hopper-v5 --env-steps 122880 --log-every 6144"
+WIDE = f"{HOPPER} --num-envs 64 --unroll-length 32 --refresh-steps 32"
+HAND = (
+    "ppo --env HandManipulateBlockRotateZDense-v1 --separate-networks --env-steps 24576 "
+    "--log-every 2048"
+)
 PENDULUM = "ppo --env InvertedDoublePendulum-v5 --preset small --env-steps 300000 --log-every 16384"
 PAIRS = {  # the words of both runs, of the one without, of the one with
     "past-selves": (
@@ -31,6 +36,8 @@ PAIRS = {  # the words of both runs, of the one without, of the one with
         "--past-share 0.2",
     ),
     "physics, Hopper": (HOPPER, "", PHYSICS),
+    "physics, Hopper, 64 environments": (WIDE, "", PHYSICS),
+    "Dactyl's table, Shadow Hand": (HAND, "", "--randomise.preset dactyl"),
     "physics, InvertedDoublePendulum": (PENDULUM, "", PHYSICS),
     "noise and delay, InvertedDoublePendulum": (PENDULUM, "", EFFECTS),
 }
