@@ -128,7 +128,8 @@ class EnvPoolEnvs(Backend):
     @property
     def steps_per_second(self) -> float | None:
         env_id = self._task.env_id
-        return envpool_rates.steps_per_second(env_id, self.family(env_id), self._pool.spec)
+        own = envpool_settings.base_path(env_id)
+        return envpool_rates.steps_per_second(env_id, self.family(env_id), self._pool.spec, own)
 
     def close(self) -> None:
         self._pool = None

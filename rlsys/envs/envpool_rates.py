@@ -16,13 +16,15 @@ STEPS = {"box2d": 50.0}  # Gymnasium's FPS; it tells only where Box2D is install
 TIMESTEP = 0.002  # seconds, where a MuJoCo model names none
 
 
-def steps_per_second(env_id: str, family: str, spec: Any) -> float | None:
+def steps_per_second(env_id: str, family: str, spec: Any, base_path: str) -> float | None:
     """Return the steps of an EnvPool task in a second of its own time, None if unknown.
 
     Args:
       env_id: EnvPool's id.
       family: the id's family.
       spec: EnvPool's specification of the pool that plays it.
+      base_path: the folder below which EnvPool's own models are. The pool's is another where its
+        physics are drawn, and is gone once the pool is made.
     """
     if family in SCREENS:
         return SCREENS[family] / spec.config.frame_skip
@@ -31,15 +33,15 @@ def steps_per_second(env_id: str, family: str, spec: Any) -> float | None:
     if family == "mujoco":
         if "ctrl_dt" in spec.config._fields:  # Playground's
             return 1 / spec.config.ctrl_dt
-        model = _model(spec)
+        model = _model(spec, Path(base_path) / "mujoco")
         return 1 / (_timestep(model) * spec.config.frame_skip) if model else None
     return _of_gymnasium(env_id)
 
 
-def _model(spec: Any) -> Path | None:
+def _model(spec: Any, folder: Path) -> Path | None:
     """Return the file of a MuJoCo task's model; None outside the tasks of Gymnasium, of
     Gymnasium-Robotics and of DM Control."""
-    folder, config = Path(spec.config.base_path) / "mujoco", spec.config._asdict()
+    config = spec.config._asdict()
     domain = re.fullmatch(r"_?Dmc(\w+)EnvSpec", type(spec).__name__)
     if domain:
         name = domain[1].lower()

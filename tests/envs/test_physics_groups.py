@@ -122,6 +122,13 @@ def test_cut_episodes_are_counted_nowhere():
     assert cut > 0
 
 
+@pytest.mark.parametrize("task", [TASK, "FetchReachDense-v4", "CartpoleBalance-v1"])
+def test_a_second_has_as_many_steps_as_without_drawn_physics(task):
+    """Also once the files are gone that EnvPool made the environments from."""
+    drawn = make(task, words=("mass=scale:0.9:1.1",))
+    assert drawn.steps_per_second == make(task, words=()).steps_per_second > 1
+
+
 def test_successes_are_told_across_redraws():
     env = make("FetchReachDense-v4", words=("mass=scale:0.9:1.1",), redraw_steps=20)
     rng = np.random.default_rng(0)
