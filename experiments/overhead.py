@@ -25,7 +25,7 @@ EFFECTS = (
 HOPPER = "ppo --env Hopper-v5 --env-steps 122880 --log-every 6144"
 WIDE = f"{HOPPER} --num-envs 64 --unroll-length 32 --refresh-steps 32"
 HAND = (
-    "ppo --env HandManipulateBlockRotateZDense-v1 --separate-networks --env-steps 24576 "
+    "ppo --env HandManipulateBlockRotateZDense-v1 --separate-networks --env-steps 16384 "
     "--log-every 2048"
 )
 PENDULUM = "ppo --env InvertedDoublePendulum-v5 --preset small --env-steps 300000 --log-every 16384"
