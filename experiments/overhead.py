@@ -17,6 +17,7 @@ import numpy as np
 from experiments.study import RESULTS, write
 from rlsys import cli
 from rlsys.running import metrics_file
+from rlsys.types import UserError
 
 PHYSICS = "--randomise.physics gear=logscale:0.5:2 mass=scale:0.5:1.5 damping=logscale:0.3:3"
 EFFECTS = (
@@ -54,6 +55,11 @@ class Config:
     """How often each pair runs."""
     runs: str = "runs"
     """Folder of the runs."""
+
+    def __post_init__(self):
+        for name in self.only:
+            if name not in PAIRS:
+                raise UserError(cli.unknown("pair", name, PAIRS))
 
 
 def main(config: Config) -> None:

@@ -84,6 +84,7 @@ def test_transfer_plays_what_was_reached_and_the_whole(run):
     assert "whole" not in kinds and kinds[0] == "trained"
 
 
+@pytest.mark.slow
 def test_transfer_from_the_command_line(run, capfd):
     assert cli.exit_code(lambda: train.main(["transfer", str(run), "--episodes", "4"])) == 0
     said = capfd.readouterr().out

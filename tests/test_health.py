@@ -236,6 +236,7 @@ def test_dead_units_are_those_that_are_0_for_all():
 
 
 @pytest.mark.parametrize("kind", ["memoryless", "recurrent", "stacked"])
+@pytest.mark.slow
 def test_dead_units_of_a_network(kind):
     """Against its parameters: a bias far below 0 kills a layer, whatever it sees."""
     network, params = made_up.network_of(kind), made_up.params_of(kind)

@@ -252,6 +252,7 @@ def test_a_process_may_come_to_its_first_update_much_later(tmp_path):
     assert codes == [0, 0], said
 
 
+@pytest.mark.slow
 def test_where_no_cluster_is_found_that_is_said(tmp_path):
     """In a process of its own: in this one jax has begun."""
     command = [sys.executable, "-m", "rlsys.train", "impala", "--coordinator", "auto"]

@@ -57,7 +57,9 @@ def new_and_old(words, there):
     return found, saved, new
 
 
-@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=() if x in ("r2d2", "ppo") else pytest.mark.slow) for x in WORDS]
+)
 def test_parameters_and_statistics_are_taken_over_and_nothing_else(name, folder):
     there = write_run(folder / name, WORDS[name], change=with_statistics)
     found, old, new = new_and_old(f"{WORDS[name]} --seed 5", there)

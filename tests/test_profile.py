@@ -36,6 +36,7 @@ def test_the_log_s_activities_are_spans_on_their_threads(tmp_path, capfd, algori
     assert not threads["inference"] & threads["learner"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_too_short_says_so(tmp_path):
     words = ["impala", *OTHERS["impala"], "--env-steps", "400", "--log-every", "400"]
     words += ["--run-dir", str(tmp_path)]

@@ -107,6 +107,7 @@ def test_r2d2s_network_and_step_are_those_of_the_paper():
     assert scale.works()[2].step_bytes == pytest.approx(measured, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_of_sequences_stops_at_as_many_devices():
     fixed = scale.works()[3]
     one, few, many = (fixed.spread(fixed, devices) for devices in (1, 64, 4096))

@@ -81,6 +81,7 @@ def test_an_unroll_is_broken_off(tmp_path, capfd):
     assert all(line["learner_steps"] == line["env_steps"] / 600 for line in metrics(folder))
 
 
+@pytest.mark.slow
 def test_an_unroll_that_waits_for_the_updates_before_it_is_dropped(tmp_path, monkeypatch):
     folder, places, place = tmp_path / "run", [], Session.place
 

@@ -160,7 +160,7 @@ def assert_alone(algorithm, folder, i, tmp_path, *words):
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("r2d2", "apex", "impala")]
 
 
-@pytest.mark.parametrize("i", [1, 2])  # between them both values and both seeds
+@pytest.mark.parametrize("i", [1, pytest.param(2, marks=pytest.mark.slow)])  # of 2 values, 2 seeds
 @pytest.mark.parametrize("algorithm", ["ppo", *SLOW])
 def test_a_member_is_the_run_alone(swept, tmp_path, algorithm, i):
     """Games to the bit. All that is learned within 1e-5, and not to the bit: XLA compiles a batch

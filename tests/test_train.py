@@ -268,6 +268,7 @@ def break_after(num_steps, monkeypatch):
 
 
 @pytest.mark.parametrize(("algorithm", "ahead"), [("impala", 2), ("ppo", 0), ("ppo", 2)])
+@pytest.mark.slow
 def test_an_actors_exception_ends_the_others(tmp_path, monkeypatch, capfd, algorithm, ahead):
     steps = break_after(90, monkeypatch)
     words = [*OTHERS[algorithm], "--env-steps", 10**6, "--unrolls-ahead", ahead]
@@ -438,6 +439,7 @@ def test_damaged_and_foreign_checkpoints(tmp_path, capfd):
     assert str(folder) in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluation_plays_whole_episodes_and_records_one(tmp_path, capfd):
     folder = tmp_path / "run"
     words = [*SMALL, "--env-steps", "800", "--run-dir", str(folder)]

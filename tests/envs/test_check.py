@@ -41,7 +41,11 @@ NUMBERS = [t for t in TASKS if any(w in t for w in ("Pendulum", "See", "box", "b
 
 
 @pytest.mark.parametrize(
-    "words, continuous", [*((t, False) for t in TASKS), *((t, True) for t in NUMBERS)]
+    "words, continuous",
+    [
+        *(pytest.param(t, False, marks=pytest.mark.slow if t == "Pong-v5" else ()) for t in TASKS),
+        *((t, True) for t in NUMBERS),
+    ],
 )
 def test_every_back_end_keeps_the_rules(words, continuous):
     (task,) = read_tasks(words, Options())
