@@ -102,6 +102,7 @@ def num_players(task: str) -> int:
     return _envpool().make_spec(task).config.max_num_players
 
 
+@functools.cache
 def base_path(task: str) -> str:
     """Returns the folder below which an EnvPool task reads its files.
 

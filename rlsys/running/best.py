@@ -92,22 +92,18 @@ class Evaluations:
             }
             numbers[f"eval/{mode}_return"] = float(np.mean([*means.values()]))
             numbers |= {f"eval/{mode}_return/{task}": x for task, x in means.items() if task}
-            won = [
-                e.episode_return > 0
+            own_episodes = [
+                e
                 for name, episodes in played.items()
                 for e in episodes
-                if name.partition(" ")[0] == mode and is_team_game(e.task)
+                if name.partition(" ")[0] == mode
             ]
+            won = [e.episode_return > 0 for e in own_episodes if is_team_game(e.task)]
             if won:
                 numbers[f"eval/{mode}_win_rate"] = float(np.mean(won))
-        reached = [
-            e.successes
-            for name, episodes in played.items()
-            for e in episodes
-            if name.partition(" ")[0] == algorithm.score_mode and e.successes is not None
-        ]
-        if reached:
-            numbers["eval/successes"] = float(np.mean(reached))
+            reached = [e.successes for e in own_episodes if e.successes is not None]
+            if reached and mode == algorithm.score_mode:
+                numbers["eval/successes"] = float(np.mean(reached))
         score = numbers[f"eval/{algorithm.score_mode}_return"]
         if np.isfinite(score) and (self.best is None or score > self.best.score):
             self.best = Best(jax.device_get(params), score, env_steps, learner_steps)
