@@ -3,8 +3,9 @@
     python -m experiments.continuous [--seeds 5] [--jobs 2] [--only Hopper-v4]
 
 PPO's preset "mujoco" plays a million steps of four tasks, with one setting for all. The versions of
-the tasks are those of CleanRL's published curves. Each run is evaluated on the way, so the final
-score and the largest one can be told apart.
+the tasks are those of CleanRL's published curves. As there, a return is that of the policy in
+training: the mean of the episodes that end within 50,000 steps. The last such mean of a run and its largest one
+are told apart.
 
 Writes results/continuous.csv and, for each task, continuous-<task>.csv, -curves.csv and .png.
 """
@@ -12,13 +13,16 @@ Writes results/continuous.csv and, for each task, continuous-<task>.csv, -curves
 import dataclasses
 from pathlib import Path
 
+import numpy as np
+
 from experiments.study import RESULTS, Options, study, write
 from rlsys import cli
 from rlsys.results import evaluate, gather
 from rlsys.running import metrics_file
 
 TASKS = ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "Reacher-v4")
-WORDS = "--preset mujoco --env-steps 1000000 --eval-every 50000 --eval-episodes 20 --no-gif"
+WORDS = "--preset mujoco --env-steps 1000000 --log-every 10240 --eval-episodes 20 --no-gif"
+WINDOW = 50_000  # env steps whose episodes make a mean
 POLICIES = {"11-values": "", "gaussian": "--policy gaussian"}
 
 
@@ -50,11 +54,17 @@ def main(config: Config) -> None:
 
 
 def on_the_way(folder: Path) -> dict[str, float]:
-    """Returns the sampled return of a run's last evaluation during training, and the largest of all
-    of them."""
-    key = "eval/sampled_return"
-    found = [line[key] for line in metrics_file.read(folder) if line.get(key) is not None]
-    return {"final": found[-1], "largest": max(found)}
+    """Returns the mean return of a run's last WINDOW, and the largest one of all of them."""
+    log = metrics_file.read(folder)
+    windows: dict[int, list[dict]] = {}  # by their number, from the end
+    for line in log:
+        if line.get("episodes"):
+            windows.setdefault((log[-1]["env_steps"] - line["env_steps"]) // WINDOW, []).append(line)
+    means = {
+        i: np.average([x["episode_return"] for x in lines], weights=[x["episodes"] for x in lines])
+        for i, lines in windows.items()
+    }
+    return {"final": means[0], "largest": max(means.values())}
 
 
 if __name__ == "__main__":
