@@ -4,8 +4,8 @@
 
 PPO's preset "mujoco" plays a million steps of four tasks, with one setting for all. The versions of
 the tasks are those of CleanRL's published curves. As there, a return is that of the policy in
-training: the mean of the episodes that end within 50,000 steps. The last such mean of a run and its largest one
-are told apart.
+training: the mean of the episodes that end within 50,000 steps. The last such mean of a run and its
+largest one are told apart.
 
 Writes results/continuous.csv and, for each task, continuous-<task>.csv, -curves.csv and .png.
 """
@@ -59,7 +59,8 @@ def on_the_way(folder: Path) -> dict[str, float]:
     windows: dict[int, list[dict]] = {}  # by their number, from the end
     for line in log:
         if line.get("episodes"):
-            windows.setdefault((log[-1]["env_steps"] - line["env_steps"]) // WINDOW, []).append(line)
+            window = (log[-1]["env_steps"] - line["env_steps"]) // WINDOW
+            windows.setdefault(window, []).append(line)
     means = {
         i: np.average([x["episode_return"] for x in lines], weights=[x["episodes"] for x in lines])
         for i, lines in windows.items()
