@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.study import RESULTS, Options, study, write
+from experiments.study import RESULTS, Options, check_only, study, write
 from rlsys import cli
 from rlsys.results import evaluate, gather
 from rlsys.running import metrics_file
@@ -32,6 +32,9 @@ class Config(Options):
 
     only: tuple[str, ...] = TASKS
     """The tasks."""
+
+    def __post_init__(self):
+        check_only("task", self.only, TASKS)
 
 
 def main(config: Config) -> None:

@@ -14,14 +14,12 @@ For each task: dactyl-<task>.csv has a row for each run and domain, and dactyl-<
 
 import concurrent.futures
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.study import RESULTS, Options, play_all, write
+from experiments.study import RESULTS, Options, check_only, play_all, rlsys_train, write
 from rlsys import cli
 from rlsys.results import evaluate, gather, transfer
 from rlsys.results.curves import short
@@ -86,6 +84,9 @@ class Config(Options):
     episodes: int = 20
     """The number of episodes in each domain."""
 
+    def __post_init__(self):
+        check_only("task", self.only, PHYSICS)
+
 
 def main(config: Config) -> None:
     for task in config.only:
@@ -112,9 +113,7 @@ def test(folders: list[Path], episodes: int) -> None:
     first, *others = folders
     new = [folder for folder in others if not transfer.read_rows(folder)]
     if new or not transfer.read_rows(first):
-        words = [*map(str, (first, *new)), f"--episodes={episodes}"]
-        command = [sys.executable, "-m", "rlsys.train", "transfer", *words]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        rlsys_train("transfer", *map(str, (first, *new)), f"--episodes={episodes}")
 
 
 def mean_of(rows: gather.Rows, agent: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.study import RESULTS, Options, study, write
+from experiments.study import RESULTS, Options, check_only, study, write
 from rlsys import cli, train
 from rlsys.acting.playing import SEED
 from rlsys.results import evaluate, gather, league, match
@@ -27,6 +27,9 @@ class Config(Options):
 
     only: tuple[str, ...] = tuple(TASKS)
     """The games."""
+
+    def __post_init__(self):
+        check_only("game", self.only, TASKS)
 
 
 def main(config: Config) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.study import RESULTS, write
+from experiments.study import RESULTS, check_only, write
 from rlsys import algorithms, cli
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.checkpoint.arrays import is_key
@@ -50,6 +50,9 @@ class Options:
     """The file with a row for each kill, written as it goes."""
     only: tuple[str, ...] = algorithms.NAMES
     """The algorithms."""
+
+    def __post_init__(self):
+        check_only("algorithm", self.only, algorithms.NAMES)
 
 
 def start(*words: object, output: Path) -> subprocess.Popen:

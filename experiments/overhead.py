@@ -8,16 +8,13 @@ half of its log. The ratio of each pair of runs is with to without.
 
 import csv
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from experiments.study import RESULTS, write
+from experiments.study import RESULTS, check_only, rlsys_train, write
 from rlsys import cli
 from rlsys.running import metrics_file
-from rlsys.types import UserError
 
 PHYSICS = "--randomise.physics gear=logscale:0.5:2 mass=scale:0.5:1.5 damping=logscale:0.3:3"
 EFFECTS = (
@@ -57,9 +54,7 @@ class Config:
     """Folder of the runs."""
 
     def __post_init__(self):
-        for name in self.only:
-            if name not in PAIRS:
-                raise UserError(cli.unknown("pair", name, PAIRS))
+        check_only("pair", self.only, PAIRS)
 
 
 def main(config: Config) -> None:
@@ -72,8 +67,7 @@ def main(config: Config) -> None:
         for i, j in np.ndindex(*rates.shape):
             folder = Path(config.runs) / f"overhead-{name.replace(', ', '-')}-{j}-{i}"
             words = [*both.split(), *apart[j].split(), *ENDING.split(), f"--run-dir={folder}"]
-            command = [sys.executable, "-m", "rlsys.train", *words]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            rlsys_train(*words)
             log = metrics_file.read(folder)
             rates[i, j] = np.median([x["env_steps_per_second"] for x in log[len(log) // 2 :]])
             rows.append(

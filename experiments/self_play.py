@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from experiments import rock_paper_scissors
-from experiments.study import RESULTS, Options, play_all, plot_ranges, write
+from experiments.study import RESULTS, Options, check_only, play_all, plot_ranges, write
 from rlsys import cli, train
 from rlsys.acting import actor_critic
 from rlsys.acting.exploitability import NAME
@@ -47,6 +47,9 @@ class Config(Options):
 
     only: tuple[str, ...] = tuple(GAMES)
     """The games."""
+
+    def __post_init__(self):
+        check_only("game", self.only, GAMES)
 
 
 def main(config: Config) -> None:

@@ -11,14 +11,17 @@ import os
 import queue
 import subprocess
 import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from rlsys import cli
 from rlsys.results import curves as learning_curves
 from rlsys.results import evaluate, evaluations, gather
+from rlsys.types import UserError
 
 RESULTS = Path("experiments/results")
 
@@ -83,14 +86,33 @@ def play(words: list[str], seed: int, folder: Path, cores: queue.Queue) -> None:
         return
     free = cores.get()
     try:
-        subprocess.run(
-            [sys.executable, "-m", "rlsys.train", *words, f"--seed={seed}", f"--run-dir={folder}"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            preexec_fn=lambda: os.sched_setaffinity(0, free),
-        )
+        rlsys_train(*words, f"--seed={seed}", f"--run-dir={folder}", cores=free)
     finally:
         cores.put(free)
+
+
+def rlsys_train(*words: str, cores: set[int] | None = None) -> None:
+    """Runs `python -m rlsys.train`, whose standard output is not shown.
+
+    Args:
+      words: what stands after the module's name.
+      cores: the numbers of the cores that it may use; None for all.
+
+    Raises:
+      UserError: it failed.
+    """
+    pin = None if cores is None else lambda: os.sched_setaffinity(0, cores)
+    command = [sys.executable, "-m", "rlsys.train", *words]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, preexec_fn=pin)
+    if done.returncode:
+        raise UserError(f"rlsys.train {' '.join(words)} ended with exit code {done.returncode}")
+
+
+def check_only(what: str, only: Iterable[str], known: Collection[str]) -> None:
+    """Raises UserError if a word of --only is none that the study knows; what: a word's kind."""
+    for name in only:
+        if name not in known:
+            raise UserError(cli.unknown(what, name, known))
 
 
 def plot_ranges(path: Path, curves: dict[str, gather.Rows], column: str, **axes_words: Any) -> None:

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.study import RESULTS, Options, play_all, plot_ranges, write
+from experiments.study import RESULTS, Options, check_only, play_all, plot_ranges, write
 from rlsys import cli
 from rlsys.results import evaluations, gather
 from rlsys.results.evaluate import mean_interval
@@ -39,6 +39,9 @@ class Config(Options):
     """The arms."""
     games: int = 400
     """The number of games of each pair of policies in cross-play."""
+
+    def __post_init__(self):
+        check_only("arm", self.only, ARMS)
 
 
 def words(options: Config, start: float, end: float) -> list[str]:
