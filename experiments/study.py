@@ -144,6 +144,8 @@ def flat(row: dict) -> dict:
         columns[f"{kind}_return"] = result["mean"]
         for key in ("interval_95_low", "interval_95_high", "episodes", "ended"):
             columns[f"{kind}_{key}"] = result[key]
+        if "successes" in result:
+            columns[f"{kind}_successes"] = result["successes"]
     return columns
 
 
