@@ -21,7 +21,7 @@ EFFECTS = (
     "--randomise.observation-noise 0.01 --randomise.action-delay 0.5 --randomise.action-noise 0.05"
 )
 HOPPER = "ppo --env Hopper-v5 --env-steps 122880 --log-every 6144"
-NARROW = f"{HOPPER} --num-envs 16 --unroll-length 128 --refresh-steps 128"
+WIDE = f"{HOPPER} --num-envs 64 --unroll-length 32 --refresh-steps 32"
 HAND = (
     "ppo --env HandManipulateBlockRotateZDense-v1 --separate-networks --env-steps 16384 "
     "--log-every 2048"
@@ -34,7 +34,7 @@ PAIRS = {  # the words of both runs, of the one without, of the one with
         "--past-share 0.2",
     ),
     "physics, Hopper": (HOPPER, "", PHYSICS),
-    "physics, Hopper, 16 environments": (NARROW, "", PHYSICS),
+    "physics, Hopper, 64 environments": (WIDE, "", PHYSICS),
     "Dactyl's table, Shadow Hand": (HAND, "", "--randomise.preset dactyl"),
     "physics, InvertedDoublePendulum": (PENDULUM, "", PHYSICS),
     "noise and delay, InvertedDoublePendulum": (PENDULUM, "", EFFECTS),
