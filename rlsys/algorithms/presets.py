@@ -65,7 +65,7 @@ def ppo(Config: Any) -> Presets:
         hidden_size=128,
         log_every=160_000,
     )
-    # The numbers of Schulman et al. 2017, table 3, with 16 environments. With 64 and shorter unrolls
+    # The numbers of Schulman et al. 2017, table 3, with 16 environments. With 64 and short unrolls
     # Hopper trains faster and learns less: experiments/README.md, "How long an unroll".
     mujoco = Config(
         env="Hopper-v5",
