@@ -203,9 +203,9 @@ def test_each_space_has_its_distribution():
     box = spaces.Box(low, high)
     gaussian, declared = outputs_of(box, jnp.ones((T, B, 3)))
     assert isinstance(gaussian, Gaussian)
-    np.testing.assert_allclose(declared["log_deviation"], [math.log(0.5)] * 3, rtol=1e-6)
+    np.testing.assert_allclose(declared["log_deviation"], [0.0] * 3, atol=1e-6)
     np.testing.assert_allclose(gaussian.mean[0, 0], [1, 10, 1])  # the upper bounds; no bounds: 1
-    np.testing.assert_allclose(np.exp(gaussian.log_deviation[1, 1]), [0.5, 2.5, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(np.exp(gaussian.log_deviation[1, 1]), [1.0, 5.0, 1.0], rtol=1e-6)
 
 
 def test_continuous_actions_reach_the_core_in_their_range():

@@ -26,7 +26,7 @@ from rlsys.losses import policy_gradient
 from rlsys.types import UserError
 
 ILLEGAL = -1e9  # logit of an illegal action: finite, so that 0 times its logarithm is 0
-FIRST_DEVIATION = 0.5  # of a Gaussian policy that has not learned, in half ranges of the action
+FIRST_DEVIATION = 1.0  # of a Gaussian policy that has not learned, in half ranges of the action
 
 
 class Distribution(Protocol):
