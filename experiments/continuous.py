@@ -10,6 +10,7 @@ largest one are told apart.
 Writes results/continuous.csv and, for each task, continuous-<task>.csv, -curves.csv and .png.
 """
 
+import csv
 import dataclasses
 from pathlib import Path
 
@@ -38,7 +39,9 @@ class Config(Options):
 
 
 def main(config: Config) -> None:
-    rows: gather.Rows = []
+    path = RESULTS / "continuous.csv"
+    rows: gather.Rows = list(csv.DictReader(path.open())) if path.exists() else []
+    rows = [row for row in rows if row["task"] not in config.only]
     for task in config.only:
         agents = {
             name: ["ppo", "--env", task, *WORDS.split(), *more.split()]
@@ -53,7 +56,7 @@ def main(config: Config) -> None:
             for key in ("final", "largest"):
                 mean, low, high = evaluate.mean_interval(row[key] for row in mine)
                 print(f"{task} {name}, {key}: {mean:.4g} ({low:.4g} to {high:.4g})", flush=True)
-    write(RESULTS / "continuous.csv", rows)
+        write(path, rows)
 
 
 def on_the_way(folder: Path) -> dict[str, float]:

@@ -12,7 +12,7 @@ from rlsys.types import UserError
 )
 def test_a_word_of_only_must_be_known(module):
     config = getattr(module, "Config", None) or module.Options
-    with pytest.raises(UserError, match="there is no .* 'nothing'"):
+    with pytest.raises(UserError, match=r"there is no .* 'nothing'"):
         config(only=("nothing",))
 
 
