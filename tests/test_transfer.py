@@ -73,6 +73,27 @@ def test_domains_follow_from_what_training_drew():
             assert len(changed) == 1
 
 
+def test_a_lost_sensor_stays_lost_as_long_as_in_training():
+    effects = OFF._replace(sensor_loss="0.2", sensor_loss_seconds=5.0)
+    found = domains.held_out(Randomise(sensor_loss="0.2"), effects, counted=False)
+    (beyond,) = [x.randomise for x in found if x.kind == "beyond"]
+    assert (beyond.sensor_loss, beyond.sensor_loss_seconds) == ("0.4", 5.0)
+
+
+def test_a_run_that_draws_nothing_has_no_domain_of_its_training():
+    for given in (NOTHING, Randomise(show_value=True), Randomise(physics=("none",))):
+        found = domains.held_out(given, OFF, counted=False)
+        assert not given.draws and found[0].kind == "nominal"
+    for given in (Randomise(preset="dactyl"), Randomise(action_delay=0.5)):
+        assert given.draws
+
+
+def test_a_motors_gain_is_not_new_where_its_gear_was_drawn():
+    randomise = Randomise(physics=("gear=scale:0.5:2",))
+    found = domains.held_out(randomise, OFF, counted=False)
+    assert not any("gain=" in x.name for x in found)
+
+
 def test_counted_actions_have_no_noise():
     found = domains.held_out(NOTHING, OFF, counted=True)
     assert found[0].kind == "nominal"
@@ -134,6 +155,8 @@ def test_a_policy_meets_the_physics_that_a_domain_names(runs):
         ("--grid mass=scale:1:2", "grid takes two words"),
         ("--grid mass=normal:1 gear=scale:1:2", "a low and a high"),
         ("--mode fast", "mode must be"),
+        ("--grid mass=scale:1:2 friction=scale:0.5:2", "does nothing"),
+        ("--grid mass@torso=scale:1:2 gear=scale:0.5:2", "no mass of that name"),
     ],
 )
 def test_bad_words_are_sentences(runs, words, message, capsys):

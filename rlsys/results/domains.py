@@ -99,7 +99,7 @@ def held_out(
         if reached:
             now = dataclasses.replace(whole, physics=reached)
             domains.insert(0, Domain("as at the end of training", TRAINED, now))
-    elif randomise != NOTHING:
+    elif randomise.draws:
         domains.insert(0, Domain("as in training", TRAINED, randomise))
     above: dict[str, str | float | tuple[str, ...]] = {}
     farther: list[str] = []
@@ -110,16 +110,21 @@ def held_out(
     for field in Effects._fields:
         value = getattr(effects, field)
         if value != getattr(OFF, field) and field != "sensor_loss_seconds":
-            larger = above[field] = twice(field, value)
-            domains.append(Domain(f"{field} {_short(larger)}", BEYOND, only(field, larger)))
+            larger = twice(field, value)
+            alone = {field: larger}
+            if field == "sensor_loss":
+                alone["sensor_loss_seconds"] = effects.sensor_loss_seconds
+            above |= alone
+            domains.append(Domain(f"{field} {_short(larger)}", BEYOND, only(**alone)))
     if len(farther) + len(above) > 1:
         both = Randomise(physics=tuple(farther) or None, **above)  # type: ignore[arg-type]
         domains.append(Domain("all that is above, the higher of two", TOGETHER, both))
     for field, size in NEW_EFFECTS.items():
         off = getattr(effects, field) == getattr(OFF, field)
         if off and not (counted and field in OF_NUMBERS):
-            domains.append(Domain(f"{field} {size:g}", NEW, only(field, size)))
+            domains.append(Domain(f"{field} {size:g}", NEW, only(**{field: size})))
     drawn = {word.what for word in words}
+    drawn |= {"gain"} if "gear" in drawn else set()  # a motor's gain is its gear
     for text in NEW_PHYSICS:
         if read(text).what not in drawn:
             domains.append(Domain(text, NEW, physics(text)))
@@ -131,9 +136,9 @@ def physics(text: str) -> Randomise:
     return NOTHING if text == NONE else Randomise(physics=(text,))
 
 
-def only(field: str, value: str | float) -> Randomise:
+def only(**effect: str | float) -> Randomise:
     """Returns a Randomise that has one effect on observations or actions, and nothing else."""
-    return Randomise(**{field: value})  # type: ignore[arg-type]
+    return Randomise(**effect)  # type: ignore[arg-type]
 
 
 def _short(value: str | float) -> str:

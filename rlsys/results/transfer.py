@@ -18,7 +18,8 @@ from rlsys.acting.playing import SEED, eval_policy, play
 from rlsys.config import check_at_least
 from rlsys.envs import NOTHING, Randomise, make
 from rlsys.envs.randomise.effects import effects_of
-from rlsys.envs.randomise.words import read
+from rlsys.envs.randomise.variants import check_effect, plain
+from rlsys.envs.randomise.words import OF_XML, read
 from rlsys.results import ranges
 from rlsys.results.domains import BEYOND, Domain, held_out
 from rlsys.results.domains import physics as only_physics
@@ -29,7 +30,7 @@ from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
 
 NAME = "transfer.json"
-VARIANTS = 10  # at most so many draws of a domain's physics are played side by side
+VARIANTS = 10  # so many draws of a domain's physics are played side by side, for all episodes
 Rows = list[dict[str, Any]]
 
 
@@ -47,7 +48,8 @@ class TransferConfig:
     of --randomise.physics."""
     grid: tuple[str, ...] = ()
     """Two words with a low and a high, such as mass=scale:0.5:3 damping=scale:0.1:10: a heat map
-    shows the score over both numbers."""
+    shows the score over both numbers. Where the low is above 0, values are spaced evenly in the
+    logarithm."""
     cells: int = 7
     """The number of values that the heat map has of each of the two."""
     seed: int = SEED
@@ -87,9 +89,8 @@ class Run(NamedTuple):
         """
         rounds = -(-num_episodes // self.config.num_envs)
         num_envs = -(-num_episodes // rounds)
-        variants = max(n for n in range(1, VARIANTS + 1) if num_envs % n == 0)
         shifted = dataclasses.replace(
-            randomise, variants=variants, redraw_steps=0, show_value=False, adapt=False
+            randomise, variants=VARIANTS, redraw_steps=0, show_value=False, adapt=False
         )
         (task,) = self.config.tasks
         player = eval_policy(
@@ -155,11 +156,15 @@ def transfer(runs: Sequence[tuple[Algorithm, Any]], options: TransferConfig) -> 
       a row for each run and domain: run, domain, kind, mode, and evaluate.summary.
 
     Raises:
-      UserError: the runs play several tasks, or a file cannot be written.
+      UserError: the runs play several tasks, the words of the grid do not fit their task, or a
+        file cannot be written.
     """
     opened = [open_run(*run, options.mode) for run in runs]
     name = task_of([run.config for run in opened])
-    first = next((run for run in opened if run.config.randomise != NOTHING), opened[0])
+    for text in options.grid:
+        (task,) = opened[0].config.tasks
+        check_effect(plain(task._replace(randomise=only_physics(text))))
+    first = next((run for run in opened if run.config.randomise.draws), opened[0])
     found = domains_of(first, options.physics)
     print(
         f"{name}: {len(opened)} runs, {len(found)} domains of {first.folder}, "
@@ -186,9 +191,9 @@ def transfer(runs: Sequence[tuple[Algorithm, Any]], options: TransferConfig) -> 
         own = [{k: v for k, v in row.items() if k != "run"} for row in rows
                if row["run"] == str(run.folder)]  # fmt: skip
         kept: dict[str, Any] = {"episodes": options.episodes, "seed": options.seed, "rows": own}
-        if options.grid:
-            kept["grid"] = grid(run, options)
         _write(run, kept)
+        if options.grid:
+            _write(run, kept | {"grid": grid(run, options)})
     return rows
 
 
@@ -203,8 +208,8 @@ def grid(run: Run, options: TransferConfig) -> dict[str, Any]:
     values = [spread(word.numbers[0], word.numbers[1], options.cells) for word in words]
 
     def fixed(i: int, value: float) -> str:
-        how = words[i].how.removeprefix("log")
-        return f"{words[i].place}={how}:{value:.6g}:{value:.6g}:all"
+        how, together = words[i].how.removeprefix("log"), ":all" * (words[i].how in OF_XML)
+        return f"{words[i].place}={how}:{value:.6g}:{value:.6g}{together}"
 
     def score_at(a: float, b: float) -> float:
         both = Randomise(physics=(fixed(0, a), fixed(1, b)))

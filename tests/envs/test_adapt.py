@@ -220,6 +220,21 @@ def test_a_draw_on_a_boundary_lasts_until_its_episodes_end():
     assert len(env.pop_draws()) == 1 + 40 // 3 and env.pop_episodes() == []
 
 
+def test_what_explodes_on_a_boundary_counts():
+    """Else an end at which most simulations explode would be judged by those that do not."""
+    task, words = "gymnasium/randomise_fakes:explodes", ("mass=uniform:0:1",)
+    env, adaptation = make(words, task=task, boundary_share=1.0, redraw_steps=12, variants=1)
+    adaptation.ranges = adaptation.ranges._replace(shares=((0.5, 0.92),))
+    env.set_ranges(adaptation.ranges)
+    env.restart(3, env.reset())
+    env.pop_trials()
+    for _ in range(120):
+        env.step(np.zeros(8, int))
+    trials = [x for x in env.pop_trials() if x.boundary.side == HIGH]
+    assert trials and all(len(x.returns) == 8 for x in trials)
+    assert all(x.returns[0] < 3 for x in trials)  # of the two steps before it
+
+
 def test_the_same_seed_plays_the_same_and_restart_forgets():
     (a, one), (b, two) = make(), make()
     assert play(a, one, 300) == play(b, two, 300) != []

@@ -226,6 +226,13 @@ def test_if_all_explode_it_says_so():
         make("gymnasium/randomise_fakes:always_explodes", words=("mass=uniform:0:1",)).reset()
 
 
+def test_words_that_are_the_task_as_it_is_are_played():
+    assert (make(words=("gravity@y=add:0:0", "mass=scale:1:1")).drawn_names)[0] == "gravity@y"
+    task = "gymnasium/randomise_fakes:make"
+    env = make(task, words=("mass=uniform:3:3",), variants=1)
+    assert (env.reset().obs[:, 0] == 3).all()
+
+
 def test_physics_that_do_nothing_are_an_error():
     with pytest.raises(UserError, match="physics gravity@y=normal:1 does nothing to"):
         make(words=("gravity@y=normal:1",))

@@ -121,6 +121,22 @@ def test_a_size_scales_a_body_and_its_mass_follows(tmp_path):
     assert after.body_mass[1] / after.body_mass[2] == pytest.approx(2 * ratio)
 
 
+def test_a_size_may_stay_as_it_is(tmp_path):
+    """A factor of 1 is what ranges begin with that widen."""
+    found, path = small(tmp_path)
+    before = compiled(path)
+    found.write([change(found, "size", "a", 1.0), change(found, "size", "b", 0.9)], path)
+    np.testing.assert_allclose(compiled(path).geom_size[1], before.geom_size[1])
+    np.testing.assert_allclose(compiled(path).geom_size[2], before.geom_size[2] * 0.9)
+
+
+def test_a_size_that_mujoco_does_not_take_is_refused(tmp_path, monkeypatch):
+    found, path = small(tmp_path)
+    monkeypatch.setattr(mjcf, "_resize", lambda root, model, body, factor: [body])
+    with pytest.raises(model.Refused, match="sizes"):
+        found.write([change(found, "size", "a", 1.1), change(found, "size", "b", 1.0)], path)
+
+
 @pytest.mark.parametrize(
     "fault, what, name, shift",
     [("MuJoCo", "range", "slide.low", 3.0), ("MuJoCo", "mass", "a", -100.0)],
@@ -210,6 +226,13 @@ def test_one_number_for_all_and_the_later_of_two_words():
     assert [x.name for x in physics.parameters] == ["mass", "mass@foot"]
     factors = {x.place.name: x.factor for x in physics.changes(np.array([0.5, 2.0]))}
     assert factors == {"torso": 0.5, "thigh": 0.5, "leg": 0.5, "foot": 2.0}
+
+
+def test_a_word_may_name_one_end_of_a_range():
+    texts = ("range=add:-1:1", "range@leg_joint.low=add:0:0.1")
+    physics = XmlPhysics("Hopper-v5", list(map(words.read, texts)), preset=False, pictures=False)
+    own = [x.name for x in physics.parameters if x.word.text == texts[1]]
+    assert own == ["range@leg_joint.low"] and len(physics.parameters) > 2
 
 
 def test_a_presets_words_that_fit_nothing_are_left_out():

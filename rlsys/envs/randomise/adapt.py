@@ -6,14 +6,15 @@ which begin at the same point: the task as it is. Some draws are put on a bounda
 Once the returns of enough episodes there are known, their mean moves the boundary outward, inward
 or not at all, and they are forgotten.
 
-Here a number is told by its share of the way from the low to the high end of its word's range, in
+Here a number is given as its share of the way from the low to the high end of its word's range, in
 the logarithm for a log-uniform one. So 0 and 1 are the widest that a range can become, and a step
 is the same share of each range.
 
 Departures: a boundary never moves inward past the point where it began. Those that cannot move, as
 the point lies on an end of the word's range, are not tried. Returns that were played before a
 boundary last moved count nowhere. A draw lasts for many episodes (groups.py), of which the first of
-each environment counts. What is played on a boundary is learned from as all else is.
+each environment counts; a checkpoint ends it early, and then none does. Where a simulation explodes, the
+returns up to there count. What is played on a boundary is learned from as all else is.
 """
 
 import math

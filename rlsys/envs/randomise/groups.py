@@ -62,7 +62,7 @@ class Groups(Backend):
     step is a reset. Such episodes are left out of all statistics. The same happens to a group in
     which a simulation explodes: a number is not finite, or above LARGEST. The rows that exploded
     then show their last sound observation again. A draw on a boundary (adapt.py) is kept until each
-    of its environments has ended an episode.
+    of its environments has ended an episode; an explosion ends the episodes of its whole group.
 
     Attributes:
       drawn: [B, n] float32, the physics behind the last Timestep's observations. Each number says
@@ -214,7 +214,7 @@ class Groups(Backend):
         if not (_all_well(played.obs) and _all_well(played.reward)):
             played = self._set_aside(played, _well(played.obs) & _well(played.reward))
         for group in self._groups:
-            group.left -= 1
+            group.left -= 1  # below 0 if a boundary kept the draw, or if it is never drawn anew
             late = group.left < 0 and self._ranges is not None
             if (group.left == 0 or late) and group.boundary is None:
                 group.due = True
@@ -243,6 +243,8 @@ class Groups(Backend):
             if not well[group.rows].all():
                 self._draws.append(self._record(group, EXPLODED))
                 group.due = True
+                if group.boundary is not None:  # else only draws that did not explode would count
+                    self._count(group, np.ones_like(group.returns, bool))
 
         def keep(now: Any, before: Any) -> Any:
             return np.where(well.reshape(-1, *[1] * (now.ndim - 1)), now, before)

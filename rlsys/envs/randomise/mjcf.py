@@ -102,11 +102,13 @@ class Model:
         """
         root, model = copy.deepcopy(self.root), self
         if sizes := [x for x in changes if x.place.what == "size"]:
+            expected = self.arrays["geom_size"].copy()
             for place, factor, shift in sizes:
-                _resize(root, self, place.number, factor + shift / place.nominal)
+                scale = factor + shift / place.nominal
+                expected[_resize(root, self, place.number, scale)] *= scale
             model = Model(root, path)  # MuJoCo computes masses from sizes
             root = copy.deepcopy(root)
-            if np.array_equal(model.arrays["geom_size"], self.arrays["geom_size"]):
+            if not np.allclose(model.arrays["geom_size"], expected, rtol=1e-4, atol=1e-9):
                 raise Refused("its sizes are not those of the file")
         wanted = changed(model.arrays, model.joint_dofs, changes)
         for change in changes:
@@ -181,19 +183,20 @@ def _element(root: ET.Element, place: Place) -> ET.Element:
     return found[place.number]
 
 
-def _resize(root: ET.Element, model: Model, body: int, factor: float) -> None:
-    """Scales the geoms of a body about its origin. The bodies that are attached to it stay where
-    they are.
+def _resize(root: ET.Element, model: Model, body: int, factor: float) -> list[int]:
+    """Scales the geoms of a body about its origin, and returns the indices of those that have a
+    size. The bodies that are attached to it stay where they are.
 
     Raises:
       Refused: the file does not show a geom's mesh.
     """
-    bodies, scaled = _bodies(root), set()
+    bodies, scaled, found = _bodies(root), set(), []
     first = sum(len(_within(x, "geom")) for x in bodies[:body])
     for i, geom in enumerate(_within(bodies[body], "geom"), first):
         kind = int(model.geom_types[i])
         if kind < 2:  # mjGEOM_PLANE, mjGEOM_HFIELD
             continue
+        found.append(i)
         for name in ("pos", "fromto"):
             if name in geom.attrib:
                 geom.set(name, _text(factor * np.array(geom.attrib[name].split(), float)))
@@ -205,6 +208,7 @@ def _resize(root: ET.Element, model: Model, body: int, factor: float) -> None:
             scale = np.array(mesh.attrib.get("scale", "1 1 1").split(), float)
             mesh.set("scale", _text(factor * scale))
             scaled.add(mesh)
+    return found
 
 
 def _mesh(root: ET.Element, name: str) -> ET.Element:

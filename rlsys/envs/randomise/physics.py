@@ -120,7 +120,7 @@ class XmlPhysics:
                 f"{', '.join(grammar.OF_XML)}"
             )
         known = self._model.places[word.what]
-        found = known if not word.names else [x for x in known if fits(x.name, word.names)]
+        found = known if not word.names else [x for x in known if _named(x, word.names)]
         if must and not known:
             able = ", ".join(what for what, places in self._model.places.items() if places)
             raise UserError(
@@ -141,9 +141,8 @@ class XmlPhysics:
         """Returns the changes that numbers make to the model; numbers: [n] one a parameter."""
         found: dict[Place, Change] = {}  # a later word counts where two fit one place
         for (_, word, places), x in zip(self.parameters, numbers.tolist(), strict=True):
-            for place in places:
-                isfactor = word.how in FACTORS
-                found[place] = Change(place, x) if isfactor else Change(place, 1.0, x)
+            factor, shift = (x, 0.0) if word.how in FACTORS else (1.0, x)
+            found |= {place: Change(place, factor, shift) for place in places}
         return list(found.values())
 
     @contextlib.contextmanager
@@ -200,6 +199,12 @@ class FunctionPhysics:
         yield dict(zip(names, numbers.tolist(), strict=True))
 
 
+def _named(place: Place, patterns: tuple[str, ...]) -> bool:
+    """Returns whether patterns name a place: by its element, "knee", or by one end of its range,
+    "knee.low"."""
+    return fits(place.name, patterns) or fits(f"{place.name}.{place.part}", patterns)
+
+
 def fits(name: str, patterns: Iterable[str]) -> bool:
     """Returns whether a name matches one of the patterns, in which * stands for any letters."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
@@ -216,7 +221,8 @@ def numbers_at(parameters: list[Parameter], u: np.ndarray) -> np.ndarray:
     """Returns for each parameter the number below which a share u of all its draws lie: [n].
 
     Args:
-      u: [n] in (0, 1); a uniform u gives a draw.
+      u: [n] in (0, 1), and 0 or 1 too for words that have a low and a high; a uniform u gives a
+        draw.
     """
     pairs = zip(parameters, u.tolist(), strict=True)
     return np.array([quantile(x.word.how, x.word.numbers, share) for x, share in pairs])

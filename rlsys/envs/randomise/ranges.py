@@ -9,7 +9,7 @@ import dataclasses
 import math
 
 from rlsys.envs.randomise.adapt import bounded
-from rlsys.envs.randomise.effects import check_effects
+from rlsys.envs.randomise.effects import Effects, check_effects
 from rlsys.envs.randomise.words import NONE, PHYSICS_OF, read
 from rlsys.types import UserError
 
@@ -85,10 +85,10 @@ class Randomise:
     range where the policy succeeds at its ends (automatic domain randomisation, OpenAI et al.
     2019). Evaluations play the words' whole ranges."""
     adapt_threshold_high: float | None = None
-    """The mean return at an end of a range from which on it moves outward. It is the task's own, so
-    --randomise.adapt needs it."""
+    """Move an end of a range outward if the mean return there is at least this. It depends on the
+    task, so there is no default, and --randomise.adapt needs it."""
     adapt_threshold_low: float | None = None
-    """The mean return at an end of a range down from which it moves inward; needed as well."""
+    """Move an end of a range inward if the mean return there is at most this; needed as well."""
     adapt_episodes: int = 240
     """The number of episodes whose mean return decides on an end of a range; the paper's 240."""
     adapt_step: float = 0.02
@@ -145,6 +145,12 @@ class Randomise:
             low, high = bounded(word).numbers
             if low == high:
                 raise UserError(f"physics {word.text!r} has no width that adapt could widen to")
+
+    @property
+    def draws(self) -> bool:
+        """Whether anything is drawn: physics, or effects on observations or actions."""
+        effects = (getattr(self, x) for x in Effects._fields if x != "sensor_loss_seconds")
+        return bool(self.preset or self.physics_words or any(effects))
 
     @property
     def physics_words(self) -> tuple[str, ...]:
