@@ -1,4 +1,4 @@
-"""PPO's policy over continuous actions: 11 values for each dimension, as of Dactyl, or a Gaussian.
+"""PPO's policy over continuous actions: 11 values for each dimension, as in Dactyl, or a Gaussian.
 
     python -m experiments.continuous [--seeds 5] [--jobs 2] [--only Hopper-v4]
 

@@ -5,7 +5,7 @@ paper's tables 4 and 5, on two tasks that two cores learn.
 
 OpenAI et al. 2018, "Learning Dexterous In-Hand Manipulation", https://arxiv.org/abs/1808.00177.
 Each arm leaves one thing out, or changes one. All are tested in the same domains: physics and
-effects beyond the ranges of the arm that has everything, and effects that none was trained on. One
+effects beyond the ranges of the arm that has everything, and others that none was trained on. One
 arm, on the first task, widens its ranges as it learns (OpenAI et al. 2019, "Solving Rubik's Cube
 with a Robot Hand").
 
@@ -109,7 +109,8 @@ def main(config: Config) -> None:
 
 
 def test(folders: list[Path], episodes: int) -> None:
-    """Tests the runs that were not tested before, in the domains of the first."""
+    """Tests the runs that were not tested before, in the domains of the first, which is then tested
+    again, as its ranges make these domains."""
     first, *others = folders
     new = [folder for folder in others if not transfer.read_rows(folder)]
     if new or not transfer.read_rows(first):

@@ -190,7 +190,7 @@ def policy(space: gymnasium.Space, outputs: jax.Array, param: Callable[..., Any]
     """The distribution over the actions of a space that a network's outputs stand for.
 
     A Gaussian's deviation is a parameter of its own, the same in all states. Where the bounds are
-    known, a mean of -1 and of 1 stands for them.
+    known, an output of -1 stands for an action's lowest value and 1 for its highest.
 
     Args:
       space: of the actions.
@@ -213,7 +213,8 @@ def policy(space: gymnasium.Space, outputs: jax.Array, param: Callable[..., Any]
 
 
 def encode_action(space: gymnasium.Space, action: jax.Array) -> jax.Array:
-    """Actions as a network sees them: one-hot, or continuous ones as -1 to 1 of their range.
+    """Actions as a network sees them: one-hot, or continuous ones as -1 to 1 of their range; those
+    without bounds are cut to -1 to 1.
 
     Args:
       action: [T, B] or [T, B, D], of the space.
