@@ -15,6 +15,7 @@ from rlsys.types import UserError
 
 MASK = "action_mask"
 INT32 = np.iinfo(np.int32)
+BOUND = 1e6  # an action that may be larger counts as unbounded
 
 
 class Observations(NamedTuple):
@@ -29,6 +30,11 @@ class Actions(NamedTuple):
 
     space: spaces.Discrete | spaces.MultiDiscrete | spaces.Box
     convert: Callable[[np.ndarray], np.ndarray]  # [B] or [B, D] -> the task's [B, ...]
+
+
+def has_range(space: spaces.Box) -> bool:
+    """Returns whether actions are bounded, so that they have a range."""
+    return bool((np.abs(space.low) < BOUND).all() and (np.abs(space.high) < BOUND).all())
 
 
 def make_actions(name: str, space: spaces.Space) -> Actions:

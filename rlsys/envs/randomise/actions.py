@@ -1,8 +1,8 @@
 """Changes actions by drawn numbers on their way to the environment.
 
 Actions are [B, D] floats in the action's own units, from low [D] to high [D]; delays and holds
-take discrete actions, too. `before` is what was played a step ago; for a delay, what was chosen then.
-At an episode's first step there was nothing before, and the action is played as it is.
+take discrete actions, too. `before` is what was played a step ago; for a delay, what was chosen
+then. At an episode's first step there was nothing before, and the action is played as it is.
 """
 
 from typing import Any

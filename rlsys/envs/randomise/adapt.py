@@ -12,9 +12,10 @@ is the same share of each range.
 
 Departures: a boundary never moves inward past the point where it began. Those that cannot move, as
 the point lies on an end of the word's range, are not tried. Returns that were played before a
-boundary last moved count nowhere. A draw lasts for many episodes (groups.py), of which the first of
-each environment counts; a checkpoint ends it early, and then none does. Where a simulation explodes, the
-returns up to there count. What is played on a boundary is learned from as all else is.
+boundary last moved count nowhere. A draw lasts for many episodes (groups.py), of which the first
+of each environment counts; a checkpoint ends it early, and then none does. Where a simulation
+explodes, the returns up to there count. What is played on a boundary is learned from as all else
+is.
 """
 
 import math

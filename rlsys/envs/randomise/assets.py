@@ -82,7 +82,7 @@ def folder_without(source: Source) -> Iterator[Path]:
     EnvPool has read it.
     """
     memory = MEMORY if os.access(MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
+    with tempfile.TemporaryDirectory(prefix="rlsys-", dir=memory) as folder:
         real, copied = source.base, Path(folder)
         for name in source.file.parts:
             copied.mkdir(exist_ok=True)

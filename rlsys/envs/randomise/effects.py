@@ -11,12 +11,11 @@ import numpy as np
 from gymnasium import spaces
 
 from rlsys.envs.randomise import places
-from rlsys.envs.spaces import MASK
+from rlsys.envs.spaces import MASK, has_range
 from rlsys.types import UserError
 
 FINGERS = ((2, 5), (6, 9), (10, 13), (14, 18), (19, 23))  # joints of the Shadow Hand; 0, 1: wrist
 HAND_STEPS_PER_SECOND = 25.0
-BOUND = 1e6  # an action that may be larger counts as unbounded
 
 
 class Effects(NamedTuple):
@@ -179,8 +178,3 @@ def _hand(size: int, steps_per_second: float) -> dict[str, Any]:
 def _keys(space: spaces.Space) -> list[str]:
     """Returns the names of a Dict's parts. (`key in space` would ask if key is an observation.)"""
     return list(space.keys()) if isinstance(space, spaces.Dict) else []
-
-
-def has_range(space: spaces.Box) -> bool:
-    """Returns whether actions are bounded, so that noise can be a share of their range."""
-    return bool((np.abs(space.low) < BOUND).all() and (np.abs(space.high) < BOUND).all())

@@ -8,8 +8,7 @@ from gymnasium import spaces
 from rlsys.envs.interface import Envs
 from rlsys.envs.randomise import actions
 from rlsys.envs.randomise.draws import Draws, normal, uniform
-from rlsys.envs.randomise.effects import has_range
-from rlsys.envs.spaces import check_action
+from rlsys.envs.spaces import check_action, has_range
 from rlsys.envs.wrappers.wrapper import Wrapper
 from rlsys.types import Timestep, UserError
 

@@ -4,7 +4,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rlsys.envs.interface import Envs
-from rlsys.envs.spaces import Actions, check_action
+from rlsys.envs.spaces import Actions, check_action, has_range
 from rlsys.envs.wrappers.wrapper import Wrapper
 from rlsys.types import Timestep, UserError
 
@@ -34,7 +34,7 @@ def binned(name: str, box: spaces.Box, bins: int) -> Actions:
       UserError: the actions of the task of this name have no bounds.
     """
     low, high = box.low, box.high
-    if not (np.abs(low) < 1e6).all() or not (np.abs(high) < 1e6).all():
+    if not has_range(box):
         raise UserError(f"actions of {name!r} range over {low.min():g} to {high.max():g}: no bins")
     values = np.linspace(low, high, bins, axis=-1).astype(low.dtype)  # [D, bins]
     dimension = np.arange(low.size)
