@@ -261,6 +261,18 @@ def test_a_member_that_dies_hurts_none(swept, capfd):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("on_one_device")
+def test_a_gaussian_member_that_dies_leaves_the_others(tmp_path):
+    words = (
+        "--env InvertedPendulum-v5 --policy gaussian --num-envs 4 --unroll-length 8 "
+        "--refresh-steps 8 --minibatches 2 --env-steps 1600 --log-every 800 --learning-rate 1e-3 "
+        "1e30 --eval-episodes 2"
+    )
+    assert sweep("ppo", *words.split(), "--run-dir", tmp_path / "sweep") == 0
+    assert restored(tmp_path / "sweep", "learner")[1]["died"].keys() == {"1"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("on_one_device")
 def test_if_all_die_the_sweep_ends(tmp_path, capfd):
     words = [*WORDS["impala"].split(), "--learning-rate", "1e30", "1e31"]
     assert sweep("impala", *words, "--run-dir", tmp_path / "sweep") == 1

@@ -304,6 +304,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, algorithm):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["learner"]["params"]))
 
 
+def test_a_gaussian_that_is_not_finite_stops_the_run_in_the_same_words(tmp_path, capfd):
+    """Its actions are NaN before a line of the log tells of the loss."""
+    words = (
+        "ppo --env InvertedPendulum-v5 --policy gaussian --num-envs 4 --unroll-length 8 "
+        "--refresh-steps 8 --minibatches 2 --env-steps 6400 --log-every 3200 --learning-rate 1e30"
+    )
+    assert play(*words.split(), "--run-dir", tmp_path / "run") == 1
+    error = capfd.readouterr().err
+    assert "is no finite number at learner step" in error and "action" not in error
+
+
 def test_the_first_number_that_is_not_finite_is_named():
     bad, good = np.array([1.0, 2.0, np.nan, np.inf]), np.ones(4)
     metrics = {"a": bad, "b": np.array([1.0, np.inf, 1.0, 1.0]), "c": good}

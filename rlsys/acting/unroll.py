@@ -80,6 +80,8 @@ def unroll(
         with timer("inference"), jax.transfer_guard_host_to_device("allow"):
             action, aux, core_state, key = policy(params, timestep, core_state, key)
             action = np.asarray(action)  # waits for the device
+        if action.dtype.kind == "f":  # NaN from a policy that diverged: the log will tell of it
+            action = np.where(np.isfinite(action), action, np.float32(0))
         learns.append(getattr(envs, "to_move", ()))  # games alone need to have it
         with timer("environment"):
             timestep = envs.step(action)
