@@ -94,6 +94,16 @@ def test_a_motors_gain_is_not_new_where_its_gear_was_drawn():
     assert not any("gain=" in x.name for x in found)
 
 
+def test_a_presets_words_without_a_place_in_the_task_make_no_domain():
+    preset = Randomise(preset="dactyl")
+    size = preset.physics_words[0]
+    found = domains.held_out(preset, OFF, counted=False, left_out=[size])
+    words = [word for x in found[1:] for word in x.randomise.physics_words]
+    assert not any(word.startswith("size") for word in words)
+    (together,) = [x.randomise for x in found if x.kind == "together"]
+    assert len(together.physics_words) == len(preset.physics_words) - 1
+
+
 def test_counted_actions_have_no_noise():
     found = domains.held_out(NOTHING, OFF, counted=True)
     assert found[0].kind == "nominal"

@@ -8,6 +8,7 @@ is a simulation beyond the ranges of training, or with an effect that training d
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from rlsys.envs import NOTHING, Randomise
@@ -76,7 +77,12 @@ def twice(field: str, value: str | float) -> str | float:
 
 
 def held_out(
-    randomise: Randomise, effects: Effects, *, counted: bool, reached: tuple[str, ...] = ()
+    randomise: Randomise,
+    effects: Effects,
+    *,
+    counted: bool,
+    left_out: Sequence[str] = (),
+    reached: tuple[str, ...] = (),
 ) -> list[Domain]:
     """Returns the domains in which a policy is tested.
 
@@ -89,9 +95,10 @@ def held_out(
       effects: the effects on observations and actions in training, as effects.effects_of returns
         them.
       counted: whether actions are discrete, so that noise cannot be added to them.
+      left_out: words of a preset's physics to which nothing in the task corresponds.
       reached: words for the ranges at the end of training, where they widened from points.
     """
-    words = [read(text) for text in randomise.physics_words]
+    words = [read(text) for text in randomise.physics_words if text not in left_out]
     domains = [Domain("the task as it is", NOMINAL, NOTHING)]
     if randomise.adapt:
         whole = dataclasses.replace(randomise, adapt=False)

@@ -18,6 +18,7 @@ from rlsys.acting.playing import SEED, eval_policy, play
 from rlsys.config import check_at_least
 from rlsys.envs import NOTHING, Randomise, make
 from rlsys.envs.randomise.effects import effects_of
+from rlsys.envs.randomise.physics import physics_of
 from rlsys.envs.randomise.variants import check_effect, plain
 from rlsys.envs.randomise.words import OF_XML, read
 from rlsys.results import ranges
@@ -143,8 +144,15 @@ def domains_of(run: Run, words: Sequence[str] = ()) -> list[Domain]:
     envs.close()
     own = [Domain(text, BEYOND, only_physics(text)) for text in words]
     counted = not np.issubdtype(space.dtype, np.floating)
-    reached = ranges.reached(run.folder) if task.randomise.adapt else ()
-    return held_out(run.config.randomise, effects, counted=counted, reached=reached) + own
+    drawn = task.randomise.physics_words
+    domains = held_out(
+        run.config.randomise,
+        effects,
+        counted=counted,
+        left_out=physics_of(plain(task), False).left_out if drawn else (),
+        reached=ranges.reached(run.folder) if task.randomise.adapt else (),
+    )
+    return domains + own
 
 
 def transfer(runs: Sequence[tuple[Algorithm, Any]], options: TransferConfig) -> Rows:
@@ -167,8 +175,8 @@ def transfer(runs: Sequence[tuple[Algorithm, Any]], options: TransferConfig) -> 
     first = next((run for run in opened if run.config.randomise.draws), opened[0])
     found = domains_of(first, options.physics)
     print(
-        f"{name}: {len(opened)} runs, {len(found)} domains of {first.folder}, "
-        f"{options.episodes} episodes each",
+        f"{name}: {len(found)} domains, which follow from {first.folder}; {options.episodes} "
+        f"episodes in each",
         flush=True,
     )
     print("".join(f"  column {i + 1}: {run.folder} ({run.mode})\n" for i, run in enumerate(opened)))
