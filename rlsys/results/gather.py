@@ -4,8 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlsys.config import RunConfig, flat, from_dict, not_of_learning
-from rlsys.envs import Options, read_tasks
+from rlsys.config import RunConfig, flat, not_of_learning, task_names
 from rlsys.results import evaluations
 from rlsys.running import config_file, metrics_file
 from rlsys.running.lock import in_use
@@ -60,11 +59,10 @@ def results(folder: Path) -> list[Result]:
 def _result(
     folder: Path, content: dict[str, Any], config: dict[str, Any], holder: Path, set_aside: str = ""
 ) -> Result:
-    options = from_dict(Options, config.get("env_options", {}))
-    task = ",".join(t.name for t in read_tasks(config["env"], options, check=False))
     fields = flat(config)
     if changed := _changes(content):
         fields["changed"] = changed
+    task = task_names(config)
     return Result(folder, content["algorithm"], fields, task, holder, set_aside)
 
 
