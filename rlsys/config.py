@@ -367,14 +367,11 @@ def flat(config: Any) -> dict[str, Any]:
     return found
 
 
-def task_names(config: dict[str, Any]) -> str:
-    """Returns the names of a run's tasks, which tell their options, with commas between them.
-
-    Args:
-      config: what dataclasses.asdict makes of a Config; its tasks need not be installed here.
-    """
+def tasks_of(config: dict[str, Any]) -> list[envs.Task]:
+    """Returns the tasks of what dataclasses.asdict makes of a Config, whether or not they can be
+    played here."""
     options = from_dict(envs.Options, config.get("env_options", {}))
-    return ",".join(task.name for task in envs.read_tasks(config["env"], options, check=False))
+    return envs.read_tasks(config["env"], options, check=False)
 
 
 def from_dict(cls, values: dict[str, Any]):

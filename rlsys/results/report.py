@@ -36,7 +36,7 @@ def write(folders: list[str], out: Path, *, all_fields: bool = False) -> Path:
     ):
         name = ", ".join(f"{k} {v}" for k, v in about.items()).removeprefix("algorithm ")
         own = {"agent": name, "about": about, "seed": result.seed, "run": i}
-        for rows, mine in zip((ends, curves), collect(result.folder), strict=True):
+        for rows, mine in zip((ends, curves), collect(result), strict=True):
             rows += [{**own, **r, "task": r["task"] or result.task} for r in mine]
     for row in ends:
         row["status"] = found[row["run"]].status(row["env_steps"])

@@ -7,7 +7,7 @@ that changed fields: the counters from which the new values hold, and the values
 import json
 from typing import Any
 
-from rlsys.config import flat, task_names
+from rlsys.config import flat, tasks_of
 from rlsys.learning.optimizer import linear_decay
 from rlsys.types import UserError
 
@@ -25,11 +25,11 @@ def between(before: dict[str, Any], after: dict[str, Any]) -> Changed:
     A field that `before` does not have is newer than the run, and counts as unchanged. Options
     that make another task of the same env count as "task" too, by the tasks' names.
     """
-    tasks = task_names(before), task_names(after)
+    first, last = (",".join(t.name for t in tasks_of(config)) for config in (before, after))
     before, after = flat(before), flat(json.loads(json.dumps(after)))
     names = [name for name in before if name in after and name not in FREE]
     changed = {n: (before[n], after[n]) for n in names if before[n] != after[n]}
-    return changed if "env" in changed or tasks[0] == tasks[1] else changed | {"task": tasks}
+    return changed if "env" in changed or first == last else changed | {"task": (first, last)}
 
 
 def check(folder: Any, changed: Changed, env_steps: int, total: int) -> None:
