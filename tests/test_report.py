@@ -94,7 +94,9 @@ def test_seeds_of_a_sweep_are_one_row(tmp_path):
     assert second["greedy return"] == "18.5 (17 to 20)"
     assert (second["steps"], second["time"], second["status"]) == ("300", "6 s", "2 finished")
     assert "flicker" not in second and "run_dir" not in second and second["task"] == "Catch-v0"
-    assert str(folder / "members/3") in (out / "report.md").read_text()
+    text = (out / "report.md").read_text()
+    assert str(folder / "members/3") in text
+    assert "with five seeds or fewer they are too narrow." in text
     picture = np.asarray(Image.open(out / "curves.png"))
     assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50
 
