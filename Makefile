@@ -34,13 +34,26 @@ STALE := $(strip $(OTHER_PYTHON) $(filter-out $(BUILT),$(EXTRAS)))
 TARGETS := install .venv help train sweep plan randomise transfer tasks metrics resume eval export match ratings play exploit report bench profile test test-slow lint format clean
 .PHONY: $(TARGETS) stale
 
-# A word that make would ignore is an error: make train algo=ppo would train R2D2.
-KNOWN := PYTHON BIN ALGO ENV BASE ARGS MACHINE EXTRA RESUME RUN RUNS FAMILY OUT SHELL MAKEFLAGS
-GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name)))
-$(foreach name,$(filter-out $(KNOWN),$(GIVEN)),$(error there is no word $(name)=, \
-  only $(foreach known,$(wordlist 3,12,$(KNOWN)),$(known)=); fields go into ARGS="--field value"))
 $(foreach goal,$(filter-out $(TARGETS) .venv/built stale,$(MAKECMDGOALS)),$(error there is no target $(goal), \
   only $(TARGETS)))
+
+# The words that each target takes, beside PYTHON and EXTRA, which all take. Another is an error, because make would
+# ignore it: make train RUN=runs/x would begin a new run.
+TAKES.train := ALGO ENV ARGS
+TAKES.profile := ALGO ENV ARGS
+TAKES.plan := ALGO ENV ARGS MACHINE
+TAKES.sweep := $(if $(strip $(RESUME)),,ALGO ENV) ARGS RESUME
+TAKES.randomise := ENV ARGS
+TAKES.tasks := FAMILY
+TAKES.export := RUN ARGS OUT
+TAKES.report := RUNS ARGS
+TAKES.bench := BASE ARGS
+$(foreach target,resume eval transfer match ratings play exploit,$(eval TAKES.$(target) := RUN ARGS))
+GOALS := $(or $(MAKECMDGOALS),help)
+TAKEN := $(foreach goal,$(GOALS),$(TAKES.$(goal))) PYTHON EXTRA
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name)))
+$(foreach name,$(filter-out $(TAKEN) BIN SHELL MAKEFLAGS,$(GIVEN)),$(error there is no word $(name)= for make \
+  $(GOALS), only $(TAKEN:%=%=)$(if $(filter ARGS,$(TAKEN)),; fields go into ARGS="--field value")))
 
 # These can be seen before .venv is built, so they are said before.
 HELP := $(findstring --help,$(ARGS))

@@ -49,7 +49,7 @@ def study(
     ends: gather.Rows = []
     curves: gather.Rows = []
     for (agent, seed), folder in folders.items():
-        mine = gather.collect(folder)
+        mine = gather.collect(*gather.results(folder))
         ends += [{"agent": agent, "seed": seed} | row for row in mine[0]]
         curves += [{"agent": agent, "seed": seed} | row for row in mine[1]]
     RESULTS.mkdir(exist_ok=True)

@@ -367,6 +367,13 @@ def flat(config: Any) -> dict[str, Any]:
     return found
 
 
+def tasks_of(config: dict[str, Any]) -> list[envs.Task]:
+    """Returns the tasks of what dataclasses.asdict makes of a Config, whether or not they can be
+    played here."""
+    options = from_dict(envs.Options, config.get("env_options", {}))
+    return envs.read_tasks(config["env"], options, check=False)
+
+
 def from_dict(cls, values: dict[str, Any]):
     """Makes a Config from what dataclasses.asdict gave, after JSON has made lists of its tuples.
 

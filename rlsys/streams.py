@@ -14,7 +14,12 @@ STREAMS = (
 
 def key(seed: int, stream: str) -> jax.Array:
     """The jax key of one of STREAMS. No other use may be made of jax.random.key(seed): its first
-    halves by split are what fold_in gives for 0 and 1."""
+    halves by split are what fold_in gives for 0 and 1.
+
+    jax keeps the lowest 32 bits of a seed, so a larger one is hashed to as many.
+    """
+    if seed >= 2**32:
+        seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
     return jax.random.fold_in(jax.random.key(seed), STREAMS.index(stream))
 
 

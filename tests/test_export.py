@@ -37,7 +37,7 @@ RUNS = {
     "bins, with options": "ppo --env Pendulum-v1:observe=2,0:permute=3:reward-scale=0.5 "
     "--action-bins 5 --core-size 8 " + PPO,
     "Q-values, recurrent": "r2d2 --env Catch-v0 --core-size 8 --batch-size 4 --learning-starts 200 "
-    "--replay-capacity 1000 --clip-rewards True --actors 1 " + SMALL,
+    "--replay-capacity 1000 --clip-rewards True --only-first True --actors 1 " + SMALL,
     "Q-values": "apex --env Catch-v0 --batch-size 4 --learning-starts 200 --replay-capacity 1000 "
     "--normalize-observations True --actors 1 " + SMALL,
     "Q-values, no memory": "apex --env CartPole-v1 --batch-size 8 --learning-starts 200 "
@@ -79,7 +79,7 @@ def test_actions_equal_evaluations_to_the_bit(trained, mode):
     network, params, *_ = evaluate.saved(algorithm, config)
     player = playing.eval_policy(algorithm, config, network, task, 3, 7, mode)
     plain = dataclasses.replace(task.options, observe=(), permute=0, reward_scale=1.0,
-                                clip_rewards=False, action_bins=11)  # fmt: skip
+                                clip_rewards=False, action_bins=11, only_first=False)  # fmt: skip
     own = make(task._replace(options=plain, continuous=True), 3, 7)
     policy = rlsys.load_policy(path, mode)
     policy.reset(3, seed=7)
@@ -98,6 +98,28 @@ def test_actions_equal_evaluations_to_the_bit(trained, mode):
     own.close()
     assert policy.modes == algorithm.eval_modes
     assert rlsys.load_policy(path).mode == algorithm.score_mode
+
+
+def test_a_test_of_memory_shows_the_first_observation_alone(trained, tmp_path):
+    """In each episode, whatever the program passes later."""
+    *_, path = trained
+    with zipfile.ZipFile(path) as file:
+        about, params = json.loads(file.read("policy.json")), file.read("params.npz")
+    for only_first in (False, True):
+        about["options"]["only_first"] = only_first
+        with zipfile.ZipFile(tmp_path / f"{only_first}.zip", "w") as file:
+            file.writestr("policy.json", json.dumps(about))
+            file.writestr("params.npz", params)
+    whole, own = (rlsys.load_policy(tmp_path / f"{x}.zip") for x in (False, True))
+    first = np.array([[True, True], [False, False], [False, True], [False, False]])
+    for policy in (whole, own):
+        policy.reset(2, seed=3)
+    whole.observation_space.seed(0)
+    for begins in first:
+        obs = np.stack([whole.observation_space.sample() for _ in begins])
+        blanked = np.where(begins.reshape(2, *[1] * (obs.ndim - 1)), obs, 0).astype(obs.dtype)
+        expected = whole.act(blanked, np.ones(2), begins)
+        np.testing.assert_array_equal(own.act(obs, np.ones(2), begins), expected)
 
 
 def test_a_program_of_ones_own(tmp_path):

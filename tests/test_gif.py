@@ -3,9 +3,11 @@ failure."""
 
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from environments import make
+from gymnasium import spaces
 from PIL import Image
 from test_train import play
 
@@ -185,6 +187,45 @@ def test_a_run_ends_with_a_picture_of_the_final_policy(tmp_path, capfd):
     assert train(tmp_path / "without", "Catch-v0", "--no-gif") == 0
     assert "gif" not in capfd.readouterr().out.replace(str(tmp_path), "")
     assert not list((tmp_path / "without").glob("*.gif"))
+
+
+class Slide:
+    """A place that moves by 1 / mass at each step, for as long as a time limit allows."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, mass: float = 1.0):
+        self.mass = mass
+
+    def reset(self, key):
+        return jnp.zeros(1), jnp.zeros(1)
+
+    def step(self, key, state, action):
+        state = state + 1 / self.mass
+        return state, state, 1.0, False, {}
+
+    def render(self, state):
+        return np.full((20, 20, 3), 10, np.uint8)
+
+
+def test_drawn_physics_stay_for_a_whole_episode_as_in_evaluation(tmp_path, capfd):
+    """Training draws them anew, and cuts the episodes that run, after 5 steps."""
+    words = "--randomise.physics mass=uniform:0.5:2 --randomise.variants 2"
+    words = f"{words} --randomise.redraw-steps 5".split()
+    env = "jax/tests.test_gif:Slide:max_episode_steps=12"
+    assert train(tmp_path / "run", env, *words) == 0
+    assert "no gif" not in capfd.readouterr().out
+    assert len(images(tmp_path / "run/episode.gif")) == 13
+
+
+def test_an_episode_whose_simulation_explodes_is_cut_there(tmp_path):
+    """Its group begins again, and it is counted nowhere."""
+    envs = Drawn(10, 10.0, shade)
+    running = envs.running_episodes
+    envs.running_episodes = lambda: [e._replace(length=e.length % 4) for e in running()]
+    gif.record(tmp_path / "a.gif", player(envs, None), None)
+    assert [shown for _, shown in images(tmp_path / "a.gif")] == [100] * 3 + [2000]
 
 
 @pytest.mark.parametrize(("where", "name"), [(Backend, "render"), (EnvPoolEnvs, "_make")])

@@ -1,5 +1,6 @@
 """Runs that go on: with other fields, beside another process, after signals."""
 
+import dataclasses
 import json
 import os
 import pty
@@ -12,6 +13,8 @@ import jax
 import numpy as np
 import pytest
 
+from rlsys.algorithms import ppo
+from rlsys.envs import Options
 from rlsys.running import changes, provenance, run
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.lock import Lock
@@ -102,6 +105,8 @@ def broken(*args):
 REFUSED = {
     "--seed 7": "cannot go on with seed 7 (was 0)",
     "--env CartPole-v1": "cannot go on with env CartPole-v1 (was Catch-v0)",
+    "--permute 2": "cannot go on with task Catch-v0:permute=2 (was Catch-v0): a run with another",
+    "--flicker 0.5": "cannot go on with task Catch-v0:flicker=0.5 (was Catch-v0)",
     "--hidden-size 16": "cannot go on with hidden_size 16 (was 8): ",
     "--num-envs 16": "cannot go on with num_envs 16 (was 8): ",
     "--env-steps 400": "has played 480 environment steps and 400 are asked for",
@@ -132,6 +137,30 @@ def test_a_finished_run_says_so_and_stays_as_it_is(tmp_path, capfd):
     assert play("resume", folder) == 0
     assert "all 960 environment steps are played: nothing is left" in capfd.readouterr().out
     assert (folder / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "task"),
+    [
+        ("permute", 2, ("Catch-v0:permute=1", "Catch-v0:permute=2")),
+        ("observe", (0, 2), ("Catch-v0:permute=1", "Catch-v0:observe=0,2:permute=1")),
+        ("sticky_actions", 0.25, ("Catch-v0:permute=1", "Catch-v0:sticky_actions=0.25:permute=1")),
+        ("reward_scale", 0.1, None),
+        ("life_loss_ends", True, None),
+    ],
+)
+def test_options_that_a_name_tells_make_another_task(option, value, task):
+    """The others change the learner's rewards or episodes, and may change in a run."""
+    config = ppo.Config(env="Catch-v0", env_options=Options(permute=1))
+    before = json.loads(json.dumps(dataclasses.asdict(config)))
+    options = dataclasses.replace(config.env_options, **{option: value})
+    after = dataclasses.asdict(config) | {"env_options": dataclasses.asdict(options)}
+    changed = changes.between(before, after)
+    assert option in changed and changed.get("task") == task
+    if not task:
+        return changes.check("run", changed, 0, 100)
+    with pytest.raises(UserError, match="a run with another task is a run of its own"):
+        changes.check("run", changed, 0, 100)
 
 
 @pytest.mark.parametrize("algorithm", REPLAYS)

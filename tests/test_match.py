@@ -130,7 +130,7 @@ def test_a_match_is_printed_and_written(sides, runs, capsys, monkeypatch, tmp_pa
     assert json.loads((tmp_path / "x.json").read_text()) == found
 
 
-def test_greedy_play_of_a_policy_against_itself_is_one_game(runs, tmp_path):
+def test_greedy_play_of_a_policy_against_itself_is_one_game(runs, tmp_path, capsys):
     out = tmp_path / "x.json"
     words = f"match {runs / 'a'} {runs / 'a'} --episodes 20 --mode greedy --out {out}"
     assert run(train.main, words) == 0
@@ -138,6 +138,30 @@ def test_greedy_play_of_a_policy_against_itself_is_one_game(runs, tmp_path):
     assert max(found["began"][x] for x in ("won", "drawn", "lost")) == 10
     assert found["began"]["won"] == found["did_not_begin"]["lost"]
     assert found["sides"][0]["mode"] == "greedy"
+    for part in ("result", "began", "did_not_begin"):
+        assert found[part]["interval_95_low"] is found[part]["interval_95_high"] is None
+    said = capsys.readouterr().out
+    assert match.ONE_GAME in said and all(len(x) <= 80 for x in said.splitlines()[2:])
+    assert run(train.main, words.replace("--mode greedy", "--mode sampled")) == 0
+    assert json.loads(out.read_text())["result"]["interval_95_low"] < 0.5
+    assert match.ONE_GAME not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "modes", "alike"),
+    [
+        ("TicTacToe-v1", ("greedy", "greedy"), True),
+        ("TicTacToe-v1", ("greedy", "sampled"), False),
+        ("TicTacToe-v1", ("greedy", ""), False),  # a player, who draws
+        ("KuhnPoker-v1", ("greedy", "greedy"), False),  # cards are drawn
+    ],
+)
+def test_games_are_one_game_where_nothing_is_drawn(name, modes, alike):
+    pairs = np.repeat([[0, 1], [1, 0]], 20, axis=0)
+    played = match.play([spy([]), spy([])], pairs, game(name))
+    assert match.one_game(played, *modes) == alike
+    drawn = match.play([spy([]), *contenders(name, "random")], pairs, game(name))
+    assert not match.one_game(drawn, "greedy", "greedy")
 
 
 def test_a_side_that_remembers_keeps_a_state_for_each_row(runs):

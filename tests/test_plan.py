@@ -230,8 +230,21 @@ def test_the_command_prints_what_a_person_asks(quick, capsys):
         "steps/s",
     ):
         assert what in out  # fmt: skip
+    assert "not counted: checkpoints and an evaluation at the end" in out
+    assert "past selves 0.0 MB" in " ".join(out.split())
     assert cli.exit_code(lambda: command.main(["ppo", "--machine", "h10"])) == 2
     assert "no machine is called 'h10'" in capsys.readouterr().err
+
+
+def test_past_selves_take_memory_and_what_is_not_counted_is_named(quick):
+    config = ppo.Config(env="TicTacToe-v1", num_envs=32, eval_every=5_000)
+    found = predict.plan("ppo", config, H100).bytes
+    params = found.past_selves / config.self_play.past_most
+    assert config.has_past_selves and found.parameters == params > 0
+    assert command.left_out(config) == (
+        "not counted: the inference of past selves, checkpoints and an evaluation every 5,000 "
+        "steps and at the end"
+    )
 
 
 @pytest.mark.slow

@@ -94,7 +94,9 @@ def test_seeds_of_a_sweep_are_one_row(tmp_path):
     assert second["greedy return"] == "18.5 (17 to 20)"
     assert (second["steps"], second["time"], second["status"]) == ("300", "6 s", "2 finished")
     assert "flicker" not in second and "run_dir" not in second and second["task"] == "Catch-v0"
-    assert str(folder / "members/3") in (out / "report.md").read_text()
+    text = (out / "report.md").read_text()
+    assert str(folder / "members/3") in text
+    assert "with five seeds or fewer they are too narrow." in text
     picture = np.asarray(Image.open(out / "curves.png"))
     assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50
 
@@ -330,6 +332,30 @@ def test_a_game_has_the_curves_of_its_evaluations(tmp_path):
         f"eval/sampled_return/{task}": [None, 0.5, 0.75],
     }
     write_run(tmp_path / "run", game, metrics, {f"sampled {task}": 0.8, f"greedy {task}": 0.9})
-    ends, curves = gather.collect(tmp_path / "run")
+    ends, curves = gather.collect(*gather.results(tmp_path / "run"))
     assert [row["task"] for row in ends] == [task]
     assert [row["episode_return"] for row in curves] == [0.5, 0.75]
+
+
+TEAMS = "rock_paper_scissors:RockPaperScissors"
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+@pytest.mark.parametrize(
+    ("env", "key", "task", "expected"),
+    [
+        # A single player has no name in evaluations. Training's returns are against past selves.
+        ("Go9x9-v1", "eval/sampled_return", "", [0.5, 0.75]),
+        (f"teams/experiments.{TEAMS}", "eval/sampled_return", "", [0.5, 0.75]),
+        ("Go9x9-v1:opponent=random", "eval/sampled_return", "", [0.1, 0.0, 0.2]),
+        ("Catch-v0", "eval/sampled_return", "", [0.1, 0.0, 0.2]),
+        ("TicTacToe-v1", "eval/sampled_return/a", "a", [0.5, 0.75]),
+    ],
+)
+def test_a_curve_of_self_play_is_against_others(env, key, task, expected, evaluated, tmp_path):
+    metrics = {"episode_return": [0.1, 0.0, 0.2], key: [None, 0.5, 0.75]}
+    played = {f"sampled {task}".strip(): 0.8} if evaluated else None
+    write_run(tmp_path / "run", config(0, env=env), metrics, played)
+    ends, curves = gather.collect(*gather.results(tmp_path / "run"))
+    assert [row["task"] for row in ends] == [task]
+    assert [row["episode_return"] for row in curves] == expected

@@ -37,6 +37,18 @@ def test_streams_of_neighbouring_seeds_are_distinct():
     assert len(set(found)) == len(found) == 21 * (len(streams.STREAMS) * len(indices) + 1)
 
 
+def test_large_seeds_have_streams_of_their_own_and_small_ones_are_jaxs():
+    large = [2**n + i for n in (32, 33, 62, 63, 64, 100) for i in (0, 1)]
+    small = [0, 1, 2, 2**31, 2**32 - 1]
+    for seed in small:
+        expected = jax.random.fold_in(jax.random.key(seed), 2)
+        assert data(streams.key(seed, "actions")) == data(expected)
+    found = [data(streams.key(seed, "actions")) for seed in small + large]
+    assert len(set(found)) == len(found) == 17
+    sequences = [words(streams.sequence(seed, "actions")) for seed in small + large]
+    assert len(set(sequences)) == 17
+
+
 @pytest.fixture
 def init_keys(monkeypatch):
     """The keys that parameters are initialised with."""

@@ -237,8 +237,16 @@ def test_tasks_that_do_not_go_together_name_the_real_mismatch(algorithm, tmp_pat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["train", "algo=ppo"], "there is no word algo="),
+        (["train", "algo=ppo"], "there is no word algo= for make train, only ALGO= ENV= ARGS="),
         (["train", "ALGO=ppo", "Env=Pong-v5"], "there is no word Env="),
+        # A word of another target would be ignored.
+        (["train", "RUN=runs/x"], "there is no word RUN= for make train, only ALGO= ENV= ARGS="),
+        (["sweep", "RUN=runs/x"], "no word RUN= for make sweep, only ALGO= ENV= ARGS= RESUME="),
+        (["sweep", "RESUME=runs/x", "ENV=Pong-v5"], "no word ENV= for make sweep, only ARGS="),
+        (["resume", "RUN=runs/x", "ENV=Pong-v5"], "no word ENV= for make resume, only RUN= ARGS="),
+        (["export", "OUTT=x.zip"], "for make export, only RUN= ARGS= OUT= PYTHON= EXTRA=; fields"),
+        (["test", "ARGS=-x"], "there is no word ARGS= for make test, only PYTHON= EXTRA=."),
+        (["ALGO=ppo"], "there is no word ALGO= for make help, only PYTHON= EXTRA=."),
         (["train", "ppo"], "there is no target ppo"),
         (["train", "ALGO=pppo"], "there is no algorithm ALGO=pppo, only apex impala ppo r2d2"),
         ([".venv", "EXTRA=cudda"], "there is no EXTRA=cudda, only dev, cuda, tpu and teams"),
@@ -283,6 +291,9 @@ def test_make_refuses_before_it_installs(words, said, checkout):  # noqa: F811
             ["ratings", "RUN=runs/ppo-1", "ARGS=--games 4"],
             'rlsys.train ratings "runs/ppo-1" --games 4',
         ),
+        (["sweep", "RESUME=runs/ppo-1"], 'rlsys.sweep resume "runs/ppo-1"'),
+        (["export", "RUN=runs/ppo-1"], 'rlsys.train export "runs/ppo-1" --out "policy.zip"'),
+        (["lint", "report", "RUNS=runs/ppo-1"], "rlsys.results.report runs/ppo-1"),
         (["tasks", "FAMILY=atari"], "rlsys tasks atari"),
         (["tasks"], "rlsys tasks"),
     ],

@@ -22,6 +22,7 @@ from rlsys.acting import actor_critic, epsilon_greedy
 from rlsys.envs.space_json import from_json
 from rlsys.envs.spaces import make_actions, make_observations
 from rlsys.envs.wrappers.actions import binned
+from rlsys.envs.wrappers.blank import blank
 from rlsys.envs.wrappers.observe import picked
 from rlsys.envs.wrappers.permute import permuted
 from rlsys.types import Policy, Timestep, UserError
@@ -115,7 +116,9 @@ class ExportedPolicy:
         """Chooses an action for each of B environments.
 
         Args:
-          obs: [B, ...] arrays in the tree of observation_space.
+          obs: [B, ...] arrays in the tree of observation_space, as the task shows them: the options
+            observe, permute and only_first are applied here. flicker is not, as it is noise of
+            the environment.
           reward: [B] raw rewards of the last step. A policy with an LSTM needs them, except in the
             first call after reset(); others ignore them.
           first: [B] bool, True where obs opens an episode; None where none does. In the first call
@@ -141,7 +144,11 @@ class ExportedPolicy:
                 raise UserError(f"{name} is to be [{self._batch}], not {list(x.shape)}")
         ones = np.ones(shape, np.float32)
         timestep = Timestep(
-            self._see(obs), first, np.where(first, 0 * ones, self._scale(reward)), ones, ones < 0
+            self._see(obs, first),
+            first,
+            np.where(first, 0 * ones, self._scale(reward)),
+            ones,
+            ones < 0,
         )
         action, _, self._core_state, self._key = self._policy(
             self._params, timestep, self._core_state, self._key
@@ -152,8 +159,8 @@ class ExportedPolicy:
             action = convert(action)
         return action
 
-    def _see(self, obs: Any) -> Any:
-        """The observation as the network takes it."""
+    def _see(self, obs: Any, first: np.ndarray) -> Any:
+        """The observation as the network takes it; first: as act() takes it."""
         try:
             obs = _arrays(obs)
             for convert in self._to_obs:
@@ -168,7 +175,7 @@ class ExportedPolicy:
                 f"an observation of {self._batch} environments does not have the shape of "
                 f"{self.observation_space}, with the environments before all else"
             )
-        return obs
+        return blank(obs, ~first) if self.about["options"]["only_first"] else obs
 
     def _scale(self, reward: np.ndarray) -> np.ndarray:
         """Rewards as the learner got them."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -40,6 +41,14 @@ def main(args: list[str]) -> None:
     )
     found = plan(name, config, machine)
     show(f"{name} on {', '.join(task.name for task in config.tasks)}", found)
+    Console().print(left_out(config))
+
+
+def left_out(config: Any) -> str:
+    """Says what takes time in a run and is not in its plan."""
+    past = "the inference of past selves, " if config.has_past_selves else ""
+    every = f" every {config.eval_every:,} steps and" if config.eval_every else ""
+    return f"not counted: {past}checkpoints and an evaluation{every} at the end"
 
 
 def show(title: str, found: Plan) -> None:
@@ -75,8 +84,8 @@ def show(title: str, found: Plan) -> None:
         f"memory of a device: {b.device / 1e6:,.1f} MB of {machine.device_memory / 1e9:,.1f} GB "
         f"(parameters {b.parameters / 1e6:,.1f}, optimiser {b.optimizer / 1e6:,.1f}, temporaries "
         f"{b.temporaries / 1e6:,.1f}, batches {b.batches / 1e6:,.1f}); of the host: replay "
-        f"{b.replay / 1e9:,.2f} GB, unrolls {b.unrolls / 1e6:,.1f} MB of "
-        f"{machine.host_memory / 1e9:,.0f} GB"
+        f"{b.replay / 1e9:,.2f} GB, unrolls {b.unrolls / 1e6:,.1f} MB, past selves "
+        f"{b.past_selves / 1e6:,.1f} MB of {machine.host_memory / 1e9:,.0f} GB"
     )
     if found.inference_busy == found.inference_busy:
         console.print(

@@ -173,7 +173,9 @@ def split(avals: Any, spec: Any, num_devices: int):
 
 def memory_of(config, work: Workload, trajectory, batch, compiled, num_devices: int) -> Bytes:
     """batch: of num_devices devices."""
-    state = work.state
+    state, past = work.state, 0
+    if config.has_past_selves:
+        past = 1 if config.self_play.frozen else config.self_play.past_most
     unrolls = (config.unrolls_ahead + 1) * 2 * num_bytes(trajectory)  # steps, and stacked
     return Bytes(
         parameters=num_bytes((state.params, state.target_params)),
@@ -182,4 +184,5 @@ def memory_of(config, work: Workload, trajectory, batch, compiled, num_devices: 
         batches=2 * num_bytes(batch) / num_devices,  # the next is placed while one is in use
         replay=work.replay_bytes,
         unrolls=unrolls,
+        past_selves=past * num_bytes(state.params),
     )

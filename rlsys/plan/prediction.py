@@ -29,8 +29,9 @@ class Bytes(NamedTuple):
     optimizer: float
     temporaries: float  # of the learner's program, activations above all
     batches: float
-    replay: float  # on the host, like the next
+    replay: float  # on the host, like the next two
     unrolls: float
+    past_selves: float = 0.0  # as many as are kept
 
     @property
     def device(self) -> float:

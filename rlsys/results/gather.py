@@ -4,8 +4,9 @@ import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlsys.config import RunConfig, flat, from_dict, not_of_learning
-from rlsys.envs import Options, read_tasks
+from rlsys.acting import actor_critic
+from rlsys.config import RunConfig, flat, not_of_learning, tasks_of
+from rlsys.envs import both_sides
 from rlsys.results import evaluations
 from rlsys.running import config_file, metrics_file
 from rlsys.running.lock import in_use
@@ -24,6 +25,7 @@ class Result(NamedTuple):
     task: str  # the names of its tasks, which tell their options
     holder: Path  # the folder that is in use while it trains: its own, or its sweep's
     set_aside: str = ""  # the learner step at which a sweep set it aside, if it did
+    self_play: bool = False  # whether its one task is a game of which it plays both sides
 
     @property
     def seed(self) -> int:
@@ -60,12 +62,12 @@ def results(folder: Path) -> list[Result]:
 def _result(
     folder: Path, content: dict[str, Any], config: dict[str, Any], holder: Path, set_aside: str = ""
 ) -> Result:
-    options = from_dict(Options, config.get("env_options", {}))
-    task = ",".join(t.name for t in read_tasks(config["env"], options, check=False))
     fields = flat(config)
     if changed := _changes(content):
         fields["changed"] = changed
-    return Result(folder, content["algorithm"], fields, task, holder, set_aside)
+    tasks = tasks_of(config)
+    task, game = ",".join(t.name for t in tasks), len(tasks) == 1 and both_sides(tasks[0])
+    return Result(folder, content["algorithm"], fields, task, holder, set_aside, game)
 
 
 def _changes(content: dict[str, Any]) -> str:
@@ -80,37 +82,41 @@ def _changes(content: dict[str, Any]) -> str:
     )
 
 
-def collect(folder: Path) -> tuple[Rows, Rows]:
+def collect(result: Result) -> tuple[Rows, Rows]:
     """Collect the result of each task of a run, and the training returns on the way. A single task
-    is called "".
+    is called "", unless its evaluations are against several players.
 
     Returns:
       rows of task, env_steps, seconds; and of the evaluation that counts (see evaluations) score
       (the kind of play that is the score, None if the run was not evaluated), evaluated_at (its
       environment steps) and results (evaluate.summary by kind of play);
       rows of task, env_steps, seconds, episodes (how many a line of the log counts) and
-      episode_return. Against a player of a game of two these are the returns of the evaluations
-      during training.
+      episode_return. Of a game of two sides these are the returns of the evaluations during
+      training, as the returns of training itself are against the agent and its past selves.
 
     Raises:
       UserError: the file of its evaluations cannot be read.
     """
-    lines, kept = metrics_file.read(folder), evaluations.read(folder)
+    lines, kept = metrics_file.read(result.folder), evaluations.read(result.folder)
     found = kept[0] if kept else {"score": None, "env_steps": None, "results": {}}
     played: dict[str, dict[str, Any]] = {}
-    for name, result in found["results"].items():
+    for name, summary in found["results"].items():
         kind, _, task = name.partition(" ")
-        played.setdefault(task, {})[kind] = result
-    named = {key.removeprefix(TASK_RETURN) for x in lines for key in x if TASK_RETURN in key}
+        played.setdefault(task, {})[kind] = summary
+    evaluated = f"eval/{found['score'] or actor_critic.SCORE_MODE}_return"  # those play games
+    alone, of_task = "episode_return", TASK_RETURN
+    if result.self_play:
+        alone, of_task = evaluated, f"{evaluated}/"
+    named = {key.removeprefix(of_task) for x in lines for key in x if of_task in key}
     last = {key: lines[-1][key] if lines else 0 for key in ("env_steps", "seconds")}
     about = {"score": found["score"], "evaluated_at": found["env_steps"]}
     ends: Rows = []
     curves: Rows = []
     for task in list(played) or sorted(named) or [""]:
         ends.append({"task": task} | last | about | {"results": played.get(task, {})})
-        key = TASK_RETURN + task if task else "episode_return"
-        if not any(key in line for line in lines):  # only evaluations play against its player
-            key = f"eval/{found['score']}_return/{task}"
+        key = of_task + task if task else alone
+        if task and not any(key in line for line in lines):  # a game's player, beside other tasks
+            key = f"{evaluated}/{task}"
         for line in lines:
             if line.get(key) is not None:
                 point = {k: line[k] for k in (*last, "episodes")} | {"episode_return": line[key]}

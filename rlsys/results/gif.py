@@ -44,8 +44,9 @@ def record_tasks(
     name: str = "episode",
     say: Callable[[str], None] = output.say,
 ) -> list[Path]:
-    """Records an episode of each task, played in the way that is the algorithm's score, beside a
-    run's other files, and says where it is. If it cannot be drawn, one sentence says why.
+    """Records an episode of each task as evaluation plays it, in the way that is the algorithm's
+    score, beside a run's other files, and says where it is. If it cannot be drawn, one sentence
+    says why.
 
     Args:
       seed: the environment follows from it.
@@ -55,7 +56,8 @@ def record_tasks(
       The gifs.
     """
     found = []
-    for i, task in enumerate(against_players(task)[-1] for task in config.tasks):
+    shown = [against_players(task)[-1].name for task in config.tasks]  # one of a task's players
+    for i, task in enumerate(task for task in config.eval_tasks if task.name in shown):
         path = folder / (f"{name}-{i}.gif" if i else f"{name}.gif")
         try:
             rows, mode = layout(task).rows, algorithm.score_mode
@@ -98,7 +100,7 @@ def stride(rate: float) -> int:
 
 def frames(player: EvalPolicy, params: Any, stride: int) -> Iterator[Frame]:
     """Plays the first episode of environment 0; gives its first step, each that is a multiple of
-    stride, and its last."""
+    stride, and its last. An episode whose simulation explodes has no last step."""
     envs, policy, core_state, seed = player
     timestep, key = envs.reset(), streams.key(seed, "evaluation")
     episode = envs.running_episodes()[0]
@@ -108,6 +110,8 @@ def frames(player: EvalPolicy, params: Any, stride: int) -> Iterator[Frame]:
         timestep = envs.step(np.asarray(action))
         ended = [episode for episode in envs.pop_episodes() if episode.env == 0]
         before, episode = episode.length, (ended or envs.running_episodes())[0]
+        if episode.length < before:  # another has begun, as the simulation exploded
+            return
         # A step that the learner sees spent on a reset, after a lost life, is none of the game's.
         if ended or (before < episode.length and episode.length % stride == 0):
             yield Frame(envs.render(), episode)

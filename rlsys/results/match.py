@@ -26,6 +26,7 @@ from rlsys.types import Timestep, UserError
 
 OUT = "runs/matches"  # the folder of results
 AT_ONCE = 4_096  # games
+ONE_GAME = "no interval: both play greedily, so all games that one side begins are the same"
 
 
 class Contender(NamedTuple):
@@ -44,6 +45,7 @@ class Games(NamedTuple):
     pairs: np.ndarray  # [G, 2] who played
     reward: np.ndarray  # [G] of the first
     ended: np.ndarray  # [G] bool, False where the game was cut after MAX_STEPS steps
+    repeats: np.ndarray  # [G] bool, True where moves and reward are those of the pair's first game
 
     @property
     def points(self) -> np.ndarray:
@@ -113,19 +115,24 @@ def _play(
     rows = {i: np.flatnonzero(player == i) for i in np.unique(pairs)}
     memory = {i: contenders[i].start(len(mine), own[i]) for i, mine in rows.items()}
     reward, playing = np.zeros(len(pairs)), np.ones(len(pairs), bool)
+    _, model, which = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+    model, repeats = model[which.ravel()], playing.copy()  # [G] the pair's first game
     first = row[:, 0, 0]
     for _ in range(MAX_STEPS):
         action = np.zeros(envs.num_envs, np.int32)
         for i, mine in rows.items():
             own_part = jax.tree.map(operator.itemgetter(mine), timestep)
             action[mine], memory[i] = contenders[i].act(own_part, memory[i])
+        moves = action[row].reshape(len(pairs), -1)
+        repeats &= playing == playing[model]
+        repeats &= ~playing | (moves == moves[model]).all(axis=1)
         timestep = envs.step(action)
         reward += playing * timestep.reward[first]
         playing &= (timestep.discount[first] > 0) & ~timestep.truncated[first]
         if not playing.any():
             break
     envs.close()
-    return Games(pairs, reward, ~playing)
+    return Games(pairs, reward, ~playing, repeats & (reward == reward[model]))
 
 
 def score_interval(points: np.ndarray) -> tuple[float, float]:
@@ -140,11 +147,22 @@ def score_interval(points: np.ndarray) -> tuple[float, float]:
     return max(float(x.mean() - half), 0.0), min(float(x.mean() + half), 1.0)
 
 
-def summary(reward: np.ndarray) -> dict[str, float]:
+def one_game(played: Games, *modes: str) -> bool:
+    """Whether all games that one side begins are the same, so that more of them tell no more: both
+    play greedily, and nothing in the game is drawn. modes: in which they play."""
+    return set(modes) == {"greedy"} and bool(played.repeats.all())
+
+
+def summary(reward: np.ndarray, *, alike: bool = False) -> dict[str, Any]:
     """Wins, draws and losses, the mean score (a win counts 1, a draw 0.5) with its 95 % interval,
-    and the mean reward. reward: [N] of N games."""
+    and the mean reward.
+
+    Args:
+      reward: [N] of N games.
+      alike: whether the games are one game played N times, of which there is no interval.
+    """
     points = 0.5 + 0.5 * np.sign(reward)
-    low, high = score_interval(points)
+    low, high = (None, None) if alike else score_interval(points)
     return {
         "games": len(reward),
         "won": int((reward > 0).sum()),
@@ -269,14 +287,15 @@ def match(sides: Sequence[tuple[Algorithm, Any] | str], options: MatchConfig) ->
     half = options.episodes // 2
     played = play(contenders, np.repeat([[0, 1], [1, 0]], half, axis=0), game, options.seed)
     reward = np.where(played.pairs[:, 0] == 0, played.reward, -played.reward)
+    alike = one_game(played, *(side.get("mode", "") for side in about))
     found = {
         "game": game.name,
         "seed": options.seed,
         "sides": about,
         "ended": int(played.ended.sum()),
-        "result": summary(reward),
-        "began": summary(reward[:half]),
-        "did_not_begin": summary(reward[half:]),
+        "result": summary(reward, alike=alike),
+        "began": summary(reward[:half], alike=alike),
+        "did_not_begin": summary(reward[half:], alike=alike),
     }
     print("\n".join(describe(found, *(x.name for x in contenders))))
     names = [Path(side if isinstance(side, str) else side[1].run_dir).name for side in sides]
@@ -297,7 +316,14 @@ def sides(game: str) -> tuple[str, str]:
     return "  it began", "  it did not"
 
 
-def line(words: str, result: dict[str, float], number: str = "score") -> str:
+def interval_words(result: dict[str, Any], spec: str) -> str:
+    """The 95 % interval of a summary of games, each end written as spec says; "none" if it has
+    none, because the games are one game."""
+    low, high = result["interval_95_low"], result["interval_95_high"]
+    return "none" if low is None else f"{low:{spec}} to {high:{spec}}"
+
+
+def line(words: str, result: dict[str, Any], number: str = "score") -> str:
     """A line of a table on games: how many were won, drawn and lost, and a mean with its interval.
 
     Args:
@@ -305,8 +331,7 @@ def line(words: str, result: dict[str, float], number: str = "score") -> str:
       result: as summary() gives it; number: the name of its mean.
     """
     counts = "".join(f"{result[name]:>8,}" for name in ("won", "drawn", "lost"))
-    interval = f"{result['interval_95_low']:.3f} to {result['interval_95_high']:.3f}"
-    return f"{words:<16}{counts}{result[number]:>9.3f}   {interval}"
+    return f"{words:<16}{counts}{result[number]:>9.3f}   {interval_words(result, '.3f')}"
 
 
 def describe(found: dict[str, Any], first: str, second: str) -> list[str]:
@@ -323,6 +348,8 @@ def describe(found: dict[str, Any], first: str, second: str) -> list[str]:
     ]
     if abs(whole["mean_reward"] - 2 * whole["score"] + 1) > 1e-6:  # not 1, 0 or -1 alone
         lines.insert(-1, f"mean reward {whole['mean_reward']:.4g}")
+    if whole["interval_95_low"] is None:
+        lines.append(ONE_GAME)
     if unfinished := whole["games"] - found["ended"]:
         lines.append(f"{unfinished} games had not ended after {MAX_STEPS:,} steps: drawn")
     return lines

@@ -36,7 +36,7 @@ def write(folders: list[str], out: Path, *, all_fields: bool = False) -> Path:
     ):
         name = ", ".join(f"{k} {v}" for k, v in about.items()).removeprefix("algorithm ")
         own = {"agent": name, "about": about, "seed": result.seed, "run": i}
-        for rows, mine in zip((ends, curves), collect(result.folder), strict=True):
+        for rows, mine in zip((ends, curves), collect(result), strict=True):
             rows += [{**own, **r, "task": r["task"] or result.task} for r in mine]
     for row in ends:
         row["status"] = found[row["run"]].status(row["env_steps"])
@@ -49,8 +49,9 @@ def write(folders: list[str], out: Path, *, all_fields: bool = False) -> Path:
         "",
         *table(ends),
         "",
-        "Returns: mean over seeds of the mean over episodes, with its 95 % interval by bootstrap "
-        "over seeds; * of a single seed, over its episodes. The best score stands first: it is the "
+        "Returns: mean over seeds of the mean over episodes. Their intervals are 95 % intervals by "
+        "bootstrap resampling over seeds, or over episodes where there is one seed (*), and with "
+        "five seeds or fewer they are too narrow. The best score stands first: it is the "
         "return of the kind of play that each row names. Of several evaluations of a run that of "
         "the newest parameters counts, and of those the one of most episodes. Steps and time: "
         "median of the seeds.",
@@ -82,8 +83,8 @@ def _transfers(found: list[Result], ends: Rows) -> list[str]:
     if not tested:
         return []
     return [
-        "Transfer: the mean return in domains that training did not have, with its 95 % interval "
-        "over seeds; * of a single seed, over its episodes.",
+        "Transfer: the mean return in domains that training did not have, with an interval as "
+        "that of the returns above.",
         "",
         *transfer.table(tested),
         "",

@@ -7,11 +7,12 @@ that changed fields: the counters from which the new values hold, and the values
 import json
 from typing import Any
 
-from rlsys.config import flat
+from rlsys.config import flat, tasks_of
 from rlsys.learning.optimizer import linear_decay
 from rlsys.types import UserError
 
-FIXED = ("env", "seed", "init_from", "frozen", "frozen_mode")  # a run with another is another run
+# A run with another is another run. The task is its name, which tells env and most options.
+FIXED = ("env", "task", "seed", "init_from", "frozen", "frozen_mode")
 FREE = ("run_dir",)  # a folder may be moved
 OF_THE_END = ("eval_episodes", "gif")  # may be changed even when nothing is left to train
 
@@ -21,11 +22,14 @@ Changed = dict[str, tuple[Any, Any]]  # field -> (value before, value after)
 def between(before: dict[str, Any], after: dict[str, Any]) -> Changed:
     """Compare two Configs as config.json holds them; a dataclass in one counts by its fields.
 
-    A field that `before` does not have is newer than the run, and counts as unchanged.
+    A field that `before` does not have is newer than the run, and counts as unchanged. Options
+    that make another task of the same env count as "task" too, by the tasks' names.
     """
+    first, last = (",".join(t.name for t in tasks_of(config)) for config in (before, after))
     before, after = flat(before), flat(json.loads(json.dumps(after)))
     names = [name for name in before if name in after and name not in FREE]
-    return {n: (before[n], after[n]) for n in names if before[n] != after[n]}
+    changed = {n: (before[n], after[n]) for n in names if before[n] != after[n]}
+    return changed if "env" in changed or first == last else changed | {"task": (first, last)}
 
 
 def check(folder: Any, changed: Changed, env_steps: int, total: int) -> None:

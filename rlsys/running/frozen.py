@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlsys.config import tasks_of
 from rlsys.envs import plain_game
 from rlsys.running.algorithm import Algorithm
-from rlsys.running.initial import check_network, like, saved_config, saved_learner, tasks_of
+from rlsys.running.initial import check_network, like, saved_config, saved_learner
 from rlsys.types import Policy, UserError
 
 

@@ -8,16 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlsys.config import from_dict
-from rlsys.envs import Options, Task, read_tasks
+from rlsys.config import tasks_of
 from rlsys.learning import hosts
 from rlsys.running import config_file
 from rlsys.running.algorithm import Algorithm
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.types import LearnerState, UserError
 
-# Fields of a network that may differ where the shapes agree: how exactly it computes, and a torso
-# that None chooses too.
+# Fields of a network that may differ. bfloat16 changes only the precision. torso may be named here
+# and left to None there, which is the same network where it has the same shapes, so they decide.
 FREE = ("bfloat16", "torso")
 
 
@@ -139,9 +138,3 @@ def _by_name(tree: Any) -> dict[str, Any]:
 
 def _text(leaf: Any) -> str:
     return f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
-
-
-def tasks_of(config: dict[str, Any]) -> list[Task]:
-    """The tasks of a Config, as config.json holds it."""
-    options = from_dict(Options, config.get("env_options", {}))
-    return read_tasks(config["env"], options, check=False)

@@ -26,7 +26,9 @@ from rlsys.running.signals import Signals, ending_well
 from rlsys.types import UserError
 
 FIRST_CHECKPOINT = 10_000  # environment steps
-TIMES = 4  # as many steps are played at the next checkpoint, until checkpoint_every lie between
+# Each early checkpoint comes at 4 times the steps of the one before, until checkpoint_every is the
+# smaller gap.
+TIMES = 4
 
 
 class Run:
@@ -256,7 +258,8 @@ class Run:
         The first checkpoints come earlier, so that a run that is killed has something to resume,
         and loses a part of what it has done, whatever its speed. They too are due by environment
         steps, not by the clock: episodes start afresh at a checkpoint, so a run would repeat itself
-        no more. The gaps grow by a factor, as episodes that are cut are shorter than most.
+        no more. The gaps grow, because each checkpoint cuts all running episodes, and many cuts
+        would bias the log towards short episodes.
         """
         # Decided here alone, so that a signal cannot end the run without its last checkpoint.
         self._signal = hosts.all_max(self._signals.number)

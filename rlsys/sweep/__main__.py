@@ -33,7 +33,7 @@ class Words:
     preset: cli.Word = ""
     """The preset that the fields start from; without it the task decides."""
     seeds: cli.Word = ""
-    """The number of seeds, from 0 up, for each combination."""
+    """Train each combination with this many seeds: 0, 1, 2 and so on."""
     print_commands: bool = False
     """Print a command for each member, to run alone, and train nothing."""
 
