@@ -185,8 +185,15 @@ class Run:
 
     @property
     def stopped(self) -> bool:
-        """Whether a signal ended the run, before its last step or before its evaluation."""
+        """Whether a signal ended the run, before its last step or before its evaluation; it may be
+        one of which only this process knows."""
         return max(self._signal, self._signals.number) > 0
+
+    @property
+    def stops(self) -> bool:
+        """Whether a signal ends the run, as far as all processes know; so they may go by this where
+        a collective follows."""
+        return self._signal > 0 or (self.signalled and hosts.count() == 1)
 
     def stopping(self) -> bool:
         """Whether a signal has come, so that what was begun may be dropped. Processes that train

@@ -150,7 +150,7 @@ class Session:
             if not self.ended:  # the signal came since
                 _, self._save_due = self.run.due()
             self.line_due = bool(self.metrics)
-        elif self.evaluations and not self.run.stopped:
+        elif self.evaluations and not self.run.stops:
             self._evaluation_due = self.evaluations.due(self.env_steps)
             self.line_due = self.line_due or self._evaluation_due
         if self.line_due:  # what is measured now waits for the updates
