@@ -4,8 +4,11 @@ import hashlib
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,6 +149,19 @@ def test_nothing_is_saved_twice(tmp_path, monkeypatch):
     assert play(*PPO, "--run-dir", folder) == 3
     assert Checkpoints(folder / "checkpoints").numbers() == [1]
     assert [line["env_steps"] for line in metrics(folder)] == [80, 160, 240]
+
+
+@pytest.mark.parametrize(
+    "how", [["-m", "rlsys"], ["-c", "from rlsys.__main__ import start; start()"]]
+)
+def test_ctrl_c_ends_a_command_that_still_imports(tmp_path, how):
+    """However it was started: the second is what the console script does."""
+    jax = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
+    (tmp_path / "jax.py").write_text(jax)
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[1]}"}
+    words = [sys.executable, *how, "train", "ppo"]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGINT and done.stderr == ""
 
 
 @pytest.mark.slow
