@@ -190,8 +190,11 @@ def train(folder, words=(), env_steps=5_120, resume=False):
 
 
 def newest(folder):
-    names = ["learner", "actors", "opponents"]
-    _, trees, meta = Checkpoints(folder / "checkpoints").restore(dict.fromkeys(names))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    number = checkpoints.numbers()[-1]
+    names = ["learner", "actors"]
+    names += ["opponents"] if "opponents" in checkpoints.meta(number) else []
+    _, trees, meta = checkpoints.restore(dict.fromkeys(names), number)
     keys = (jax.random.key_data, lambda x: x)
     is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
     return jax.tree.map(lambda x: keys[not is_key(x)](x), trees), meta
@@ -219,6 +222,22 @@ def test_a_resumed_run_has_the_same_past_selves_to_the_bit(tmp_path, ahead):
     lines = metrics_file.read(whole)
     assert lines[-1]["opponents/past_selves"] == len(about["past_selves"])
     assert all(0 <= line["opponents/score"] <= 1 for line in lines)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_past_selves_that_it_had_none_of(tmp_path):
+    """The first of them is the policy as it was when it went on."""
+    folder = tmp_path / "run"
+    train(folder, ["--past-share", "0", "--core-size", "8", "--sequence-length", "8"], 1_024)
+    before = newest(folder)[0]["learner"]["params"]
+    steps = newest(folder)[1]["counters"]["env_steps"]
+    words = ["resume", str(folder), "--past-share", "0.5", "--past-every", "100"]
+    train_command.main([*words, "--env-steps", str(steps + 1)])
+    trees, meta = newest(folder)
+    assert [x["env_steps"] for x in meta["opponents"]["past_selves"]] == [steps]
+    assert meta["counters"]["env_steps"] > steps
+    jax.tree.map(np.testing.assert_array_equal, trees["opponents"]["0"], before)
+    assert metrics_file.read(folder)[-1]["opponents/past_selves"] == 1
 
 
 def learned(num_devices):

@@ -177,9 +177,13 @@ class Opponents:
         """
         self._config, self.policy = config, policy
         self._results: list[Result] = []
-        self._iterations = self._joined = 0
         self._games = self._points = 0.0  # since the last line of the log
+        self.begin(params, env_steps)
+
+    def begin(self, params: Any, env_steps: int) -> None:
+        """Begins with one past self; the arguments are those with which an Opponents is made."""
         self.pool: Pool = ()
+        self._iterations = self._joined = 0
         self._join(params, env_steps)
 
     def add(self, results: list[Result]) -> None:

@@ -339,7 +339,9 @@ class Session:
                 self.evaluations.restore(meta, self.env_steps, self._saved_best)
             for name, sampler in self._samplers.items():
                 sampler.restore(self.run.saved_tree(name), meta[name], self.env_steps)
-            if self._opponents:
+            if self._opponents and "opponents" not in meta:  # past_share was 0 until now
+                self._opponents.begin(self.state.params, self.env_steps)
+            elif self._opponents:
                 about = meta["opponents"]
                 every = {str(i): self.state.params for i in range(len(about["past_selves"]))}
                 saved = self.run.checkpoints.restore({"opponents": every}, self.run.number)[1]
