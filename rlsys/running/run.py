@@ -56,7 +56,7 @@ class Run:
         Args:
           algorithm: its name.
           config: of the run.
-          trees: names of what a checkpoint holds; what is called "learner" is the same in all
+          trees: names of what a checkpoint may hold; what is called "learner" is the same in all
             processes.
           resume: go on with the run in config.run_dir.
           content: of config.json, in place of algorithm and config.
@@ -237,7 +237,7 @@ class Run:
         """The newest checkpoint that is whole in every process.
 
         Args:
-          trees: names of what it must hold.
+          trees: names of what must be whole, where it holds them.
           processes: the number of processes that the run was made with.
 
         Raises:

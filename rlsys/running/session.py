@@ -390,7 +390,7 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
             check_memory(config.self_play, shapes.params)
             other = None if resume else frozen.read(algorithm, config, network)
         start = None if resume else initial.read(algorithm, config, network)
-        names = ["learner", "actors", *replays, *(["opponents"] if opposed else [])]
+        names = ["learner", "actors", "best", *replays, *(["opponents"] if opposed else [])]
         run = stack.enter_context(
             Run(algorithm.name, config, names, resume=resume, display=display)
         )
