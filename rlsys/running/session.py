@@ -99,6 +99,7 @@ class Session:
         self.evaluations = evaluations
         self._physics = PhysicsFile(run.folder, hosts.index())
         self._adaptation, self._ranges = adaptation, RangesFile(run.folder)
+        self._disk_full = False
         if adaptation and hosts.is_primary():
             self._ranges.begin(self.env_steps, adaptation)
         self._begun: set[str] = set()  # names of what was done once already
@@ -194,8 +195,19 @@ class Session:
         self.run.log.display.env_steps = self.run.env_steps
         self.run.log.episodes(self._name_episodes(self.actors.pop_episodes()))
         self._physics.add(self.env_steps, self.actors.pop_draws())
+        self._tell_of_full_disk()
         self._last = unroll
         return unroll
+
+    def _tell_of_full_disk(self) -> None:
+        """Says it once, as the log does of the metrics."""
+        error = self._physics.error or self._ranges.error
+        if error and not self._disk_full:
+            self.run.log.say(
+                f"Could not write the draws or ranges of physics, which are kept until it works: "
+                f"{error}."
+            )
+        self._disk_full = error is not None
 
     def _adapt(self) -> None:
         """Moves the ranges of the physics, where they widen, by what was played at their ends."""
@@ -354,6 +366,11 @@ class Session:
         self.actors.restart(self.run.number)
         return meta
 
+    def close(self) -> None:
+        """Closes the files that the session itself writes."""
+        self._physics.close()
+        self._ranges.close()
+
     def _saved_best(self) -> Any:
         """Reads the best parameters in the checkpoint that the run goes on from."""
         template = {"best": self.state.params}
@@ -430,6 +447,7 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
             opponents=opponents, adaptation=adaptation,
             evaluations=Evaluations(algorithm, config, network),
         )  # fmt: skip
+        stack.callback(session.close)
         if resume:
             session.restore()
         yield session
