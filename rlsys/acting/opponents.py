@@ -33,8 +33,8 @@ class SelfPlay:
     """A copy of the policy joins the past selves each time that it has learned from this many
     unrolls."""
     past_most: int = 50
-    """The number of past selves that are kept. When one more joins, the one with the lowest quality
-    is dropped; of several with the same quality, the oldest."""
+    """The number of past selves that are kept. When one joins and there are more, those with the
+    lowest quality are dropped; of several with the same quality, the oldest."""
     past_at_once: int = 4
     """The number of past selves that each actor plays against at a time."""
     past_eta: float = 0.01
@@ -100,14 +100,14 @@ Pool = tuple[PastSelf, ...]
 
 
 def join(pool: Pool, params: Any, env_steps: int, number: int, most: int) -> Pool:
-    """Adds a past self to the pool, with the pool's highest quality as its own. If there are more
-    than `most`, the one of the lowest quality leaves."""
+    """Adds a past self to the pool, with the pool's highest quality as its own. While there are
+    more than `most`, the one of the lowest quality leaves."""
     quality = max((x.quality for x in pool), default=0.0)
     pool = (*pool, PastSelf(number, env_steps, params, quality))
-    if len(pool) <= most:
-        return pool
-    leaves = min(pool[:-1] or pool, key=lambda x: (x.quality, x.number))
-    return tuple(x for x in pool if x is not leaves)
+    while len(pool) > most:
+        leaves = min(pool[:-1], key=lambda x: (x.quality, x.number))
+        pool = tuple(x for x in pool if x is not leaves)
+    return pool
 
 
 def probabilities(pool: Pool) -> np.ndarray:
