@@ -31,6 +31,7 @@ from rlsys.learning import learner
 from rlsys.losses.opponent_quality import opponent_probabilities, quality_after_win
 from rlsys.running import metrics_file
 from rlsys.running.checkpoint import Checkpoints
+from rlsys.running.first_lines import past_selves
 from rlsys.running.log import Silent
 from rlsys.types import TRAJECTORY_SPEC, Policy, Timestep, UserError
 
@@ -104,7 +105,7 @@ def test_a_game_keeps_its_opponent_to_its_end_and_its_state_begins_anew():
     rng, rows = np.random.default_rng(0), 40
     seats = Seats(number_policy(), rows, SelfPlay(past_share=0.5, past_at_once=3))
     theirs = ~seats.learns
-    assert theirs.sum() == 9 and seats.against_past.sum() == 9
+    assert theirs.sum() == 10 and seats.against_past.sum() == 10
     pairs = theirs.reshape(-1, 2)
     assert not (pairs.all(1)).any()  # no game of two past selves
     assert {int(pair.argmax()) for pair in pairs if pair.any()} == {0, 1}  # either side
@@ -135,6 +136,39 @@ def test_a_game_keeps_its_opponent_to_its_end_and_its_state_begins_anew():
     assert sorted(x.number for x in results) == sorted(expected_results) and len(results) > 300
     assert all(x.reward == 1 and x.chance == pytest.approx(1.0) for x in results)
     assert seats.pop_results() == []
+
+
+@pytest.mark.parametrize(
+    ("share", "most", "games", "expected"),
+    [
+        (0.2, 4, 32, (3, 2)),  # of the preset team
+        (0.2, 4, 128, (2, 13)),  # of the preset game
+        (0.25, 4, 128, (4, 8)),
+        (0.2, 4, 30, (3, 2)),
+        (0.05, 4, 16, (1, 1)),
+        (1.0, 4, 7, (1, 7)),
+        (1.0, 1, 8, (1, 8)),
+    ],
+)
+def test_past_selves_play_the_share_of_games_that_is_asked_for(share, most, games, expected):
+    """As nearly as some past selves, and at most so many, can in equally many games each."""
+    config = SelfPlay(past_share=share, past_at_once=most)
+    assert config.groups(games) == expected
+    found = abs(expected[0] * expected[1] - share * games)
+    assert found <= min(
+        abs(n * size - share * games) for n in range(1, most + 1) for size in range(1, games + 1)
+    )
+
+
+def test_the_first_lines_say_where_it_is_another_share():
+    config = algorithms.config_of("ppo", ["--env", "TicTacToe-v1"])
+    (line,) = past_selves(config)
+    assert line == (
+        "past selves: 2 at a time play in 26 of each actor's 128 games, 20.3 % in place of 20 %"
+    )
+    for words in (["--past-share", "0.25"], ["--past-share", "0"]):
+        assert past_selves(algorithms.config_of("ppo", ["--env", "TicTacToe-v1", *words])) == []
+    assert past_selves(algorithms.config_of("ppo", ["--env", "CartPole-v1"])) == []
 
 
 def test_opponents_are_drawn_in_proportion_to_exp_quality():

@@ -36,7 +36,8 @@ class SelfPlay:
     """The number of past selves that are kept. When one joins and there are more, those with the
     lowest quality are dropped; of several with the same quality, the oldest."""
     past_at_once: int = 4
-    """The number of past selves that each actor plays against at a time."""
+    """The number of past selves that each actor plays against at a time, at most. All play equally
+    many games, and so many play that these come nearest to past_share."""
     past_eta: float = 0.01
     """How far a past self's quality falls when it loses a game: by this, divided by the number of
     past selves times its probability to be drawn. With 0 all past selves are drawn alike."""
@@ -66,14 +67,14 @@ class SelfPlay:
         Raises:
           UserError: past_share of these games rounds to none.
         """
-        past = round(self.past_share * games)
-        if not past:
+        past = self.past_share * games
+        if not round(past):
             raise UserError(
                 f"past_share {self.past_share} of an actor's {games} games comes to none: set it "
                 f"to 0, or raise it or num_envs"
             )
-        groups = min(self.past_at_once, past)
-        return groups, past // groups
+        possible = [(n, max(1, round(past / n))) for n in range(1, self.past_at_once + 1)]
+        return min(possible, key=lambda x: (abs(x[0] * x[1] - past), -x[0]))
 
 
 class PastSelf(NamedTuple):
