@@ -138,6 +138,24 @@ def test_a_game_keeps_its_opponent_to_its_end_and_its_state_begins_anew():
     assert seats.pop_results() == []
 
 
+def test_a_game_that_ends_at_a_checkpoint_is_credited_to_nobody_else():
+    """The environments start afresh there, and other past selves are drawn; in a run that goes on
+    nobody remembers who played it."""
+    rows, state, key = 4, jnp.zeros(4, jnp.int32), jax.random.key(0)
+    seats = Seats(number_policy(), rows, SelfPlay(past_share=1.0, past_at_once=1))
+    params = {"w": jnp.float32(9)}
+    seats.meet(pool_of(0.0), key)
+    seats(params, timestep(rows, True, np.zeros(rows)), state, key)
+    ended = timestep(rows, False, np.ones(rows), 1.0)
+    seats.clear()
+    seats.meet(pool_of(-1e9, 0.0), key)
+    seats(params, ended, state, key)
+    assert seats.pop_results() == []
+    seats(params, timestep(rows, True, np.zeros(rows)), state, key)
+    seats(params, ended, state, key)
+    assert [x.number for x in seats.pop_results()] == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("share", "most", "games", "expected"),
     [

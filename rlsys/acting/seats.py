@@ -67,7 +67,9 @@ class Seats:
         self.clear()
 
     def clear(self) -> None:
-        """Forgets the past selves in play and the running games, which begin anew."""
+        """Forgets the past selves in play and the running games, which begin anew. A game whose end
+        the next timestep shows is not counted, as who played it is forgotten."""
+        self._forgot = True
         self._sets: Any = None  # [groups, 2, ...] parameters of each group's two past selves
         self._newer = np.zeros(self._groups, int)  # which of the two is the newer one
         self._numbers = np.zeros((self._groups, 2), int)  # PastSelf.number
@@ -106,6 +108,8 @@ class Seats:
     def __call__(self, params: Any, timestep: Timestep, core_state: Any, key: jax.Array):
         """Acts for all rows, as a Policy does, and records the games that have ended."""
         over = (timestep.discount[self._first] == 0) & ~timestep.first[self._first]
+        if self._forgot:
+            over, self._forgot = np.zeros_like(over), False
         for i in np.flatnonzero(over):
             group, game = divmod(i, self._plays.shape[1])
             who = group, self._plays[group, game]
