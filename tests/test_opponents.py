@@ -138,6 +138,25 @@ def test_a_game_keeps_its_opponent_to_its_end_and_its_state_begins_anew():
     assert seats.pop_results() == []
 
 
+def test_past_selves_draw_other_numbers_than_the_learner():
+    """Their keys are made of none of the bits that the learner draws its actions from."""
+
+    def apply(own, params, timestep, core_state, key):
+        act_key = jax.random.split(key)[1]  # as actor_critic.make_policy has it
+        drawn = jax.random.bits(act_key, timestep.first.shape)
+        mine = jax.lax.reduce_xor(jax.random.key_data(key), (0,))  # as bits makes one of two
+        action = jnp.where(params["w"] == 9, drawn, mine)
+        return action, (), core_state, key
+
+    seats = Seats(Policy(apply), 8, SelfPlay(past_share=1.0))
+    seats.meet(pool_of(0.0), key := jax.random.key(0))
+    start = timestep(8, True, np.zeros(8))
+    action = np.asarray(seats({"w": jnp.float32(9)}, start, jnp.zeros(8), key)[0])
+    drawn = np.asarray(jax.random.bits(jax.random.split(key)[1], (8,)))
+    np.testing.assert_array_equal(action[seats.learns], drawn[seats.learns])
+    assert len(set(action[~seats.learns])) > 1 and not set(action[~seats.learns]) & set(drawn)
+
+
 def test_a_game_that_ends_at_a_checkpoint_is_credited_to_nobody_else():
     """The environments start afresh there, and other past selves are drawn; in a run that goes on
     nobody remembers who played it."""

@@ -11,6 +11,9 @@ from rlsys.acting.opponents import PastSelf, Pool, Result, SelfPlay, probabiliti
 from rlsys.types import Policy, Timestep
 
 SIDES = 2
+# What fold_in takes for the keys of past selves. A policy splits its key, which gives what fold_in
+# gives for 0, 1 and so on; this is none of these.
+PAST = 2**31
 
 
 class Seats:
@@ -145,7 +148,7 @@ def _all_rows(apply: Callable, their_apply: Callable, past: np.ndarray, groups: 
         return x.reshape(groups, len(past) // groups, *x.shape[1:])
 
     def act(own, params, sets, plays, timestep, core_state, key):
-        keys = jax.random.split(jax.random.fold_in(key, 1), (groups, 2))
+        keys = jax.random.split(jax.random.fold_in(key, PAST), (groups, 2))
         action, aux, after, key = apply(own, params, timestep, core_state, key)
         rows = jax.tree.map(grouped, (timestep, core_state))
         of_group = jax.vmap(their_apply, in_axes=(None, 0, None, None, 0))  # both of a group
