@@ -22,12 +22,7 @@ python -m rlsys takes the same words.
 import importlib
 import sys
 
-from rlsys import algorithms, cli
-from rlsys.envs.tasks import list_tasks
-from rlsys.learning import hosts
-from rlsys.running import output, process
-from rlsys.running.metrics import describe
-from rlsys.types import UserError
+from rlsys.running.signals import end_at_once
 
 MODULES = {
     "train": "rlsys.train",
@@ -54,6 +49,11 @@ def main(args: list[str]) -> None:
     Raises:
       UserError: there is no such command, or one of its words is wrong.
     """
+    from rlsys import algorithms, cli
+    from rlsys.envs.tasks import list_tasks
+    from rlsys.running.metrics import describe
+    from rlsys.types import UserError
+
     if not args or args[0] in ("-h", "--help", "help"):
         print(__doc__.strip())
         return
@@ -77,6 +77,11 @@ def main(args: list[str]) -> None:
 
 def start() -> None:
     """Runs the command that the process was started with, and ends the process."""
+    end_at_once()  # before these imports, which take seconds
+    from rlsys import cli
+    from rlsys.learning import hosts
+    from rlsys.running import output, process
+
     process.prepare()
     output.make_lasting()
     hosts.leave(cli.exit_code(lambda: main(sys.argv[1:])))

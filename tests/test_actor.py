@@ -310,6 +310,30 @@ def test_restart(make, ahead, join):
             assert steps.first[1].all() and not steps.first[2].any()
 
 
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_what_follows_dropped_unrolls_continues_those_that_were_handed_over(make, ahead):
+    """A replay takes an unroll's x_0 as the successor of the last step that it was given."""
+    actors = make(envs := [Counter(0), Counter(1)], ahead=ahead)
+    before = actors.get(params(0), 0).trajectory
+    actors._play_on(1, params(0), 0)
+    for i in range(2):
+        wait_for(lambda i=i: num_finished(actors, i) == 1)
+    assert [e.steps for e in envs] == [2 * T] * 2
+    actors.drop()
+    for state, columns in zip(actors.states, (slice(B), slice(B, 2 * B)), strict=True):
+        np.testing.assert_array_equal(state.timestep.obs, before.steps.obs[-1, columns])
+        np.testing.assert_array_equal(state.core_state, before.core_state[columns] + T)
+    for e in envs:
+        e.steps = T  # as in the process that goes on, so that the Counters' checks hold
+    actors.restart(1)
+    after = actors.get(params(1), 1).trajectory
+    np.testing.assert_array_equal(after.steps.obs[0], before.steps.obs[-1])
+    np.testing.assert_array_equal(after.core_state, before.core_state + T)
+    ended = before.steps.discount[-1] == 0
+    np.testing.assert_array_equal(after.steps.truncated[0], ~ended & ~before.steps.first[-1])
+    assert after.steps.first[1].all()
+
+
 def test_drain_after_restart_of_the_last_round(make):
     """A checkpoint between two halves of a round: what is left comes with it."""
     actors = make([Counter(i) for i in range(4)], 2)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -16,6 +17,7 @@ from rlsys.envs import Episode, Options, Task
 from rlsys.results import evaluate
 from rlsys.running import best
 from rlsys.running.checkpoint import Checkpoints
+from rlsys.running.session import Session
 from rlsys.sweep.__main__ import main as sweep
 from rlsys.sweep.members import check_together, members
 from rlsys.types import Stopped, UserError
@@ -223,6 +225,27 @@ def config_of(folder):
 def test_evaluations_may_begin_on_resume(run):
     lines = [line["env_steps"] for line in logged(run) if "eval/best" in line]
     assert min(lines) >= 1500 and lines[-1] == STEPS
+
+
+def test_a_run_does_not_go_on_with_damaged_best_parameters(run, tmp_path, monkeypatch, capfd):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    newest, before = Checkpoints(folder / "checkpoints").numbers()[:-3:-1]
+    files = (folder / f"checkpoints/{newest}/trees/best").rglob("*")
+    largest = max((x for x in files if x.is_file()), key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    taken = []
+
+    def restore(self):
+        taken.append(self.run.number)
+        raise Stopped
+
+    monkeypatch.setattr(Session, "restore", restore)
+    assert play("resume", folder) == 3 and taken == [before]
+    said = capfd.readouterr().out
+    assert f"is damaged: its checksum is not the one written; checkpoint {before} is taken" in said
 
 
 def test_eval_and_export_take_the_best(run, tmp_path, capfd):

@@ -53,6 +53,15 @@ for words in sys.argv[3:]:
     train.main(words.split())
 end()
 """
+ONE = """
+import sys
+from rlsys import cli, train
+from rlsys.learning import hosts
+from rlsys.running import process
+process.prepare()
+where = ["--coordinator", sys.argv[1], "--num-processes", "2", "--process-id", sys.argv[2]]
+hosts.leave(cli.exit_code(lambda: train.main([*sys.argv[3].split(), *where])))
+"""
 NUM_DEVICES = 2  # of each process
 
 
@@ -333,6 +342,35 @@ def test_a_signal_to_one_process_stops_all(tmp_path):
     assert "SIGTERM: saving a checkpoint" in said[0] and "make resume RUN=run" in said[0]
     first, second = (trees_of(tmp_path / "run", process) for process in range(2))
     assert first[0] == second[0] >= 2 and first[2] == second[2]
+
+
+SIGNALLED = """
+import os, signal, sys, time
+from rlsys.running.run import Run
+if sys.argv[2] == "1":
+    due = Run.due
+    def signalled(self):
+        found = due(self)
+        if self.env_steps == 800:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+        return found
+    Run.due = signalled
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_once_processes_have_agreed_to_go_on_keeps_their_evaluation(tmp_path):
+    """One of them does not leave out the line of the log, in which the others wait for it."""
+    words = f"ppo {' '.join(SMALL)} --unrolls-ahead 0 --log-every 100_000 --eval-every 800"
+    words += " --checkpoint-every 100_000 --env-steps 100_000 --run-dir run"
+    address = f"localhost:{free_port()}"
+    said, codes = finish(
+        start_two(lambda i: ["-c", SIGNALLED + ONE, address, i, words], lambda i: tmp_path), 120
+    )
+    assert codes == [3, 3], said
+    assert [line["env_steps"] for line in lines(tmp_path / "run")] == [800, 960], said
+    assert "eval/sampled_return" in lines(tmp_path / "run")[0]
 
 
 @pytest.mark.slow

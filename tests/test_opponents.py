@@ -31,6 +31,7 @@ from rlsys.learning import learner
 from rlsys.losses.opponent_quality import opponent_probabilities, quality_after_win
 from rlsys.running import metrics_file
 from rlsys.running.checkpoint import Checkpoints
+from rlsys.running.first_lines import past_selves
 from rlsys.running.log import Silent
 from rlsys.types import TRAJECTORY_SPEC, Policy, Timestep, UserError
 
@@ -79,6 +80,8 @@ def test_who_joins_has_the_highest_quality_and_the_lowest_leaves():
     pool = join(pool, {"w": 4}, 100, 4, 4)
     assert [x.number for x in pool] == [1, 2, 3, 4]  # 0, the older of the two at -1, has left
     assert [x.number for x in join(pool_of(0.0), {}, 1, 1, 1)] == [1]
+    # past_most may be lowered when a run goes on.
+    assert [x.number for x in join(pool_of(0.0, 0.5, 0.0, 0.25), {}, 1, 4, 3)] == [1, 3, 4]
 
 
 def number_policy():
@@ -102,7 +105,7 @@ def test_a_game_keeps_its_opponent_to_its_end_and_its_state_begins_anew():
     rng, rows = np.random.default_rng(0), 40
     seats = Seats(number_policy(), rows, SelfPlay(past_share=0.5, past_at_once=3))
     theirs = ~seats.learns
-    assert theirs.sum() == 9 and seats.against_past.sum() == 9
+    assert theirs.sum() == 10 and seats.against_past.sum() == 10
     pairs = theirs.reshape(-1, 2)
     assert not (pairs.all(1)).any()  # no game of two past selves
     assert {int(pair.argmax()) for pair in pairs if pair.any()} == {0, 1}  # either side
@@ -133,6 +136,76 @@ def test_a_game_keeps_its_opponent_to_its_end_and_its_state_begins_anew():
     assert sorted(x.number for x in results) == sorted(expected_results) and len(results) > 300
     assert all(x.reward == 1 and x.chance == pytest.approx(1.0) for x in results)
     assert seats.pop_results() == []
+
+
+def test_past_selves_draw_other_numbers_than_the_learner():
+    """Their keys are made of none of the bits that the learner draws its actions from."""
+
+    def apply(own, params, timestep, core_state, key):
+        act_key = jax.random.split(key)[1]  # as actor_critic.make_policy has it
+        drawn = jax.random.bits(act_key, timestep.first.shape)
+        mine = jax.lax.reduce_xor(jax.random.key_data(key), (0,))  # as bits makes one of two
+        action = jnp.where(params["w"] == 9, drawn, mine)
+        return action, (), core_state, key
+
+    seats = Seats(Policy(apply), 8, SelfPlay(past_share=1.0))
+    seats.meet(pool_of(0.0), key := jax.random.key(0))
+    start = timestep(8, True, np.zeros(8))
+    action = np.asarray(seats({"w": jnp.float32(9)}, start, jnp.zeros(8), key)[0])
+    drawn = np.asarray(jax.random.bits(jax.random.split(key)[1], (8,)))
+    np.testing.assert_array_equal(action[seats.learns], drawn[seats.learns])
+    assert len(set(action[~seats.learns])) > 1 and not set(action[~seats.learns]) & set(drawn)
+
+
+def test_a_game_that_ends_at_a_checkpoint_is_credited_to_nobody_else():
+    """The environments start afresh there, and other past selves are drawn; in a run that goes on
+    nobody remembers who played it."""
+    rows, state, key = 4, jnp.zeros(4, jnp.int32), jax.random.key(0)
+    seats = Seats(number_policy(), rows, SelfPlay(past_share=1.0, past_at_once=1))
+    params = {"w": jnp.float32(9)}
+    seats.meet(pool_of(0.0), key)
+    seats(params, timestep(rows, True, np.zeros(rows)), state, key)
+    ended = timestep(rows, False, np.ones(rows), 1.0)
+    seats.clear()
+    seats.meet(pool_of(-1e9, 0.0), key)
+    seats(params, ended, state, key)
+    assert seats.pop_results() == []
+    seats(params, timestep(rows, True, np.zeros(rows)), state, key)
+    seats(params, ended, state, key)
+    assert [x.number for x in seats.pop_results()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("share", "most", "games", "expected"),
+    [
+        (0.2, 4, 32, (3, 2)),  # of the preset team
+        (0.2, 4, 128, (2, 13)),  # of the preset game
+        (0.25, 4, 128, (4, 8)),
+        (0.2, 4, 30, (3, 2)),
+        (0.05, 4, 16, (1, 1)),
+        (1.0, 4, 7, (1, 7)),
+        (1.0, 1, 8, (1, 8)),
+    ],
+)
+def test_past_selves_play_the_share_of_games_that_is_asked_for(share, most, games, expected):
+    """As nearly as some past selves, and at most so many, can in equally many games each."""
+    config = SelfPlay(past_share=share, past_at_once=most)
+    assert config.groups(games) == expected
+    found = abs(expected[0] * expected[1] - share * games)
+    assert found <= min(
+        abs(n * size - share * games) for n in range(1, most + 1) for size in range(1, games + 1)
+    )
+
+
+def test_the_first_lines_say_where_it_is_another_share():
+    config = algorithms.config_of("ppo", ["--env", "TicTacToe-v1"])
+    (line,) = past_selves(config)
+    assert line == (
+        "past selves: 2 at a time play in 26 of each actor's 128 games, 20.3 % in place of 20 %"
+    )
+    for words in (["--past-share", "0.25"], ["--past-share", "0"]):
+        assert past_selves(algorithms.config_of("ppo", ["--env", "TicTacToe-v1", *words])) == []
+    assert past_selves(algorithms.config_of("ppo", ["--env", "CartPole-v1"])) == []
 
 
 def test_opponents_are_drawn_in_proportion_to_exp_quality():
@@ -190,8 +263,11 @@ def train(folder, words=(), env_steps=5_120, resume=False):
 
 
 def newest(folder):
-    names = ["learner", "actors", "opponents"]
-    _, trees, meta = Checkpoints(folder / "checkpoints").restore(dict.fromkeys(names))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    number = checkpoints.numbers()[-1]
+    names = ["learner", "actors"]
+    names += ["opponents"] if "opponents" in checkpoints.meta(number) else []
+    _, trees, meta = checkpoints.restore(dict.fromkeys(names), number)
     keys = (jax.random.key_data, lambda x: x)
     is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
     return jax.tree.map(lambda x: keys[not is_key(x)](x), trees), meta
@@ -219,6 +295,22 @@ def test_a_resumed_run_has_the_same_past_selves_to_the_bit(tmp_path, ahead):
     lines = metrics_file.read(whole)
     assert lines[-1]["opponents/past_selves"] == len(about["past_selves"])
     assert all(0 <= line["opponents/score"] <= 1 for line in lines)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_past_selves_that_it_had_none_of(tmp_path):
+    """The first of them is the policy as it was when it went on."""
+    folder = tmp_path / "run"
+    train(folder, ["--past-share", "0", "--core-size", "8", "--sequence-length", "8"], 1_024)
+    before = newest(folder)[0]["learner"]["params"]
+    steps = newest(folder)[1]["counters"]["env_steps"]
+    words = ["resume", str(folder), "--past-share", "0.5", "--past-every", "100"]
+    train_command.main([*words, "--env-steps", str(steps + 1)])
+    trees, meta = newest(folder)
+    assert [x["env_steps"] for x in meta["opponents"]["past_selves"]] == [steps]
+    assert meta["counters"]["env_steps"] > steps
+    jax.tree.map(np.testing.assert_array_equal, trees["opponents"]["0"], before)
+    assert metrics_file.read(folder)[-1]["opponents/past_selves"] == 1
 
 
 def learned(num_devices):

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from rlsys.envs.randomise.groups import Draw
 from rlsys.results.randomise import RandomiseConfig, show
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.physics_file import PhysicsFile
+from rlsys.running.ranges_file import read
 from tests.test_train import checkpoint, logged, play, start, wait_for
 
 WORDS = (
@@ -118,6 +121,48 @@ def test_physics_file(tmp_path):
     }  # fmt: skip
     file.drop_beyond(10)
     assert [x["env_steps"] for x in draws(tmp_path)] == [10, 10]
+
+
+def test_a_full_disk_loses_no_draw_and_no_range(tmp_path):
+    script = """
+import resource, sys
+from pathlib import Path
+from types import SimpleNamespace
+from rlsys.envs.randomise.adapt import Decision
+from rlsys.envs.randomise.groups import Draw
+from rlsys.running.physics_file import PhysicsFile
+from rlsys.running.ranges_file import read
+from rlsys.running.ranges_file import RangesFile
+
+folder = Path(sys.argv[1])
+physics, ranges = PhysicsFile(folder), RangesFile(folder)
+adaptation = SimpleNamespace(parameters=[SimpleNamespace(name="mass")], numbers=lambda i: (0, 1))
+
+def add(step):
+    physics.add(step, [(0, Draw(0, step, {"mass": 1.5}, ""))])
+    ranges.add(step, adaptation, [Decision((0, "high"), 0.5, 8.0, 4)])
+    return physics.error, ranges.error
+
+assert add(1) == (None, None)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300, -1))
+errors = [add(step) for step in range(4, 20)]
+assert all(errors[-1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+assert add(40) == (None, None)
+"""
+    command = [sys.executable, "-c", script, tmp_path]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    for found in (draws(tmp_path), read(tmp_path)):
+        assert [line["env_steps"] for line in found] == [1, *range(4, 20), 40]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_that_cannot_write_its_draws(tmp_path, capfd):
+    (tmp_path / "run/physics.jsonl").mkdir(parents=True)
+    assert play(*WORDS, "--run-dir", tmp_path / "run") == 0
+    said = capfd.readouterr().out
+    assert said.count("Could not write the draws or ranges of physics, which are kept") == 1
 
 
 def test_show_says_what_is_drawn_and_what_it_does():

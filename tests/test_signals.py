@@ -1,14 +1,20 @@
 """Signals end a run soon, whatever it is doing, and what it waits for is said at once."""
 
 import hashlib
+import itertools
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rlsys.envs.envpool import EnvPoolEnvs
+from rlsys.learning.sampler import Sampler
 from rlsys.running.checkpoint import Checkpoints
 from rlsys.running.session import Session
 from rlsys.running.signals import Signals
@@ -102,21 +108,33 @@ def test_an_unroll_that_waits_for_the_updates_before_it_is_dropped(tmp_path, mon
 
 @pytest.mark.slow
 def test_updates_that_are_left_are_made_after_the_resume(tmp_path, monkeypatch):
+    """And the replay takes up where it was: an unroll's x_0 follows the last step that it holds."""
     folder, updates, update = tmp_path / "run", [], Session.update
+    added, add = [], Sampler.add
 
     def updating(self, *args):
         updates.append(0)
         if len(updates) == 3:
+            time.sleep(1)  # the actors finish an unroll meanwhile, which is dropped
             terminate()
         return update(self, *args)
 
+    def adding(self, trajectory):
+        added.append(trajectory.steps.obs)
+        add(self, trajectory)
+
+    monkeypatch.setattr(Sampler, "add", adding)
     words = ["r2d2", *REPLAYS["r2d2"], "--env-steps", 800, "--replay-ratio", 40]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Session, "update", updating)
+        words += ["--unrolls-ahead", 1]
         assert play(*words, "--run-dir", folder) == 3
     assert meta_counters(folder)["learner_steps"] == 3
     assert play("resume", folder) == 0
     assert metrics(folder)[-1]["replay_ratio"] == pytest.approx(20, rel=0.1)  # of all 800 steps
+    assert len(added) >= 10
+    for before, after in itertools.pairwise(added):
+        np.testing.assert_array_equal(after[0], before[-1])
 
 
 def test_nothing_is_saved_twice(tmp_path, monkeypatch):
@@ -131,6 +149,19 @@ def test_nothing_is_saved_twice(tmp_path, monkeypatch):
     assert play(*PPO, "--run-dir", folder) == 3
     assert Checkpoints(folder / "checkpoints").numbers() == [1]
     assert [line["env_steps"] for line in metrics(folder)] == [80, 160, 240]
+
+
+@pytest.mark.parametrize(
+    "how", [["-m", "rlsys"], ["-c", "from rlsys.__main__ import start; start()"]]
+)
+def test_ctrl_c_ends_a_command_that_still_imports(tmp_path, how):
+    """However it was started: the second is what the console script does."""
+    jax = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
+    (tmp_path / "jax.py").write_text(jax)
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[1]}"}
+    words = [sys.executable, *how, "train", "ppo"]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGINT and done.stderr == ""
 
 
 @pytest.mark.slow

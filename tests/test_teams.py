@@ -78,7 +78,7 @@ def test_a_team_keeps_its_opponent_to_the_games_end():
     rng, rows = np.random.default_rng(0), 64
     seats = Seats(number_policy(), rows, SelfPlay(past_share=0.5, past_at_once=3), team_size=4)
     theirs = ~seats.learns
-    assert theirs.sum() == 3 * 4 and seats.against_past.sum() == 3 * 4
+    assert theirs.sum() == 4 * 4 and seats.against_past.sum() == 4 * 4
     teams = theirs.reshape(8, 2, 4)
     assert (teams.all(-1) == teams.any(-1)).all()
     assert not (teams.all((1, 2))).any() and teams[..., 0].any(0).all()  # either team

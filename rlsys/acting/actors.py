@@ -47,6 +47,10 @@ def make_envs(*configs: Any) -> list[Envs]:
 class Actors:
     """Some actors, each with its share of the environments and a thread of its own.
 
+    Attributes:
+      envs: one Envs for each actor.
+      states: the ActorState of each after its last unroll that was handed over.
+
     If config.unrolls_ahead is 0, actors and learner take turns, and a run repeats itself to the
     bit: a round is one unroll of every actor with the same parameters, and begins when the learner
     has taken all of the last round. Otherwise every actor plays that many unrolls ahead of the
@@ -102,6 +106,7 @@ class Actors:
             ActorState(e.reset(), initial(e.num_envs), key)
             for e, key in zip(envs, keys[hosts.local_slice(len(envs))], strict=True)
         ]
+        self._running = [*self.states]  # each thread's own, after the unrolls that it has played
         names = list(dict.fromkeys(e.name for e in envs))
         self._task_ids = [np.full(e.num_envs, names.index(e.name), np.int32) for e in envs]
         self._policies, self._config, self._timer = policies, config, timer
@@ -153,13 +158,15 @@ class Actors:
             yield self._take()
 
     def drop(self) -> None:
-        """Forgets the unrolls that were begun, once actors have broken them off."""
+        """Forgets the unrolls that were begun, once actors have broken them off; no unroll can
+        follow before restart."""
         futures = [future for _, future in self._unrolls if not future.cancel()]
         concurrent.futures.wait(futures)
         self._unrolls = []
 
     def restart(self, checkpoint: int) -> None:
-        """After drain: starts all environments afresh; the next get takes new parameters."""
+        """After drain or drop: starts all environments afresh from states; the next get takes new
+        parameters."""
         for i, seed in enumerate(seeds(self._members, checkpoint)):
             if self._adaptation:
                 self.envs[i].set_ranges(self._adaptation.ranges)
@@ -167,6 +174,7 @@ class Actors:
             self.states[i] = self.states[i]._replace(timestep=timestep)
             if seats := self._seats[i]:
                 seats.clear()
+        self._running = [*self.states]
         self._newest, self._snapshots = None, [None] * len(self.envs)
 
     def pop_episodes(self) -> list[Episode]:
@@ -213,16 +221,17 @@ class Actors:
         if ranges is not None:
             self.envs[i].set_ranges(ranges)
         if seats := self._seats[i]:
-            seats.meet(pool, self.states[i].key)
-        trajectory, self.states[i] = unroll(
+            seats.meet(pool, self._running[i].key)
+        trajectory, state = unroll(
             self.envs[i],
             seats or self._policies[i],
             snapshot.params[i % len(snapshot.params)],  # inference runs where these are
-            self.states[i],
+            self._running[i],
             self._config.unroll_length,
             self._timer,
             self._stopping,
         )
+        self._running[i] = state
         trajectory = trajectory._replace(task_id=self._task_ids[i])
         episodes, results = self.envs[i].pop_episodes(), list[Result]()
         draws = [(i, x) for x in self.envs[i].pop_draws()]
@@ -233,7 +242,7 @@ class Actors:
             results = seats.pop_results()
         finished = time.perf_counter()
         return _Played(
-            trajectory, episodes, snapshot.learner_step, finished, results, draws, trials
+            trajectory, state, episodes, snapshot.learner_step, finished, results, draws, trials
         )
 
     def _take(self) -> Unroll:
@@ -252,6 +261,8 @@ class Actors:
             running = [x[1] for x in self._unrolls if x not in played]
             concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
         self._unrolls = [x for x in self._unrolls if x not in chosen]
+        for x in chosen:  # an actor's in the order in which it played them
+            self.states[x[0]] = played[x].state
         if self._opponents:
             self._opponents.add([result for x in chosen for result in played[x].results])
         if self._adaptation:
@@ -272,6 +283,7 @@ class _Played(NamedTuple):
     """One actor's unroll."""
 
     trajectory: Trajectory
+    state: ActorState  # after it
     episodes: list[Episode]  # that ended in it
     learner_step: int
     finished: float  # perf_counter

@@ -33,10 +33,11 @@ class SelfPlay:
     """A copy of the policy joins the past selves each time that it has learned from this many
     unrolls."""
     past_most: int = 50
-    """The number of past selves that are kept. When one more joins, the one with the lowest quality
-    is dropped; of several with the same quality, the oldest."""
+    """The number of past selves that are kept. When one joins and there are more, those with the
+    lowest quality are dropped; of several with the same quality, the oldest."""
     past_at_once: int = 4
-    """The number of past selves that each actor plays against at a time."""
+    """The number of past selves that each actor plays against at a time, at most. All play equally
+    many games, and so many play that these come nearest to past_share."""
     past_eta: float = 0.01
     """How far a past self's quality falls when it loses a game: by this, divided by the number of
     past selves times its probability to be drawn. With 0 all past selves are drawn alike."""
@@ -66,14 +67,14 @@ class SelfPlay:
         Raises:
           UserError: past_share of these games rounds to none.
         """
-        past = round(self.past_share * games)
-        if not past:
+        past = self.past_share * games
+        if not round(past):
             raise UserError(
                 f"past_share {self.past_share} of an actor's {games} games comes to none: set it "
                 f"to 0, or raise it or num_envs"
             )
-        groups = min(self.past_at_once, past)
-        return groups, past // groups
+        possible = [(n, max(1, round(past / n))) for n in range(1, self.past_at_once + 1)]
+        return min(possible, key=lambda x: (abs(x[0] * x[1] - past), -x[0]))
 
 
 class PastSelf(NamedTuple):
@@ -100,14 +101,14 @@ Pool = tuple[PastSelf, ...]
 
 
 def join(pool: Pool, params: Any, env_steps: int, number: int, most: int) -> Pool:
-    """Adds a past self to the pool, with the pool's highest quality as its own. If there are more
-    than `most`, the one of the lowest quality leaves."""
+    """Adds a past self to the pool, with the pool's highest quality as its own. While there are
+    more than `most`, the one of the lowest quality leaves."""
     quality = max((x.quality for x in pool), default=0.0)
     pool = (*pool, PastSelf(number, env_steps, params, quality))
-    if len(pool) <= most:
-        return pool
-    leaves = min(pool[:-1] or pool, key=lambda x: (x.quality, x.number))
-    return tuple(x for x in pool if x is not leaves)
+    while len(pool) > most:
+        leaves = min(pool[:-1], key=lambda x: (x.quality, x.number))
+        pool = tuple(x for x in pool if x is not leaves)
+    return pool
 
 
 def probabilities(pool: Pool) -> np.ndarray:
@@ -177,9 +178,13 @@ class Opponents:
         """
         self._config, self.policy = config, policy
         self._results: list[Result] = []
-        self._iterations = self._joined = 0
         self._games = self._points = 0.0  # since the last line of the log
+        self.begin(params, env_steps)
+
+    def begin(self, params: Any, env_steps: int) -> None:
+        """Begins with one past self; the arguments are those with which an Opponents is made."""
         self.pool: Pool = ()
+        self._iterations = self._joined = 0
         self._join(params, env_steps)
 
     def add(self, results: list[Result]) -> None:

@@ -11,6 +11,9 @@ from rlsys.acting.opponents import PastSelf, Pool, Result, SelfPlay, probabiliti
 from rlsys.types import Policy, Timestep
 
 SIDES = 2
+# What fold_in takes for the keys of past selves. A policy splits its key, which gives what fold_in
+# gives for 0, 1 and so on; this is none of these.
+PAST = 2**31
 
 
 class Seats:
@@ -67,7 +70,9 @@ class Seats:
         self.clear()
 
     def clear(self) -> None:
-        """Forgets the past selves in play and the running games, which begin anew."""
+        """Forgets the past selves in play and the running games, which begin anew. A game whose end
+        the next timestep shows is not counted, as who played it is forgotten."""
+        self._forgot = True
         self._sets: Any = None  # [groups, 2, ...] parameters of each group's two past selves
         self._newer = np.zeros(self._groups, int)  # which of the two is the newer one
         self._numbers = np.zeros((self._groups, 2), int)  # PastSelf.number
@@ -106,6 +111,8 @@ class Seats:
     def __call__(self, params: Any, timestep: Timestep, core_state: Any, key: jax.Array):
         """Acts for all rows, as a Policy does, and records the games that have ended."""
         over = (timestep.discount[self._first] == 0) & ~timestep.first[self._first]
+        if self._forgot:
+            over, self._forgot = np.zeros_like(over), False
         for i in np.flatnonzero(over):
             group, game = divmod(i, self._plays.shape[1])
             who = group, self._plays[group, game]
@@ -141,7 +148,7 @@ def _all_rows(apply: Callable, their_apply: Callable, past: np.ndarray, groups: 
         return x.reshape(groups, len(past) // groups, *x.shape[1:])
 
     def act(own, params, sets, plays, timestep, core_state, key):
-        keys = jax.random.split(jax.random.fold_in(key, 1), (groups, 2))
+        keys = jax.random.split(jax.random.fold_in(key, PAST), (groups, 2))
         action, aux, after, key = apply(own, params, timestep, core_state, key)
         rows = jax.tree.map(grouped, (timestep, core_state))
         of_group = jax.vmap(their_apply, in_axes=(None, 0, None, None, 0))  # both of a group

@@ -109,8 +109,7 @@ class Config(ActorCriticConfig):
                 f"fields of self-play such as past_share are for games of two, not {self.env!r}"
             )
         if self.has_past_selves:
-            rows = max(layout(task).rows for task in self.tasks)
-            self.self_play.groups(self.num_envs // self.actors // rows)
+            self.self_play.groups(self.games)
         of_teams = "team_spirit team_spirit_end zero_sum"
         check_within(self, 0.0, 1.0, of_teams)
         for name in of_teams.split():
@@ -152,6 +151,11 @@ class Config(ActorCriticConfig):
     def has_past_selves(self) -> bool:
         """Whether past selves play against the learner."""
         return any(map(both_sides, self.tasks)) and self.self_play.past_share > 0
+
+    @property
+    def games(self) -> int:
+        """The number of games that an actor plays at once."""
+        return self.num_envs // self.actors // max(layout(task).rows for task in self.tasks)
 
     @property
     def teams(self) -> Layout | None:

@@ -5,6 +5,7 @@ and a disk that is full leaves the old one.
 """
 
 import contextlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,20 +41,35 @@ class Appended:
     """Appends records to a file, each whole or not at all.
 
     If the disk is full, the record is kept and written with the next one, and the run goes on.
+
+    Attributes:
+      error: why records are kept and not written yet; None if all are written.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, at_once: bool = True):
         """Open the file, and make it if it is missing.
+
+        Args:
+          path: the file.
+          at_once: open it now; else with the first record, which is kept if it cannot be opened.
 
         Raises:
           OSError: it cannot be opened.
         """
-        self._file = path.open("ab", buffering=0)
-        self._waiting = b""
+        self._path, self._waiting = path, b""
         self.error: OSError | None = None
+        self._file = self._open() if at_once else None
+
+    def _open(self) -> io.FileIO:
+        return self._path.open("ab", buffering=0)
 
     def append(self, record: bytes) -> None:
         self._waiting += record
+        try:
+            self._file = self._file or self._open()
+        except OSError as error:
+            self.error = error
+            return
         whole = self._file.tell()
         try:
             rest = self._waiting
@@ -66,4 +82,7 @@ class Appended:
             self._file.seek(whole)
 
     def close(self) -> None:
-        self._file.close()
+        """Close the file, which the next record opens again."""
+        if self._file:
+            self._file.close()
+        self._file = None

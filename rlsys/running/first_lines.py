@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import importlib.util
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def first_lines(
     params: Any,
     num_members: int = 1,
 ) -> list[str]:
-    """Returns lines on the task, network, preset and device, and on an accelerator left unused.
+    """Returns lines on the task, network, preset and device, on drawn physics and past selves, and
+    on an accelerator left unused.
 
     Args:
       mesh: the devices that learn.
@@ -52,6 +54,7 @@ def first_lines(
         f"preset: {preset(presets, config)}",
         f"device: {devices(config, mesh)}",
         *physics(config),
+        *past_selves(config),
     ]
     unused = unused_accelerator(jax.default_backend())
     return [*lines, unused] if unused else lines
@@ -100,6 +103,21 @@ def physics(config: Any) -> list[str]:
                 f"{given.adapt_threshold_low:g}"
             )
     return lines
+
+
+def past_selves(config: Any) -> list[str]:
+    """Says in how many games past selves play, where that is another share than past_share."""
+    if not config.has_past_selves:
+        return []
+    games, wanted = config.games // hosts.count(), config.self_play.past_share
+    groups, size = config.self_play.groups(games)
+    share = groups * size / games
+    if math.isclose(share, wanted):
+        return []
+    return [
+        f"past selves: {groups} at a time play in {groups * size} of each actor's {games} games, "
+        f"{100 * share:.3g} % in place of {100 * wanted:.3g} %"
+    ]
 
 
 def devices(config: Any, mesh: Mesh) -> str:

@@ -1,6 +1,5 @@
 """Writes a run's physics.jsonl: a line for each draw of physics that was played or refused."""
 
-import contextlib
 import json
 from pathlib import Path
 
@@ -15,6 +14,8 @@ class PhysicsFile:
     actor, group: who played the draw. draw: its number in the group, from 0, since the environments
     started afresh. refused: why the draw was set aside, "" if it was played. values: the drawn
     number of each parameter, by name.
+
+    If the disk is full, lines are kept and written with the next ones.
     """
 
     def __init__(self, folder: Path, process: int = 0):
@@ -25,6 +26,7 @@ class PhysicsFile:
           process: the number of this process; each process above 0 has a file of its own.
         """
         self._path = folder / (f"physics-{process}.jsonl" if process else "physics.jsonl")
+        self._file = files.Appended(self._path, at_once=False)
         self._played = self._refused = 0  # since metrics()
         self._used = False  # whether the run draws physics
 
@@ -50,8 +52,16 @@ class PhysicsFile:
                 "values": draw.values,
             }
             text += json.dumps(line) + "\n"
-        with contextlib.closing(files.Appended(self._path)) as file:
-            file.append(text.encode())
+        self._file.append(text.encode())
+
+    @property
+    def error(self) -> OSError | None:
+        """Returns the reason why some lines are not written yet, None if all are."""
+        return self._file.error
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
 
     def drop_beyond(self, env_steps: int) -> None:
         """Removes the lines that came after a checkpoint, as a resumed run writes them again.
@@ -59,6 +69,7 @@ class PhysicsFile:
         Args:
           env_steps: the environment steps of the checkpoint.
         """
+        self._file.close()  # another takes its place
         if not self._path.exists():
             return
         lines = self._path.read_text().splitlines(keepends=True)

@@ -1,6 +1,5 @@
 """A run's ranges.jsonl: how the ranges of its physics came to widen."""
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,17 @@ class RangesFile:
     elements share the number. A line follows for each decision on a boundary: env_steps, the
     environment steps of the run by which it was made; parameter; side, "low" or "high"; mean, the
     mean return there; episodes, of how many; and low and high after all decisions of that step.
+
+    If the disk is full, lines are kept and written with the next ones.
     """
 
     def __init__(self, folder: Path):
         self._path = folder / NAME
+        self._file = files.Appended(self._path, at_once=False)
 
     def begin(self, env_steps: int, adaptation: Adaptation) -> None:
         """Writes the first lines, unless they are there."""
-        if self._path.exists():
+        if read(self._path.parent):
             return
         lines = []
         for i, parameter in enumerate(adaptation.parameters):
@@ -61,14 +63,23 @@ class RangesFile:
 
     def drop_beyond(self, env_steps: int) -> None:
         """Drops the lines after a checkpoint, which a resumed run writes again."""
+        self._file.close()  # another takes its place
         if self._path.exists():
             kept = [x for x in read(self._path.parent) if x["env_steps"] <= env_steps]
             files.write_text(self._path, "".join(json.dumps(x) + "\n" for x in kept))
 
     def _append(self, lines: list[dict[str, Any]]) -> None:
         if lines:
-            with contextlib.closing(files.Appended(self._path)) as file:
-                file.append("".join(json.dumps(x) + "\n" for x in lines).encode())
+            self._file.append("".join(json.dumps(x) + "\n" for x in lines).encode())
+
+    @property
+    def error(self) -> OSError | None:
+        """Returns the reason why some lines are not written yet, None if all are."""
+        return self._file.error
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

@@ -58,7 +58,7 @@ class Run:
         Args:
           algorithm: its name.
           config: of the run.
-          trees: names of what a checkpoint holds; what is called "learner" is the same in all
+          trees: names of what a checkpoint may hold; what is called "learner" is the same in all
             processes.
           resume: go on with the run in config.run_dir.
           content: of config.json, in place of algorithm and config.
@@ -187,8 +187,15 @@ class Run:
 
     @property
     def stopped(self) -> bool:
-        """Whether a signal ended the run, before its last step or before its evaluation."""
+        """Whether a signal ended the run, before its last step or before its evaluation; it may be
+        one of which only this process knows."""
         return max(self._signal, self._signals.number) > 0
+
+    @property
+    def stops(self) -> bool:
+        """Whether a signal ends the run, as far as all processes know; so they may go by this where
+        a collective follows."""
+        return self._signal > 0 or (self.signalled and hosts.count() == 1)
 
     def stopping(self) -> bool:
         """Whether a signal has come, so that what was begun may be dropped. Processes that train
@@ -232,7 +239,7 @@ class Run:
         """The newest checkpoint that is whole in every process.
 
         Args:
-          trees: names of what it must hold.
+          trees: names of what must be whole, where it holds them.
           processes: the number of processes that the run was made with.
 
         Raises:

@@ -99,6 +99,7 @@ class Session:
         self.evaluations = evaluations
         self._physics = PhysicsFile(run.folder, hosts.index())
         self._adaptation, self._ranges = adaptation, RangesFile(run.folder)
+        self._disk_full = False
         if adaptation and hosts.is_primary():
             self._ranges.begin(self.env_steps, adaptation)
         self._begun: set[str] = set()  # names of what was done once already
@@ -150,7 +151,7 @@ class Session:
             if not self.ended:  # the signal came since
                 _, self._save_due = self.run.due()
             self.line_due = bool(self.metrics)
-        elif self.evaluations and not self.run.stopped:
+        elif self.evaluations and not self.run.stops:
             self._evaluation_due = self.evaluations.due(self.env_steps)
             self.line_due = self.line_due or self._evaluation_due
         if self.line_due:  # what is measured now waits for the updates
@@ -194,8 +195,19 @@ class Session:
         self.run.log.display.env_steps = self.run.env_steps
         self.run.log.episodes(self._name_episodes(self.actors.pop_episodes()))
         self._physics.add(self.env_steps, self.actors.pop_draws())
+        self._tell_of_full_disk()
         self._last = unroll
         return unroll
+
+    def _tell_of_full_disk(self) -> None:
+        """Says it once, as the log does of the metrics."""
+        error = self._physics.error or self._ranges.error
+        if error and not self._disk_full:
+            self.run.log.say(
+                f"Could not write the draws or ranges of physics, which are kept until it works: "
+                f"{error}."
+            )
+        self._disk_full = error is not None
 
     def _adapt(self) -> None:
         """Moves the ranges of the physics, where they widen, by what was played at their ends."""
@@ -339,7 +351,9 @@ class Session:
                 self.evaluations.restore(meta, self.env_steps, self._saved_best)
             for name, sampler in self._samplers.items():
                 sampler.restore(self.run.saved_tree(name), meta[name], self.env_steps)
-            if self._opponents:
+            if self._opponents and "opponents" not in meta:  # past_share was 0 until now
+                self._opponents.begin(self.state.params, self.env_steps)
+            elif self._opponents:
                 about = meta["opponents"]
                 every = {str(i): self.state.params for i in range(len(about["past_selves"]))}
                 saved = self.run.checkpoints.restore({"opponents": every}, self.run.number)[1]
@@ -351,6 +365,11 @@ class Session:
         self._physics.drop_beyond(self.env_steps)
         self.actors.restart(self.run.number)
         return meta
+
+    def close(self) -> None:
+        """Closes the files that the session itself writes."""
+        self._physics.close()
+        self._ranges.close()
 
     def _saved_best(self) -> Any:
         """Reads the best parameters in the checkpoint that the run goes on from."""
@@ -388,7 +407,7 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
             check_memory(config.self_play, shapes.params)
             other = None if resume else frozen.read(algorithm, config, network)
         start = None if resume else initial.read(algorithm, config, network)
-        names = ["learner", "actors", *replays, *(["opponents"] if opposed else [])]
+        names = ["learner", "actors", "best", *replays, *(["opponents"] if opposed else [])]
         run = stack.enter_context(
             Run(algorithm.name, config, names, resume=resume, display=display)
         )
@@ -428,6 +447,7 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
             opponents=opponents, adaptation=adaptation,
             evaluations=Evaluations(algorithm, config, network),
         )  # fmt: skip
+        stack.callback(session.close)
         if resume:
             session.restore()
         yield session

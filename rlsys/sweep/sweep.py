@@ -129,6 +129,7 @@ def open_sweep(
             state_spec=vmapped.SHARDED, num_members=num,
             name_episodes=functools.partial(status.episodes, share=share),
         )  # fmt: skip
+        stack.callback(session.close)
         if resume:
             status.restore(session.restore())
         yield session, updates, status

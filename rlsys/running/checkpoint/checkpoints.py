@@ -157,7 +157,7 @@ class Checkpoints:
         """Find the newest checkpoint whose meta and trees `names` are whole.
 
         Args:
-            names: names of the trees that are needed.
+            names: names of the trees that are needed; one that it does not hold counts as whole.
             say: is called with a sentence for each damaged checkpoint that was passed over.
             at_most: largest number that may be returned.
         Returns:
