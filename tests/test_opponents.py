@@ -105,7 +105,7 @@ def test_a_game_keeps_its_opponent_to_its_end_and_its_state_begins_anew():
     rng, rows = np.random.default_rng(0), 40
     seats = Seats(number_policy(), rows, SelfPlay(past_share=0.5, past_at_once=3))
     theirs = ~seats.learns
-    assert theirs.sum() == 10 and seats.against_past.sum() == 10
+    assert theirs.sum() == 9 and seats.against_past.sum() == 9
     pairs = theirs.reshape(-1, 2)
     assert not (pairs.all(1)).any()  # no game of two past selves
     assert {int(pair.argmax()) for pair in pairs if pair.any()} == {0, 1}  # either side
@@ -179,29 +179,33 @@ def test_a_game_that_ends_at_a_checkpoint_is_credited_to_nobody_else():
     ("share", "most", "games", "expected"),
     [
         (0.2, 4, 32, (3, 2)),  # of the preset team
-        (0.2, 4, 128, (2, 13)),  # of the preset game
+        (0.2, 4, 128, (4, 6)),  # of the preset game
         (0.25, 4, 128, (4, 8)),
         (0.2, 4, 30, (3, 2)),
         (0.05, 4, 16, (1, 1)),
         (1.0, 4, 7, (1, 7)),
+        (1.0, 4, 15, (3, 5)),
         (1.0, 1, 8, (1, 8)),
     ],
 )
 def test_past_selves_play_the_share_of_games_that_is_asked_for(share, most, games, expected):
-    """As nearly as some past selves, and at most so many, can in equally many games each."""
+    """Within a tenth of it or, where no number of past selves can, as nearly as some can, in
+    equally many games each."""
     config = SelfPlay(past_share=share, past_at_once=most)
     assert config.groups(games) == expected
     found = abs(expected[0] * expected[1] - share * games)
-    assert found <= min(
+    nearest = min(
         abs(n * size - share * games) for n in range(1, most + 1) for size in range(1, games + 1)
     )
+    assert found <= max(nearest, 0.1 * share * games)
+    assert expected[0] * expected[1] <= games
 
 
 def test_the_first_lines_say_where_it_is_another_share():
     config = algorithms.config_of("ppo", ["--env", "TicTacToe-v1"])
     (line,) = past_selves(config)
     assert line == (
-        "past selves: 2 at a time play in 26 of each actor's 128 games, 20.3 % in place of 20 %"
+        "past selves: 4 at a time play in 24 of each actor's 128 games, 18.8 % in place of 20 %"
     )
     for words in (["--past-share", "0.25"], ["--past-share", "0"]):
         assert past_selves(algorithms.config_of("ppo", ["--env", "TicTacToe-v1", *words])) == []

@@ -21,6 +21,8 @@ from rlsys.learning import hosts, learner
 from rlsys.replay import memory
 from rlsys.types import Policy, UserError
 
+NEAR = 0.1  # the share of games against past selves may be so far from past_share, as a part of it
+
 
 @dataclasses.dataclass(frozen=True)
 class SelfPlay:
@@ -37,7 +39,8 @@ class SelfPlay:
     lowest quality are dropped; of several with the same quality, the oldest."""
     past_at_once: int = 4
     """The number of past selves that each actor plays against at a time, at most. All play equally
-    many games, and so many play that these come nearest to past_share."""
+    many games. So there are fewer of them if their games would else be more than a tenth above or
+    below past_share."""
     past_eta: float = 0.01
     """How far a past self's quality falls when it loses a game: by this, divided by the number of
     past selves times its probability to be drawn. With 0 all past selves are drawn alike."""
@@ -73,8 +76,9 @@ class SelfPlay:
                 f"past_share {self.past_share} of an actor's {games} games comes to none: set it "
                 f"to 0, or raise it or num_envs"
             )
-        possible = [(n, max(1, round(past / n))) for n in range(1, self.past_at_once + 1)]
-        return min(possible, key=lambda x: (abs(x[0] * x[1] - past), -x[0]))
+        most = min(self.past_at_once, games)
+        possible = [(n, min(max(1, round(past / n)), games // n)) for n in range(1, most + 1)]
+        return min(possible, key=lambda x: (max(abs(x[0] * x[1] - past), NEAR * past), -x[0]))
 
 
 class PastSelf(NamedTuple):
