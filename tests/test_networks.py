@@ -202,17 +202,21 @@ def test_lstm_equals_flax():
     close(grads[0]["bias"], np.concatenate([expected[0]["h" + g]["bias"] for g in "ifgo"]))
 
 
+@pytest.mark.parametrize("head_size", [8, 0])
 @pytest.mark.parametrize("task", ["images", "vector"])
-def test_q_is_value_plus_centred_advantage(task):
-    network, params, _ = make(task, core_size=0)
+def test_q_is_value_plus_centred_advantage(task, head_size):
+    network, params, _ = make(task, core_size=0, head_size=head_size)
     steps, action, start = play(task)
     apply = jax.jit(functools.partial(network.apply, capture_intermediates=True))
     (q, _), aux = apply(params, steps, action[:-1], start._replace(lstm=()))
     x = np.asarray(aux["intermediates"]["torso"]["__call__"][0]).reshape(T, B, -1)
     head = params["params"]["head"]
-    hidden = np.maximum(x @ head["Dense_0"]["kernel"] + head["Dense_0"]["bias"], 0)
-    v = hidden[..., :8] @ head["value"]["kernel"] + head["value"]["bias"]
-    a = hidden[..., 8:] @ head["advantage"]["kernel"] + head["advantage"]["bias"]
+    value = advantage = x
+    if head_size:
+        hidden = np.maximum(x @ head["Dense_0"]["kernel"] + head["Dense_0"]["bias"], 0)
+        value, advantage = hidden[..., :8], hidden[..., 8:]
+    v = value @ head["value"]["kernel"] + head["value"]["bias"]
+    a = advantage @ head["advantage"]["kernel"] + head["advantage"]["bias"]
     if task == "vector":
         v, a = v[..., None], a.reshape(T, B, 2, 3)
     np.testing.assert_allclose(q, v + a - a.mean(-1, keepdims=True), rtol=1e-5, atol=1e-5)
