@@ -216,6 +216,15 @@ def test_entropy_may_go_late():
     assert "from 460 steps on" in health.summary()
 
 
+def test_the_entropy_of_a_gaussian_policy_is_not_judged():
+    """It may be negative, so its share of the first value means nothing."""
+    for policy, judged in [("categorical", True), ("gaussian", False)]:
+        health = Health(SimpleNamespace(**vars(CONFIG), policy=policy))
+        for each in lines_of((2, {"entropy": 0.5}), (40, {"entropy": -0.3})):
+            assert ("health/entropy_gone" in health.observe(each)) == judged
+        assert list(health.warnings()) == ["entropy_gone"] * judged
+
+
 def test_dead_units_are_those_that_are_0_for_all():
     class Two(nn.Module):
         @nn.compact

@@ -87,7 +87,13 @@ def smallest_scale(line: Line, config: Any, first: Line) -> float | None:
 
 
 def entropy_left(line: Line, config: Any, first: Line) -> float | None:
-    """Return the entropy of the policy as a share of its first known value."""
+    """Return the entropy of the policy as a share of its first known value.
+
+    It is None for a Gaussian policy: its differential entropy depends on the units of the actions
+    and may be negative, so a share of it says nothing.
+    """
+    if getattr(config, "policy", "categorical") == "gaussian":
+        return None
     entropy, begin = line.get("entropy"), first.get("entropy")
     return entropy / begin if entropy is not None and begin else None
 
