@@ -31,6 +31,7 @@ from rlsys.acting import actor_critic
 from rlsys.algorithms import presets
 from rlsys.config import ActorCriticConfig, check_at_least, check_positive, check_within, register
 from rlsys.learning import hosts, learner
+from rlsys.learning.learner import learned_mean
 from rlsys.learning.optimizer import descend, linear_decay, step_metrics
 from rlsys.losses import popart
 from rlsys.losses.policy_gradient import baseline_loss, policy_gradient_loss
@@ -157,19 +158,20 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
     v_loss = mask_tm1 * baseline_loss(
         popart.normalize(new, v[:-1], task), popart.normalize(new, targets.vs_tm1, task)
     )
-    entropy = mask_tm1 * pi.entropy()
-    total = jnp.mean(pg_loss + config.baseline_cost * v_loss - config.entropy_cost * entropy)
+    entropy = pi.entropy()
+    total = pg_loss + config.baseline_cost * v_loss - config.entropy_cost * mask_tm1 * entropy
+    total = jnp.mean(total)
     if config.sum_losses:
         total = total * config.unroll_length * config.batch_size
     metrics = {
         "loss": total,
         "pg_loss": jnp.mean(pg_loss),
         "baseline_loss": jnp.mean(v_loss),
-        "entropy": jnp.mean(entropy),
+        "entropy": learned_mean(entropy, mask_tm1),
         "v_mean": jnp.mean(v),
-        "rho_mean": jnp.mean(rho_tm1),
-        "rho_clipped": jnp.mean(rho_tm1 > config.clip_rho),  # share
-        "kl": jnp.mean(jnp.where(mask_tm1, jnp.expm1(log_rho_tm1) - log_rho_tm1, 0.0)),
+        "rho_mean": learned_mean(rho_tm1, mask_tm1),
+        "rho_clipped": learned_mean(rho_tm1 > config.clip_rho, mask_tm1),  # share
+        "kl": learned_mean(jnp.expm1(log_rho_tm1) - log_rho_tm1, mask_tm1),
         "moments": actor_critic.moments(config, new, v[:-1], targets.vs_tm1, task, mask_tm1),
     }
     return total, (exact, metrics)

@@ -29,6 +29,7 @@ from rlsys.algorithms import presets
 from rlsys.config import ReplayConfig, check_at_least, check_within, register
 from rlsys.envs import Options
 from rlsys.learning import hosts, learner
+from rlsys.learning.learner import learned_mean
 from rlsys.learning.q_update import q_state, q_update
 from rlsys.losses.n_step import n_step_return
 from rlsys.losses.q_learning import identity
@@ -147,7 +148,7 @@ def loss(network, config: Config, params, target_params, sample: Sample):
     value = sequence_loss(td_error, mask, sample.weights)
     metrics = {
         "loss": value,
-        "td_error": jnp.mean(mask * jnp.abs(td_error)),
+        "td_error": learned_mean(jnp.abs(td_error), mask),
         "q_mean": jnp.mean(q),
         "q_abs_max": jnp.mean(jnp.max(jnp.abs(q), axis=(0, *range(2, q.ndim)))),
         "learned_share": jnp.mean(mask),
