@@ -481,6 +481,18 @@ def test_gradients_are_clipped_by_norm_or_entry_by_entry():
     assert last(entries) > 2 * last(dataclasses.replace(entries, clip_sigmas=1.0)) > 0
 
 
+@pytest.mark.parametrize("entries", [False, True])
+def test_entries_that_are_clipped_one_by_one_have_no_largest_norm(entries):
+    config = config_of("recurrent", clip_entries=entries)
+    mesh, begin = preparation("recurrent", 1)
+    state = state_of("recurrent", config)
+    _, (batch, _) = jax.eval_shape(begin, config, state, trajectory_of("recurrent"))
+    update = functools.partial(ppo.update, network_of("recurrent"))
+    update = learner.data_parallel(update, mesh, BATCH_SPEC)
+    _, metrics = jax.eval_shape(update, config, state, batch)
+    assert "gradient_norm" in metrics and ("gradient_clipped" in metrics) == (not entries)
+
+
 def test_illegal_actions_are_never_taken():
     trajectory = trajectory_of("memoryless")
     legal = trajectory.steps.obs["action_mask"][:-1]

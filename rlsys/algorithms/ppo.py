@@ -326,6 +326,8 @@ def update(
         optimizer(config, rate), grads, state.opt_state, state.params
     )
     metrics |= step_metrics(config, rate, grads, updates, params)
+    if config.clip_entries:  # then no gradient is clipped by its norm
+        del metrics["gradient_clipped"]
     return state._replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
 
 

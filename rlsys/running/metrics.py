@@ -60,7 +60,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("learning_rate", "", "The optimiser's learning rate, which follows its schedule."),
         Metric("gradient_norm", "", "The gradient's norm before it is clipped."),
         Metric("gradient_clipped", "share", "Updates whose gradient had a norm above "
-               "max_gradient_norm."),
+               "max_gradient_norm; not logged with PPO's clip_entries, which has no such norm."),
         Metric("params_norm", "", "The norm of all learned parameters."),
         Metric("update_ratio", "share", "The norm of an update divided by that of the "
                "parameters."),
