@@ -99,9 +99,12 @@ def entropy_left(line: Line, config: Any, first: Line) -> float | None:
 
 
 def updates_since_played(line: Line, config: Any, first: Line) -> float | None:
-    """Count the updates between the parameters that played a sample and those that learn it."""
+    """Count the updates between the parameters that played a sample and those that learn it.
+
+    It is None for an agent without memory, as the level is one of stale recurrent states.
+    """
     lag, age = line.get("params_lag"), line.get("replay/sample_age")
-    if lag is None or age is None or not line["env_steps"]:
+    if not config.core_size or lag is None or age is None or not line["env_steps"]:
         return None
     return lag + age * line["learner_steps"] / line["env_steps"]
 
