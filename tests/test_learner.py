@@ -84,9 +84,8 @@ def all_reduces(text):
 @pytest.mark.parametrize(
     ("make", "metrics", "others"),
     [
-        # Two numbers of each metric that is a mean over the learned steps. PopArt's sums for 3 tasks,
-        # and those about the mean.
-        (impala_step, 1 + 14 + 4, [[3, 3]] * 2),
+        # Two numbers of each metric that is a mean over the learned steps.
+        (impala_step, 1 + 14 + 4, [[3, 3]] * 2),  # PopArt's sums for 3 tasks, those about the mean
         (ppo_step, 1 + 6 + 3, []),
         (r2d2_step, 1 + 6 + 1, [[1]]),  # the largest importance weight
         (apex_step, 1 + 5, [[1]]),

@@ -165,8 +165,8 @@ def q_network(
     Args:
       observation_space: see make_body.
       action_space: Discrete or MultiDiscrete.
-      head_size: the size of the hidden layer of the value and of that of the advantages; 0 for none.
-        R2D2's is the default.
+      head_size: the size of the hidden layer of the value and of that of the advantages; R2D2's is
+        the default, and 0 is for none.
       bfloat16, body: see make_body.
       normalize_observations: normalise arrays of numbers by running statistics; see statistics.py.
       frame_stack: the number of images seen at once; taken as 1 if the observation has none.

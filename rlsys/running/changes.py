@@ -11,7 +11,9 @@ from rlsys.config import flat
 from rlsys.learning.optimizer import linear_decay
 from rlsys.types import UserError
 
-FIXED = ("env", "seed", "init_from", "frozen", "frozen_mode")  # a run with another is another run
+# A run with another is another run. With other popart or popart_floor its values would jump, as the
+# last layer computes them in units of PopArt's scale.
+FIXED = ("env", "seed", "init_from", "frozen", "frozen_mode", "popart", "popart_floor")
 FREE = ("run_dir",)  # a folder may be moved
 OF_THE_END = ("eval_episodes", "gif")  # may be changed even when nothing is left to train
 

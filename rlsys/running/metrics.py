@@ -31,8 +31,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("value_loss", "", "The value term of the loss before its weight (PPO)."),
         Metric("baseline_loss", "", "The value term of the loss before its weight (IMPALA)."),
         Metric("entropy", "nats", "The policy's mean entropy; a categorical policy's is 0 if "
-               "it always takes the same action, and a Gaussian one's depends on the actions' units "
-               "and may be negative."),
+               "it always takes the same action, and a Gaussian one's depends on the actions' "
+               "units and may be negative."),
         Metric("kl", "nats", "The KL divergence between the policy that acted and the one that "
                "learns; 0 if no update lies between them."),
         Metric("ratio_clipped", "share", "Samples whose ratio of probabilities is outside PPO's "
