@@ -77,7 +77,7 @@ def gradient_excess(line: Line, config: Any, first: Line) -> float | None:
 
 
 def scales(line: Line) -> list[float]:
-    """List PopArt's scale of each task, the deviation that it divides targets by."""
+    """List PopArt's scale of each task, the number that it divides targets by."""
     return [x for name, x in line.items() if name.startswith("popart_scale/") and x is not None]
 
 
@@ -145,8 +145,8 @@ CHECKS = (
         shows="PopArt's scale",
         number=smallest_scale,
         below=1.01 * POPART_FLOOR,
-        source="There losses/popart.py no longer normalises: the targets' deviation is 0, or"
-        " float32 cannot tell it from 0.",
+        source="There losses/popart.py no longer normalises: both the targets' deviation and"
+        " popart_floor's share of their mean are below its smallest scale, or 0.",
     ),
     Check(
         name="value_explains_nothing",

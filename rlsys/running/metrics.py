@@ -47,8 +47,9 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "divides by it, in units of popart_scale."),
         Metric(f"popart_mean{OF_TASK}", RETURN, "The mean of the task's value targets, by which "
                "PopArt shifts values."),
-        Metric(f"popart_scale{OF_TASK}", RETURN, "The deviation of the task's value targets, by "
-               "which PopArt divides values."),
+        Metric(f"popart_scale{OF_TASK}", RETURN, "The number by which PopArt divides the task's "
+               "values: the deviation of its value targets, or popart_floor times the size of "
+               "their mean if that is more."),
         Metric("td_error", "", "The mean size of the temporal-difference errors; R2D2's are of "
                "rescaled returns."),
         Metric("q_mean", "", "The mean Q-value over all actions; R2D2's are rescaled."),
