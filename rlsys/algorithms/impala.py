@@ -61,7 +61,8 @@ class Config(ActorCriticConfig):
     unroll_length: int = 10
     refresh_steps: int = 10
     clip_rho: float = 1.0
-    """rho-bar of V-trace: the largest importance ratio in its targets."""
+    """rho-bar of V-trace: the largest importance ratio in its targets; at least 1, the largest that
+    its traces take."""
     clip_pg_rho: float = 1.0
     """The largest importance ratio in the policy gradient."""
     vtrace_lambda: float = 0.95
@@ -84,7 +85,8 @@ class Config(ActorCriticConfig):
     def __post_init__(self):
         super().__post_init__()
         check_at_least(self, 1, "batch_size")
-        check_positive(self, "clip_rho clip_pg_rho")
+        check_positive(self, "clip_pg_rho")
+        check_within(self, 1.0, float("inf"), "clip_rho")  # rho-bar >= c-bar (section 4.1)
         check_within(self, 0.0, 1.0, "vtrace_lambda rmsprop_decay")
         check_within(self, 0.0, float("inf"), "optimizer_eps")
         if self.optimizer not in ("rmsprop", "adam"):
