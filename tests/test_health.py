@@ -323,7 +323,7 @@ PROVOKED = {
     "padding": f"{R2D2} --env Catch-v0 --cross-episodes False --length 40",
     "stale": f"{PPO} --unrolls-ahead 10",
     "stale_replay": "r2d2 --num-envs 8 --batch-size 4 --hidden-size 4 --core-size 4 --head-size 4 "
-    "--burn-in 0 --length 2 --stride 2 --replay-capacity 4000 --learning-starts 400 "
+    "--burn-in 0 --length 2 --stride 2 --n 2 --replay-capacity 4000 --learning-starts 400 "
     "--replay-ratio 100 --env-steps 1360 --log-every 80 --eval-episodes 1",
     "sample_reuse": f"{PPO} --epochs 20",
     "replay_ratio": f"{R2D2} --replay-ratio 100 --batch-size 64 --env-steps 1600",

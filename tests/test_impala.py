@@ -523,6 +523,7 @@ def test_games_of_several_kinds_share_all_actions():
             "take 3 actors of 16 environments; in turn that must",
         ),
         ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
+        ({"rmsprop_decay": 0.9}, r"rmsprop_decay 0\.9 is for optimizer rmsprop, not adam"),
         ({"clip_rho": 0.9}, r"clip_rho must be 1 or more, not 0\.9"),
         ({"clip_pg_rho": 0.0}, r"clip_pg_rho must be positive, not 0\.0"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),

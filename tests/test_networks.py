@@ -28,7 +28,7 @@ TASKS = {
     "images": (spaces.Box(0, 255, (36, 36, 1), np.uint8), spaces.Discrete(3), 4),
     "minigrid": (MINIGRID, spaces.Discrete(7), 2),
     "maze": (MAZE, spaces.Discrete(4), 1),
-    "vector": (spaces.Box(-2.0, 2.0, (5,)), spaces.MultiDiscrete([3, 3]), 4),
+    "vector": (spaces.Box(-2.0, 2.0, (5,)), spaces.MultiDiscrete([3, 3]), 1),
 }
 
 
@@ -315,6 +315,30 @@ def test_a_policys_core_sees_rewards_clipped():
 def test_what_cannot_work_is_refused_in_a_sentence(space, action, torso, message):
     with pytest.raises(UserError, match=message) as error:
         networks.q_network(space, action, torso=torso)
+    assert "\n" not in str(error.value)
+
+
+BYTES = spaces.Box(0, 255, (128,), np.uint8)
+
+
+@pytest.mark.parametrize("make", [networks.q_network, networks.policy_value_network])
+@pytest.mark.parametrize(
+    "space, fields, message",
+    [
+        (BYTES, {"frame_stack": 4}, "frame_stack 4 is for images, and the observation has none"),
+        (MAZE, {"frame_stack": 2}, "frame_stack 2 is for images"),
+        (MINIGRID["image"], {"pixel_scale": 40}, "pixel_scale 40 is for the grey levels of images"),
+        (TASKS["vector"][0], {"pixel_offset": 87}, "pixel_offset 87 is for the grey levels"),
+        (MINIGRID, {"frame_stack": 4, "pixel_offset": 0, "pixel_scale": 255}, None),
+        (BYTES, {"pixel_offset": 87, "pixel_scale": 40}, None),
+    ],
+)
+def test_what_is_for_images_is_refused_without_them(make, space, fields, message):
+    if message is None:
+        make(space, spaces.Discrete(2), **fields)
+        return
+    with pytest.raises(UserError, match=message) as error:
+        make(space, spaces.Discrete(2), **fields)
     assert "\n" not in str(error.value)
 
 

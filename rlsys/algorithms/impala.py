@@ -91,6 +91,9 @@ class Config(ActorCriticConfig):
         check_within(self, 0.0, float("inf"), "optimizer_eps")
         if self.optimizer not in ("rmsprop", "adam"):
             raise UserError(f"optimizer must be rmsprop or adam, not {self.optimizer!r}")
+        decay = self.rmsprop_decay
+        if self.optimizer == "adam" and isinstance(decay, float) and decay != Config.rmsprop_decay:
+            raise UserError(f"rmsprop_decay {decay} is for optimizer rmsprop, not adam")
         share = self.num_envs // self.actors
         if self.batch_size % share and share % self.batch_size:
             raise UserError(

@@ -88,6 +88,10 @@ class Config(ReplayConfig):
                 f"stride {self.stride} must lie between 1 and the length of the learned steps, "
                 f"{self.length}"
             )
+        if self.n > self.length:
+            raise UserError(
+                f"n {self.n} must not be above length {self.length}: returns end with the sequence"
+            )
         if self.replay_capacity < self.batch_size * self.length:
             raise UserError(
                 f"a replay of {self.replay_capacity} steps is smaller than a batch of "

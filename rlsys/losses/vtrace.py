@@ -54,8 +54,8 @@ def vtrace(
       discount_t: [T, ...] discount on reaching x_t, 0 where the episode terminated.
       rho_tm1: [T, ...] pi(a_{t-1} | x_{t-1}) / mu(a_{t-1} | x_{t-1}), at least 0; may be inf.
       lambda_: decay lambda_t of traces, a number or [T, ...]; 0 bootstraps at x_t.
-      clip_rho: rho-bar, the largest rho in a target; it decides which policy's value is learned. The
-        paper assumes that it is at least c-bar (§4.1), which is 1 here.
+      clip_rho: rho-bar, the largest rho in a target; it decides which policy's value is learned.
+        The paper assumes that it is at least c-bar (§4.1), which is 1 here.
       clip_pg_rho: the largest rho in an advantage.
 
     Returns:
