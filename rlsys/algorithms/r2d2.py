@@ -10,6 +10,9 @@ Departures, and why:
 - An episode's first window learns from its first step on; the paper does not say what burns it in.
 - The replay ratio is fixed: updates wait for data and data for updates (replay/replay_ratio.py).
   The paper did not fix it; it was 0.8.
+- Importance weights are divided by the largest of the batch on all devices and processes, so that
+  the number of devices does not change the loss.
+- Returns end with their sequence: the last n - 1 learned steps add up fewer than n rewards.
 - Continuous actions are discretised (rlsys/acting/epsilon_greedy.py).
 """
 

@@ -40,10 +40,8 @@ def metric(name: str) -> Callable:
 
 
 def rate_share(line: Line, config: Any) -> float:
-    """Return the learning rate as a share of the Config's, which it warms up to and decays from.
-
-    It is 0 if the share is below SMALL_RATE, too small for the policy to move.
-    """
+    """Return the learning rate divided by the Config's, from which it decays; 0 below SMALL_RATE,
+    where the policy can hardly move."""
     rate = line.get("learning_rate")
     share = 1.0 if rate is None else rate / config.learning_rate
     return share if share >= SMALL_RATE else 0.0
