@@ -86,7 +86,8 @@ def loss(network, config: Config, params, trajectory: Trajectory):
     v_loss = mask_tm1 * baseline_loss(v[:-1], return_tm1)
     entropy = mask_tm1 * pi.entropy()
     total = jnp.mean(pg_loss + config.value_cost * v_loss - config.entropy_cost * entropy)
-    return total, ((), {"loss": total, "entropy": jnp.mean(entropy), "v_mean": jnp.mean(v)})
+    of_learned = {"entropy": learner.learned_mean(entropy, mask_tm1)}
+    return total, ((), {"loss": total, "v_mean": jnp.mean(v), **of_learned})
 
 
 def optimizer(config: Config, rate):

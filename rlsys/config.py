@@ -262,7 +262,7 @@ class ReplayConfig(RunConfig):
     replay_capacity: int = 200_000
     """The number of environment steps that the replay can hold."""
     learning_starts: int = 5_000
-    """Learning begins once the replay holds this many environment steps."""
+    """Learning begins once this many environment steps have been played."""
     replay_ratio: float = 2.5
     """The number of steps that are learned from for each environment step. A step counts each time
     that an update learns from it, and not in burn-in or in padding past an episode's end."""

@@ -320,6 +320,8 @@ def test_the_atari_preset_is_the_papers_table():
     }  # fmt: skip
     assert {name: getattr(config, name) for name in expected} == expected
     assert config.env_options.clip_rewards and config.env_options.life_loss_ends
+    assert config.env_options.max_episode_steps * 4 == 50_000  # frames
+    assert not config.env_options.minimal_actions  # all 18
     np.testing.assert_allclose(
         epsilon_greedy.ladder(config, 360)[[0, 359]], [0.4, 0.4**8], rtol=1e-5
     )

@@ -109,6 +109,8 @@ REFUSED = {
     "--flicker 0.5": "cannot go on with task Catch-v0:flicker=0.5 (was Catch-v0)",
     "--hidden-size 16": "cannot go on with hidden_size 16 (was 8): ",
     "--num-envs 16": "cannot go on with num_envs 16 (was 8): ",
+    "--popart-floor 0.2": "cannot go on with popart_floor 0.2 (was 0.1): a run with another",
+    "--no-popart": "cannot go on with popart False (was True): a run with another",
     "--env-steps 400": "has played 480 environment steps and 400 are asked for",
 }
 

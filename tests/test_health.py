@@ -25,7 +25,9 @@ from rlsys.running.log import Log
 from tests import made_up, test_sweep
 
 STEPS = 1000  # of a made-up run, ten a line
-CONFIG = SimpleNamespace(env_steps=STEPS, learning_rate=0.1, max_gradient_norm=0.5, popart=False)
+CONFIG = SimpleNamespace(
+    env_steps=STEPS, learning_rate=0.1, max_gradient_norm=0.5, popart=False, core_size=8
+)
 FINE = {  # a line of a run that is well
     "env_steps": 0,
     "learner_steps": 0,
@@ -216,6 +218,22 @@ def test_entropy_may_go_late():
     assert "from 460 steps on" in health.summary()
 
 
+def test_the_entropy_of_a_gaussian_policy_is_not_judged():
+    """It may be negative, so its share of the first value means nothing."""
+    for policy, judged in [("categorical", True), ("gaussian", False)]:
+        health = Health(SimpleNamespace(**vars(CONFIG), policy=policy))
+        for each in lines_of((2, {"entropy": 0.5}), (40, {"entropy": -0.3})):
+            assert ("health/entropy_gone" in health.observe(each)) == judged
+        assert list(health.warnings()) == ["entropy_gone"] * judged
+
+
+def test_old_samples_are_stale_where_they_have_recurrent_states():
+    bad = BAD["stale_replay"]
+    assert list(run((40, bad))[0].warnings()) == ["stale_replay"]
+    health = Health(SimpleNamespace(**vars(CONFIG) | {"core_size": 0}))
+    assert not any("health/stale_replay" in health.observe(each) for each in lines_of((40, bad)))
+
+
 def test_dead_units_are_those_that_are_0_for_all():
     class Two(nn.Module):
         @nn.compact
@@ -304,8 +322,8 @@ PROVOKED = {
     "dead_units": f"{PPO} --learning-rate 1",
     "padding": f"{R2D2} --env Catch-v0 --cross-episodes False --length 40",
     "stale": f"{PPO} --unrolls-ahead 10",
-    "stale_replay": "r2d2 --num-envs 8 --batch-size 4 --hidden-size 4 --core-size 0 --head-size 4 "
-    "--burn-in 0 --length 2 --stride 2 --replay-capacity 4000 --learning-starts 400 "
+    "stale_replay": "r2d2 --num-envs 8 --batch-size 4 --hidden-size 4 --core-size 4 --head-size 4 "
+    "--burn-in 0 --length 2 --stride 2 --n 2 --replay-capacity 4000 --learning-starts 400 "
     "--replay-ratio 100 --env-steps 1360 --log-every 80 --eval-episodes 1",
     "sample_reuse": f"{PPO} --epochs 20",
     "replay_ratio": f"{R2D2} --replay-ratio 100 --batch-size 64 --env-steps 1600",

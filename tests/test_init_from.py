@@ -52,7 +52,7 @@ def new_and_old(words, there):
     config = algorithms.config_of(name, [*args, "--init-from", str(there)])
     network = algorithm.make_network(config, *shared_spaces([make(config.tasks[0], 2, 0)]))
     new = algorithm.make_state(network, config)
-    found = initial.begin(new, initial.read(algorithm, config, network))
+    found = initial.begin(new, initial.read(algorithm, config, network), config)
     saved = Checkpoints(there / "checkpoints").restore({"learner": new})[1]["learner"]
     return found, saved, new
 
@@ -87,6 +87,31 @@ def test_of_other_tasks_statistics_of_values_begin_anew(folder):
     found, old, new = new_and_old(f"ppo {SMALL} --max-episode-steps 77", there)
     jax.tree.map(np.testing.assert_array_equal, found.params, old.params)
     jax.tree.map(np.testing.assert_array_equal, found.popart, new.popart)
+
+
+OFF = ["--no-popart"]
+FLOORS = [["--popart-floor", "0"], ["--popart-floor", "0.5"]]  # of a mean of 3: 0, 1.5
+
+
+@pytest.mark.parametrize("there, here", [FLOORS, FLOORS[::-1], (FLOORS[1], OFF), (OFF, FLOORS[1])])
+def test_values_stay_the_same_though_popart_is_another(there, here, folder):
+    """In units of return: PopArt's scale and mean times the last layer's outputs."""
+    statistics = STATISTICS if there != OFF else popart.init(1)
+    words = f"ppo {SMALL} " + " ".join(there)
+    found, old, _ = new_and_old(
+        f"ppo {SMALL} " + " ".join(here),
+        write_run(folder / f"{there}{here}", words, change=lambda x: x._replace(popart=statistics)),
+    )
+
+    def layer(words, state):  # as it is in units of return
+        floor = float(words[-1]) * 3.0 if words != OFF else 0.0
+        mean, variance = np.asarray(state.popart.mean), np.asarray(state.popart.variance)
+        scale = np.maximum(np.sqrt(variance), floor * (mean != 0))
+        inner = jax.tree.map(np.asarray, state.params["params"]["head"]["value"])
+        return np.concatenate([inner["kernel"].ravel() * scale, inner["bias"] * scale + mean])
+
+    np.testing.assert_allclose(layer(here, found), layer(there, old), atol=1e-6)
+    assert found.popart.count == (500 if OFF not in (there, here) else 0)
 
 
 def test_ppo_may_begin_with_what_impala_has_learned(folder):

@@ -84,9 +84,10 @@ def all_reduces(text):
 @pytest.mark.parametrize(
     ("make", "metrics", "others"),
     [
-        (impala_step, 1 + 14, [[3, 3]] * 2),  # PopArt's sums for 3 tasks, and those about the mean
-        (ppo_step, 1 + 6, []),
-        (r2d2_step, 1 + 6, [[1]]),  # the largest importance weight
+        # Two numbers of each metric that is a mean over the learned steps.
+        (impala_step, 1 + 14 + 4, [[3, 3]] * 2),  # PopArt's sums for 3 tasks, those about the mean
+        (ppo_step, 1 + 6 + 3, []),
+        (r2d2_step, 1 + 6 + 1, [[1]]),  # the largest importance weight
         (apex_step, 1 + 5, [[1]]),
     ],
 )
@@ -114,7 +115,8 @@ def test_gradients_are_those_of_the_mean_over_devices():
     def step(config, params, x):
         def loss(params, x):
             y = params["a"][None] ** 2 * x[:, None] + params["b"]
-            return jnp.mean(y), (x + 1, {"largest": jnp.max(x)})
+            few = {"few": learner.learned_mean(x, x < 5), "none": learner.learned_mean(x, x < 0)}
+            return jnp.mean(y), (x + 1, {"largest": jnp.max(x), **few})
 
         return params, learner.value_and_grad(loss)(params, x)
 
@@ -127,6 +129,8 @@ def test_gradients_are_those_of_the_mean_over_devices():
     np.testing.assert_allclose(grads["b"], 1.0, rtol=1e-6)
     np.testing.assert_array_equal(aux, x + 1)
     np.testing.assert_allclose(metrics["largest"], (1 + 9 + 25 + 49) / 4)
+    np.testing.assert_allclose(metrics["few"], (0 + 1 + 4) / 3, rtol=1e-6)  # 2, 1, 0, 0 a device
+    assert metrics["none"] == 0
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ TASKS = {
     "images": (spaces.Box(0, 255, (36, 36, 1), np.uint8), spaces.Discrete(3), 4),
     "minigrid": (MINIGRID, spaces.Discrete(7), 2),
     "maze": (MAZE, spaces.Discrete(4), 1),
-    "vector": (spaces.Box(-2.0, 2.0, (5,)), spaces.MultiDiscrete([3, 3]), 4),
+    "vector": (spaces.Box(-2.0, 2.0, (5,)), spaces.MultiDiscrete([3, 3]), 1),
 }
 
 
@@ -202,17 +202,21 @@ def test_lstm_equals_flax():
     close(grads[0]["bias"], np.concatenate([expected[0]["h" + g]["bias"] for g in "ifgo"]))
 
 
+@pytest.mark.parametrize("head_size", [8, 0])
 @pytest.mark.parametrize("task", ["images", "vector"])
-def test_q_is_value_plus_centred_advantage(task):
-    network, params, _ = make(task, core_size=0)
+def test_q_is_value_plus_centred_advantage(task, head_size):
+    network, params, _ = make(task, core_size=0, head_size=head_size)
     steps, action, start = play(task)
     apply = jax.jit(functools.partial(network.apply, capture_intermediates=True))
     (q, _), aux = apply(params, steps, action[:-1], start._replace(lstm=()))
     x = np.asarray(aux["intermediates"]["torso"]["__call__"][0]).reshape(T, B, -1)
     head = params["params"]["head"]
-    hidden = np.maximum(x @ head["Dense_0"]["kernel"] + head["Dense_0"]["bias"], 0)
-    v = hidden[..., :8] @ head["value"]["kernel"] + head["value"]["bias"]
-    a = hidden[..., 8:] @ head["advantage"]["kernel"] + head["advantage"]["bias"]
+    value = advantage = x
+    if head_size:
+        hidden = np.maximum(x @ head["Dense_0"]["kernel"] + head["Dense_0"]["bias"], 0)
+        value, advantage = hidden[..., :8], hidden[..., 8:]
+    v = value @ head["value"]["kernel"] + head["value"]["bias"]
+    a = advantage @ head["advantage"]["kernel"] + head["advantage"]["bias"]
     if task == "vector":
         v, a = v[..., None], a.reshape(T, B, 2, 3)
     np.testing.assert_allclose(q, v + a - a.mean(-1, keepdims=True), rtol=1e-5, atol=1e-5)
@@ -311,6 +315,30 @@ def test_a_policys_core_sees_rewards_clipped():
 def test_what_cannot_work_is_refused_in_a_sentence(space, action, torso, message):
     with pytest.raises(UserError, match=message) as error:
         networks.q_network(space, action, torso=torso)
+    assert "\n" not in str(error.value)
+
+
+BYTES = spaces.Box(0, 255, (128,), np.uint8)
+
+
+@pytest.mark.parametrize("make", [networks.q_network, networks.policy_value_network])
+@pytest.mark.parametrize(
+    "space, fields, message",
+    [
+        (BYTES, {"frame_stack": 4}, "frame_stack 4 is for images, and the observation has none"),
+        (MAZE, {"frame_stack": 2}, "frame_stack 2 is for images"),
+        (MINIGRID["image"], {"pixel_scale": 40}, "pixel_scale 40 is for the grey levels of images"),
+        (TASKS["vector"][0], {"pixel_offset": 87}, "pixel_offset 87 is for the grey levels"),
+        (MINIGRID, {"frame_stack": 4, "pixel_offset": 0, "pixel_scale": 255}, None),
+        (BYTES, {"pixel_offset": 87, "pixel_scale": 40}, None),
+    ],
+)
+def test_what_is_for_images_is_refused_without_them(make, space, fields, message):
+    if message is None:
+        make(space, spaces.Discrete(2), **fields)
+        return
+    with pytest.raises(UserError, match=message) as error:
+        make(space, spaces.Discrete(2), **fields)
     assert "\n" not in str(error.value)
 
 

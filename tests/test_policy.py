@@ -135,11 +135,11 @@ def test_values_stay_when_statistics_jump(mean, scale):
 
 def test_popart_metrics_name_each_task():
     config = Config(env="Catch-v0,Catch-v0:permute=1", actors=2, popart=True)
-    statistics = popart.PopArtState(*jnp.array([[1.0, 2.0], [9.0, 1.0], [1.0, 1.0]]))
+    statistics = popart.PopArtState(*jnp.array([[1.0, -20.0], [9.0, 1.0], [1.0, 1.0]]))
     metrics = actor_critic.popart_metrics(config, statistics)
     assert metrics == {
-        "popart_mean/Catch-v0": 1.0, "popart_mean/Catch-v0:permute=1": 2.0,
-        "popart_scale/Catch-v0": 3.0, "popart_scale/Catch-v0:permute=1": 1.0,
+        "popart_mean/Catch-v0": 1.0, "popart_mean/Catch-v0:permute=1": -20.0,
+        "popart_scale/Catch-v0": 3.0, "popart_scale/Catch-v0:permute=1": 2.0,
     }  # fmt: skip
     assert actor_critic.popart_metrics(dataclasses.replace(config, popart=False), statistics) == {}
 

@@ -164,8 +164,9 @@ def whole_loss(kind):
 
     def step(config, state, trajectory):
         new, (batch, _) = ppo.prepare(network_of(kind), config, state, trajectory)
-        _, (_, metrics) = ppo.loss(network_of(kind), config, new.params, batch)
-        return state, learner.pmean(metrics)
+        grad = learner.value_and_grad(functools.partial(ppo.loss, network_of(kind), config))
+        (_, (_, metrics)), _ = grad(new.params, batch)
+        return state, metrics
 
     return learner.data_parallel(step, mesh, TRAJECTORY_SPEC)
 
@@ -187,10 +188,8 @@ def test_before_the_first_step_every_ratio_is_1(kind):
     # It would show: what the actor kept is what is compared with.
     log_mu_a = trajectory.aux.log_mu_a + np.float32(1e-2)
     aside = metrics(trajectory._replace(aux=trajectory.aux._replace(log_mu_a=log_mu_a)))
-    np.testing.assert_allclose(aside["ratio_clipped"], 1 - steps.first[1:].mean(), rtol=1e-5)
-    ratio = np.exp(-0.01)
-    kl = (ratio - 1 + 0.01) * (1 - steps.first[1:].mean())
-    np.testing.assert_allclose(aside["kl"], kl, rtol=1e-2)
+    np.testing.assert_allclose(aside["ratio_clipped"], 1, rtol=1e-5)  # steps onto a reset count not
+    np.testing.assert_allclose(aside["kl"], np.exp(-0.01) - 1 + 0.01, rtol=1e-2)
 
 
 def literal_batch(config, trajectory, values, statistics):
@@ -383,7 +382,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_equations(clip_value):
     batch = ppo.Batch(steps, action, *numbers, mask, task, ())
 
     total, d_logits, d_values = 0.0, np.zeros(logits.shape), np.zeros(values.shape)
-    clips, value_clips, kl = 0, 0, 0.0
+    clips, value_clips, kl, entropies = 0, 0, 0.0, 0.0
     for t, i in zip(*np.nonzero(mask), strict=True):
         a, v = advantage[t, i], values[t, i, task[i]]
         ratio = np.exp(log_pi_a[t, i] - log_mu_a[t, i])
@@ -404,13 +403,15 @@ def test_the_loss_and_its_gradient_are_those_of_the_equations(clip_value):
             lp, p = log_pi[t, i, d], np.exp(log_pi[t, i, d])
             entropy = -(p * lp).sum()
             total -= config.entropy_cost * entropy
+            entropies += entropy
             d_logits[t, i, d] = config.entropy_cost * p * (lp + entropy)
             if not bound:
                 d_logits[t, i, d] -= ratio * a * (np.eye(K)[action[t, i, d]] - p)
     _, ((value, (_, metrics)), grads) = compiled_loss()(config, {"params": (logits, values)}, batch)
     np.testing.assert_allclose(value, total / (L * S), rtol=1e-4)
-    np.testing.assert_allclose(metrics["ratio_clipped"], clips / (L * S), rtol=1e-5)
-    np.testing.assert_allclose(metrics["kl"], kl / (L * S), rtol=1e-4)
+    np.testing.assert_allclose(metrics["ratio_clipped"], clips / mask.sum(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["kl"], kl / mask.sum(), rtol=1e-4)
+    np.testing.assert_allclose(metrics["entropy"], entropies / mask.sum(), rtol=1e-4)
     close(grads["params"], (d_logits / (L * S), d_values / (L * S)))
     assert clips > 3 and (value_clips > 3) == clip_value and (~mask).sum() > 2
 
@@ -478,6 +479,18 @@ def test_gradients_are_clipped_by_norm_or_entry_by_entry():
 
     entries = dataclasses.replace(config, clip_entries=True)
     assert last(entries) > 2 * last(dataclasses.replace(entries, clip_sigmas=1.0)) > 0
+
+
+@pytest.mark.parametrize("entries", [False, True])
+def test_entries_that_are_clipped_one_by_one_have_no_largest_norm(entries):
+    config = config_of("recurrent", clip_entries=entries)
+    mesh, begin = preparation("recurrent", 1)
+    state = state_of("recurrent", config)
+    _, (batch, _) = jax.eval_shape(begin, config, state, trajectory_of("recurrent"))
+    update = functools.partial(ppo.update, network_of("recurrent"))
+    update = learner.data_parallel(update, mesh, BATCH_SPEC)
+    _, metrics = jax.eval_shape(update, config, state, batch)
+    assert "gradient_norm" in metrics and ("gradient_clipped" in metrics) == (not entries)
 
 
 def test_illegal_actions_are_never_taken():

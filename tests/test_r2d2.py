@@ -354,6 +354,24 @@ def test_the_number_of_devices_does_not_change_the_result():
         )
 
 
+def test_the_error_that_is_logged_is_the_mean_over_learned_steps():
+    replay, *_ = filled_replay(CONFIG, play(100))
+    _, sample = replay.sample(8)
+    params, steps = r2d2.make_state(make_network(), CONFIG).params, sample.trajectory.steps
+    q = r2d2.q_values(make_network(), params, CONFIG.burn_in, sample.trajectory)
+    td_error = r2d2.td_errors(
+        CONFIG,
+        epsilon_greedy.q_of(q[:-1], sample.trajectory.action[CONFIG.burn_in :]),
+        q.max(-1)[1:],
+        jax.tree.map(lambda x: x[CONFIG.burn_in :], steps),
+    )
+    mask = sample.mask[CONFIG.burn_in :]
+    metrics = learn(1, CONFIG, optax.sgd(0.05), sample, num_updates=1)[3][0]
+    np.testing.assert_allclose(metrics["td_error"], np.abs(td_error)[mask].mean(), rtol=1e-4)
+    np.testing.assert_allclose(metrics["learned_share"], mask.mean())
+    assert mask.mean() < 0.95
+
+
 def test_the_target_network_is_a_copy_made_every_target_update_steps():
     config = dataclasses.replace(CONFIG, target_update=3)
     replay, *_ = filled_replay(config, play(60))

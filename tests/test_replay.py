@@ -1,11 +1,15 @@
 """Replay against a naive memory of everything that ever happened."""
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
+from rlsys.algorithms.r2d2 import Config
+from rlsys.learning import hosts
+from rlsys.learning.sampler import Sampler
 from rlsys.replay.replay import Replay
 from rlsys.replay.sum_tree import SumTree
 from rlsys.types import CoreState, Timestep, Trajectory, UserError
@@ -287,6 +291,25 @@ def test_age_and_uses_of_samples():
     assert metrics["replay/sample_age"] == (16 - 8) * B
     assert metrics["replay/sample_uses"] == np.mean([2, 4, 6])
     assert metrics["replay/sequences"] == len(replay)
+
+
+def test_figures_are_of_the_environments_of_all_processes(monkeypatch):
+    history = History()
+    replay = make(history, cross_episodes=True, burn_in=0, length=8, stride=8)
+    config = Config(num_envs=B, batch_size=8)
+    sampler = Sampler(
+        replay, config, lambda learned, mask: np.ones(mask.shape[1]), lambda _: nullcontext()
+    )
+    sampler.add(history.trajectory(16))
+    found = []
+    for processes in (1, 2):
+        monkeypatch.setattr(hosts, "count", lambda count=processes: count)
+        monkeypatch.setattr(hosts, "all_sum", lambda number, count=processes: number * count)
+        replay._random = np.random.default_rng(0)
+        replay.sample(8)
+        found.append(sampler.metrics(1000))
+    for name, factor in {"sample_age": 2, "sequences": 2, "drawable_share": 1}.items():
+        assert found[1][f"replay/{name}"] == factor * found[0][f"replay/{name}"] > 0
 
 
 def test_overwritten_sequences_are_forgotten():

@@ -376,6 +376,8 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path, algorithm):
         ("r2d2 --learning-rat 1", "--learning-rate"),
         ("r2d2 --preset atarri", "atari"),
         ("r2d2 --length 5 --stride 6", "stride 6 must lie between 1 and"),
+        ("r2d2 --length 4 --stride 4", "n 5 must not be above length 4: returns end with the"),
+        ("r2d2 --frame-stack 4", "frame_stack 4 is for images, and the observation has none"),
         ("r2d2 --actors 0", "actors must be 1 or more, not 0"),
         ("r2d2 --unrolls-ahead -1", "unrolls_ahead must be 0 or more, not -1"),
         ("r2d2 --replay-ratio 0", "replay_ratio must be positive, not 0"),

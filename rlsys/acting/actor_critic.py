@@ -22,7 +22,6 @@ EVAL_MODES = ("greedy", "sampled")  # play the likeliest action, or draw it as i
 # Training improves the policy that actions are drawn from, and learns its values. The greedy one is
 # never trained, and can be far better or worse.
 SCORE_MODE = "sampled"
-_scale = jax.jit(popart.scale)  # else each call would copy its bounds to the devices
 
 
 def value_of(values, task):
@@ -144,11 +143,17 @@ def make_state(network, config: Any, optimizer) -> LearnerState:
     return initial_state(network, config, optimizer, popart=statistics)
 
 
+@jax.jit  # else each call would copy its bounds to the devices
+def _scale(statistics: popart.PopArtState, floor: float):
+    return popart.scale(popart.with_floor(statistics, floor))
+
+
 def popart_metrics(config: Any, statistics: popart.PopArtState) -> dict[str, float]:
-    """The mean and deviation of each task's value targets, in units of return."""
+    """The mean of each task's value targets, and what its values are divided by, in units of
+    return."""
     if not config.popart:
         return {}
-    mean, scale = jax.device_get((statistics.mean, _scale(statistics)))
+    mean, scale = jax.device_get((statistics.mean, _scale(statistics, config.popart_floor)))
     names = [task.name for task in config.tasks]
     return {f"popart_mean/{n}": m for n, m in zip(names, mean, strict=True)} | {
         f"popart_scale/{n}": s for n, s in zip(names, scale, strict=True)

@@ -14,7 +14,8 @@ Departures, and why:
 - Time-outs bootstrap from the true last observation; the paper's code took them for terminations.
 - PopArt's statistics begin with larger steps, so that they do not remember their arbitrary start,
   and losses use a deviation of at least popart_floor times |mean| (ppo.py says why).
-- The presets "cartpole" and "small" average the losses and use Adam.
+- The presets "cartpole" and "small" average the losses, use Adam, and have PopArt for one task too.
+  "cartpole", the default, has vtrace_lambda 0.95 and clips gradients at a norm of 5.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ from rlsys.acting import actor_critic
 from rlsys.algorithms import presets
 from rlsys.config import ActorCriticConfig, check_at_least, check_positive, check_within, register
 from rlsys.learning import hosts, learner
+from rlsys.learning.learner import learned_mean
 from rlsys.learning.optimizer import descend, linear_decay, step_metrics
 from rlsys.losses import popart
 from rlsys.losses.policy_gradient import baseline_loss, policy_gradient_loss
@@ -60,7 +62,8 @@ class Config(ActorCriticConfig):
     unroll_length: int = 10
     refresh_steps: int = 10
     clip_rho: float = 1.0
-    """rho-bar of V-trace: the largest importance ratio in its targets."""
+    """rho-bar of V-trace: the largest importance ratio in its targets; at least 1, the largest that
+    its traces take."""
     clip_pg_rho: float = 1.0
     """The largest importance ratio in the policy gradient."""
     vtrace_lambda: float = 0.95
@@ -83,11 +86,15 @@ class Config(ActorCriticConfig):
     def __post_init__(self):
         super().__post_init__()
         check_at_least(self, 1, "batch_size")
-        check_positive(self, "clip_rho clip_pg_rho")
+        check_positive(self, "clip_pg_rho")
+        check_within(self, 1.0, float("inf"), "clip_rho")  # rho-bar >= c-bar (section 4.1)
         check_within(self, 0.0, 1.0, "vtrace_lambda rmsprop_decay")
         check_within(self, 0.0, float("inf"), "optimizer_eps")
         if self.optimizer not in ("rmsprop", "adam"):
             raise UserError(f"optimizer must be rmsprop or adam, not {self.optimizer!r}")
+        decay = self.rmsprop_decay
+        if self.optimizer == "adam" and isinstance(decay, float) and decay != Config.rmsprop_decay:
+            raise UserError(f"rmsprop_decay {decay} is for optimizer rmsprop, not adam")
         share = self.num_envs // self.actors
         if self.batch_size % share and share % self.batch_size:
             raise UserError(
@@ -157,19 +164,20 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
     v_loss = mask_tm1 * baseline_loss(
         popart.normalize(new, v[:-1], task), popart.normalize(new, targets.vs_tm1, task)
     )
-    entropy = mask_tm1 * pi.entropy()
-    total = jnp.mean(pg_loss + config.baseline_cost * v_loss - config.entropy_cost * entropy)
+    entropy = pi.entropy()
+    total = pg_loss + config.baseline_cost * v_loss - config.entropy_cost * mask_tm1 * entropy
+    total = jnp.mean(total)
     if config.sum_losses:
         total = total * config.unroll_length * config.batch_size
     metrics = {
         "loss": total,
         "pg_loss": jnp.mean(pg_loss),
         "baseline_loss": jnp.mean(v_loss),
-        "entropy": jnp.mean(entropy),
+        "entropy": learned_mean(entropy, mask_tm1),
         "v_mean": jnp.mean(v),
-        "rho_mean": jnp.mean(rho_tm1),
-        "rho_clipped": jnp.mean(rho_tm1 > config.clip_rho),  # share
-        "kl": jnp.mean(jnp.where(mask_tm1, jnp.expm1(log_rho_tm1) - log_rho_tm1, 0.0)),
+        "rho_mean": learned_mean(rho_tm1, mask_tm1),
+        "rho_clipped": learned_mean(rho_tm1 > config.clip_rho, mask_tm1),  # share
+        "kl": learned_mean(jnp.expm1(log_rho_tm1) - log_rho_tm1, mask_tm1),
         "moments": actor_critic.moments(config, new, v[:-1], targets.vs_tm1, task, mask_tm1),
     }
     return total, (exact, metrics)

@@ -36,6 +36,7 @@ from rlsys.config import ActorCriticConfig, check_at_least, check_positive, chec
 from rlsys.envs import both_sides, is_team_game, layout
 from rlsys.envs.teams import Layout
 from rlsys.learning import learner
+from rlsys.learning.learner import learned_mean
 from rlsys.learning.optimizer import (
     adam_with_clipped_gradients,
     descend,
@@ -290,16 +291,16 @@ def loss(network, config: Config, params, batch: Batch):
         v_loss = baseline_loss(v, batch.target)
     v_loss = mask * v_loss
     # The sum of the three (Schulman et al. 2017, eq. 9), as a loss.
-    entropy = mask * pi.entropy()
-    total = jnp.mean(pg_loss + config.value_cost * v_loss - config.entropy_cost * entropy)
+    entropy = pi.entropy()
+    total = jnp.mean(pg_loss + config.value_cost * v_loss - config.entropy_cost * mask * entropy)
     log_ratio = mask * jnp.minimum(log_pi_a - batch.log_mu_a, MAX_LOG_RATIO)  # its exp is finite
     metrics = {
         "loss": total,
         "pg_loss": jnp.mean(pg_loss),
         "value_loss": jnp.mean(v_loss),
-        "entropy": jnp.mean(entropy),
-        "kl": jnp.mean(jnp.expm1(log_ratio) - log_ratio),  # KL(mu || pi), unbiased
-        "ratio_clipped": jnp.mean(jnp.abs(jnp.expm1(log_ratio)) > config.clip_eps),  # share
+        "entropy": learned_mean(entropy, mask),
+        "kl": learned_mean(jnp.expm1(log_ratio) - log_ratio, mask),  # KL(mu || pi), unbiased
+        "ratio_clipped": learned_mean(jnp.abs(jnp.expm1(log_ratio)) > config.clip_eps, mask),
     }
     return total, ((), metrics)
 
@@ -329,6 +330,8 @@ def update(
         optimizer(config, rate), grads, state.opt_state, state.params
     )
     metrics |= step_metrics(config, rate, grads, updates, params)
+    if config.clip_entries:  # then no gradient is clipped by its norm
+        del metrics["gradient_clipped"]
     return state._replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
 
 

@@ -10,6 +10,9 @@ Departures, and why:
 - An episode's first window learns from its first step on; the paper does not say what burns it in.
 - The replay ratio is fixed: updates wait for data and data for updates (replay/replay_ratio.py).
   The paper did not fix it; it was 0.8.
+- Importance weights are divided by the largest of the batch on all devices and processes, so that
+  the number of devices does not change the loss.
+- Returns end with their sequence: the last n - 1 learned steps add up fewer than n rewards.
 - Continuous actions are discretised (rlsys/acting/epsilon_greedy.py).
 """
 
@@ -29,6 +32,7 @@ from rlsys.algorithms import presets
 from rlsys.config import ReplayConfig, check_at_least, check_within, register
 from rlsys.envs import Options
 from rlsys.learning import hosts, learner
+from rlsys.learning.learner import learned_mean
 from rlsys.learning.q_update import q_state, q_update
 from rlsys.losses.n_step import n_step_return
 from rlsys.losses.q_learning import identity
@@ -86,6 +90,10 @@ class Config(ReplayConfig):
             raise UserError(
                 f"stride {self.stride} must lie between 1 and the length of the learned steps, "
                 f"{self.length}"
+            )
+        if self.n > self.length:
+            raise UserError(
+                f"n {self.n} must not be above length {self.length}: returns end with the sequence"
             )
         if self.replay_capacity < self.batch_size * self.length:
             raise UserError(
@@ -147,7 +155,7 @@ def loss(network, config: Config, params, target_params, sample: Sample):
     value = sequence_loss(td_error, mask, sample.weights)
     metrics = {
         "loss": value,
-        "td_error": jnp.mean(mask * jnp.abs(td_error)),
+        "td_error": learned_mean(jnp.abs(td_error), mask),
         "q_mean": jnp.mean(q),
         "q_abs_max": jnp.mean(jnp.max(jnp.abs(q), axis=(0, *range(2, q.ndim)))),
         "learned_share": jnp.mean(mask),

@@ -4,6 +4,7 @@ This file makes the mesh, places arrays on it and averages over it.
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.flatten_util
@@ -91,6 +92,32 @@ def local_shard(x) -> np.ndarray:
     return np.concatenate([np.asarray(rows[start]) for start in sorted(rows)])
 
 
+class LearnedMean(NamedTuple):
+    """Holds a metric's mean over the steps that are learned from, before devices are averaged over.
+
+    Devices have different numbers of such steps, so each gives two means over all its steps, and
+    value_and_grad divides one by the other once both are means over all devices.
+    """
+
+    masked: Any  # [] mean of the metric, which counts as 0 where no step is learned from
+    share: Any  # [] share of the steps that are learned from
+
+
+def learned_mean(x, mask) -> LearnedMean:
+    """Average a metric x [...] over the steps where mask [...] is True, in a loss; 0 if none is."""
+    return LearnedMean(jnp.mean(jnp.where(mask, x, 0.0)), jnp.mean(mask))
+
+
+def _divided(metrics):
+    def is_mean(x):
+        return isinstance(x, LearnedMean)
+
+    def divided(x):
+        return x.masked / jnp.maximum(x.share, 1e-9) if is_mean(x) else x
+
+    return jax.tree.map(divided, metrics, is_leaf=is_mean)
+
+
 def value_and_grad(loss):
     """Make a function like jax.value_and_grad(loss), but of the mean loss over all devices.
 
@@ -99,7 +126,7 @@ def value_and_grad(loss):
 
     Args:
       loss: loss(params, *args) -> (scalar, (aux, metrics)), params being replicated. Gradients are
-        those of learned(params).
+        those of learned(params). A metric may be a LearnedMean, and is a number in the result.
     """
 
     def mean_value_and_grad(params, *args):
@@ -111,7 +138,7 @@ def value_and_grad(loss):
 
         (value, (aux, metrics)), grads = jax.value_and_grad(of_part, has_aux=True)(part)
         value, metrics, grads = pmean((value, metrics, grads))
-        return (value, (aux, metrics)), grads
+        return (value, (aux, _divided(metrics))), grads
 
     return mean_value_and_grad
 

@@ -96,9 +96,12 @@ class Sampler:
         self._updates += 1
 
     def metrics(self, env_steps: int) -> dict[str, float]:
-        """Return the replay's figures for the log."""
-        ratio = self._ratio.learned_steps / env_steps
-        return self._replay.metrics() | {"replay_ratio": ratio}
+        """Return the replay's figures for the log, of all processes in what they count; collective,
+        so all must call it."""
+        found = self._replay.metrics()
+        found["replay/sequences"] = float(hosts.all_sum(int(found["replay/sequences"])))
+        found["replay/sample_age"] *= hosts.count()  # this one's environments are a share of all
+        return found | {"replay_ratio": self._ratio.learned_steps / env_steps}
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return arrays and meta (for JSON) for a checkpoint; call it between unrolls."""

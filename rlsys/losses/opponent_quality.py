@@ -1,4 +1,4 @@
-"""Which past self to play against: the likelier, the better it still is.
+"""A past self is drawn as an opponent with a probability that grows with its quality.
 
 Berner et al. 2019, "Dota 2 with Large Scale Deep Reinforcement Learning",
 https://arxiv.org/abs/1912.06680, section 3.3 and appendix N, "Opponent sampling".

@@ -16,7 +16,8 @@ class Turns(NamedTuple):
 
 
 def turns(to_move, discount_t, truncated_t, *, lambda_) -> Turns:
-    """Keeps the values of states in which others move out of a player's returns.
+    """Compute which steps to learn from, and lambda, so that no return bootstraps from a state in
+    which another player is to move.
 
     Such a state is nobody's to learn, as the player does not act there, so its value means nothing.
     With lambda_t = 1 it cancels from the sum of temporal differences around it. Where an unroll

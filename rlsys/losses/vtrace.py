@@ -55,6 +55,7 @@ def vtrace(
       rho_tm1: [T, ...] pi(a_{t-1} | x_{t-1}) / mu(a_{t-1} | x_{t-1}), at least 0; may be inf.
       lambda_: decay lambda_t of traces, a number or [T, ...]; 0 bootstraps at x_t.
       clip_rho: rho-bar, the largest rho in a target; it decides which policy's value is learned.
+        The paper assumes that it is at least c-bar (§4.1), which is 1 here.
       clip_pg_rho: the largest rho in an advantage.
 
     Returns:

@@ -150,6 +150,35 @@ def sample_obs(space: gymnasium.Space):
     return np.zeros((1, *shape_of(space)), jax.dtypes.canonicalize_dtype(space.dtype))
 
 
+def check_images(
+    observation_space: gymnasium.Space,
+    frame_stack: int = 1,
+    pixel_offset: float = 0.0,
+    pixel_scale: float = 255.0,
+    **others,
+) -> None:
+    """Checks that arguments of a network which say how it sees images have images to act on.
+
+    Args:
+      others: ignored.
+
+    Raises:
+      UserError: one is set that the observation cannot honour.
+    """
+    del others
+    if frame_stack > 1 and not has_images(observation_space):
+        raise UserError(f"frame_stack {frame_stack} is for images, and the observation has none")
+    leaves = named_leaves(observation_space).values()
+    if any(is_number(x) and x.dtype == np.uint8 for x in leaves):
+        return
+    for name, value, default in [("offset", pixel_offset, 0.0), ("scale", pixel_scale, 255.0)]:
+        if value != default:
+            raise UserError(
+                f"pixel_{name} {value} is for the grey levels of images, and the observation has "
+                f"none"
+            )
+
+
 def q_network(
     observation_space: gymnasium.Space,
     action_space: gymnasium.Space,
@@ -166,20 +195,20 @@ def q_network(
       observation_space: see make_body.
       action_space: Discrete or MultiDiscrete.
       head_size: the size of the hidden layer of the value and of that of the advantages; R2D2's is
-        the default.
+        the default, and 0 is for none.
       bfloat16, body: see make_body.
       normalize_observations: normalise arrays of numbers by running statistics; see statistics.py.
-      frame_stack: the number of images seen at once; taken as 1 if the observation has none.
+      frame_stack: the number of images seen at once.
 
     Raises:
-      UserError: see make_body; or the actions are continuous.
+      UserError: see make_body and check_images; or the actions are continuous.
     """
     shape, dtype = action_shape(action_space), compute_dtype(bfloat16)
     if is_continuous(action_space):
         raise UserError(f"Q-values need actions that can be counted, not {action_space}")
     only = make_body(observation_space, action_space, bfloat16=bfloat16, **body)
+    check_images(observation_space, frame_stack, **body)
     head = DuelingHead(shape, head_size, dtype)
-    frame_stack = frame_stack if has_images(observation_space) else 1
     return AgentNetwork(
         observation_space, action_space, head, only, None, frame_stack, normalize_observations
     )
@@ -215,14 +244,15 @@ def policy_value_network(
         for none.
       bfloat16, body: see make_body.
       normalize_observations: normalise arrays of numbers by running statistics; see statistics.py.
-      frame_stack: the number of images seen at once; taken as 1 if the observation has none.
+      frame_stack: the number of images seen at once.
       separate: whether the values have a body of their own.
       policy_keys, value_keys: names of the observation's arrays that the policy reads, and of those
         that the values read; None for all.
       value_core_size: the size of the values' own LSTM; None for the same as the policy's.
 
     Raises:
-      UserError: see make_body; or policy and values should read different arrays with one body.
+      UserError: see make_body and check_images; or policy and values should read different arrays
+        with one body.
     """
     if not separate and policy_keys != value_keys:
         raise UserError(
@@ -237,8 +267,8 @@ def policy_value_network(
         if value_core_size is not None:
             body |= {"core_size": value_core_size}
         of_value = make_body(part(observation_space, value_keys), action_space, **body)
+    check_images(observation_space, frame_stack, **body)
     head = PolicyValueHead(action_space, num_tasks, head_size, compute_dtype(bfloat16))
-    frame_stack = frame_stack if has_images(observation_space) else 1
     return AgentNetwork(
         observation_space,
         action_space,
@@ -261,7 +291,8 @@ def policy_network(
     **body,
 ) -> AgentNetwork:
     """Makes a network of a policy alone: a Distribution over actions in [T, B] states, and () in
-    place of values. The arguments are those of policy_value_network."""
+    place of values. The arguments are those of policy_value_network, with which policy and values
+    were learned; what they say of images is ignored if only the values saw images."""
     body |= {"reward_bound": 1.0, "bfloat16": bfloat16}
     only = make_body(observation_space, action_space, **body)
     head = PolicyHead(action_space, head_size, compute_dtype(bfloat16))

@@ -26,15 +26,17 @@ class DuelingHead(nn.Module):
     """
 
     action_shape: tuple[int, ...]  # (A,) or (D, K)
-    hidden_size: int
+    hidden_size: int  # 0 for linear streams
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x):
         """Returns q [..., A] or [..., D, K]; x: [..., H]."""
-        # Both streams' hidden layers as one matrix product.
-        hidden = relu(self, Dense(2 * self.hidden_size, self.dtype)(x))
-        value, advantage = jnp.split(hidden.astype(jnp.float32), 2, axis=-1)
+        value = advantage = x.astype(jnp.float32)
+        if self.hidden_size:
+            # Both streams' hidden layers as one matrix product.
+            hidden = relu(self, Dense(2 * self.hidden_size, self.dtype)(x))
+            value, advantage = jnp.split(hidden.astype(jnp.float32), 2, axis=-1)
         v = Dense(1, name="value")(value)
         a = Dense(int(np.prod(self.action_shape)), name="advantage")(advantage)
         a = a.reshape(*x.shape[:-1], *self.action_shape)

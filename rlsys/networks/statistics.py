@@ -1,9 +1,9 @@
 """Running statistics of observations, by which a network normalises what it sees.
 
-They are of each entry of an observation's array (of each pixel of an image) over all observations
-that were learned from, all with the same weight. They lie beside the parameters, in the collection
-"statistics" of {"params": ..., "statistics": ...}: actors copy them, checkpoints hold them,
-and no gradient reaches them.
+Each entry of an observation (each pixel of an image) has its own mean and variance, in which every
+observation learned from so far counts equally. They lie beside the parameters, in the collection
+"statistics" of {"params": ..., "statistics": ...}: actors copy them, checkpoints hold them, and no
+gradient reaches them.
 
 Chan et al. 1983, "Algorithms for computing the sample variance",
 https://doi.org/10.1080/00031305.1983.10483115: the parallel update.

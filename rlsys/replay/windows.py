@@ -19,7 +19,9 @@ class Found(NamedTuple):
     start: Any  # [W] int64, step of the environment at which learning begins
     learned: Any  # [W] int64, steps learned: length, or fewer if the segment ends before
     state_env: Any  # [V] int64
-    state_at: Any  # [V] int64, in order; a window needs the recurrent state before this step
+    # [V] int64, ascending: steps before which the recurrent state must be stored, because a
+    # window's burn-in may begin there.
+    state_at: Any
     segment: Any  # [B] int64, the step that opened the segment of the last step
 
 

@@ -40,10 +40,8 @@ def metric(name: str) -> Callable:
 
 
 def rate_share(line: Line, config: Any) -> float:
-    """Return the learning rate as a share of the Config's, which it warms up to and decays from.
-
-    It is 0 if the share is below SMALL_RATE, too small for the policy to move.
-    """
+    """Return the learning rate divided by the Config's, from which it decays; 0 below SMALL_RATE,
+    where the policy can hardly move."""
     rate = line.get("learning_rate")
     share = 1.0 if rate is None else rate / config.learning_rate
     return share if share >= SMALL_RATE else 0.0
@@ -77,7 +75,7 @@ def gradient_excess(line: Line, config: Any, first: Line) -> float | None:
 
 
 def scales(line: Line) -> list[float]:
-    """List PopArt's scale of each task, the deviation that it divides targets by."""
+    """List PopArt's scale of each task, the number that it divides targets by."""
     return [x for name, x in line.items() if name.startswith("popart_scale/") and x is not None]
 
 
@@ -87,15 +85,24 @@ def smallest_scale(line: Line, config: Any, first: Line) -> float | None:
 
 
 def entropy_left(line: Line, config: Any, first: Line) -> float | None:
-    """Return the entropy of the policy as a share of its first known value."""
+    """Return the entropy of the policy as a share of its first known value.
+
+    It is None for a Gaussian policy: its differential entropy depends on the units of the actions
+    and may be negative, so a share of it says nothing.
+    """
+    if getattr(config, "policy", "categorical") == "gaussian":
+        return None
     entropy, begin = line.get("entropy"), first.get("entropy")
     return entropy / begin if entropy is not None and begin else None
 
 
 def updates_since_played(line: Line, config: Any, first: Line) -> float | None:
-    """Count the updates between the parameters that played a sample and those that learn it."""
+    """Count the updates between the parameters that played a sample and those that learn it.
+
+    It is None for an agent without memory, as the level is one of stale recurrent states.
+    """
     lag, age = line.get("params_lag"), line.get("replay/sample_age")
-    if lag is None or age is None or not line["env_steps"]:
+    if not config.core_size or lag is None or age is None or not line["env_steps"]:
         return None
     return lag + age * line["learner_steps"] / line["env_steps"]
 
@@ -136,8 +143,8 @@ CHECKS = (
         shows="PopArt's scale",
         number=smallest_scale,
         below=1.01 * POPART_FLOOR,
-        source="There losses/popart.py no longer normalises: the targets' deviation is 0, or"
-        " float32 cannot tell it from 0.",
+        source="There losses/popart.py no longer normalises: both the targets' deviation and"
+        " popart_floor's share of their mean are below its smallest scale, or 0.",
     ),
     Check(
         name="value_explains_nothing",

@@ -2,12 +2,14 @@
 
 import functools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlsys.acting import actor_critic
 from rlsys.config import tasks_of
 from rlsys.learning import hosts
 from rlsys.running import config_file
@@ -18,6 +20,7 @@ from rlsys.types import LearnerState, UserError
 # Fields of a network that may differ. bfloat16 changes only the precision. torso may be named here
 # and left to None there, which is the same network where it has the same shapes, so they decide.
 FREE = ("bfloat16", "torso")
+POPART = ("popart", "popart_floor")  # fields that say what PopArt's statistics do to values
 
 
 class Initial(NamedTuple):
@@ -25,17 +28,28 @@ class Initial(NamedTuple):
 
     params: Any  # with the statistics of observations
     popart: Any  # None where the run begins with its own: of other tasks, or without PopArt
+    popart_config: Any  # has the other run's popart and popart_floor; None where popart is
     sentence: str  # that says so
 
 
-def begin(state: LearnerState, initial: Initial | None) -> LearnerState:
-    """Puts what is taken over, if anything is, into the LearnerState before the first update."""
+def begin(state: LearnerState, initial: Initial | None, config: Any) -> LearnerState:
+    """Puts what is taken over, if anything is, into the LearnerState before the first update.
+
+    If PopArt's statistics are taken over, values in units of return stay the same, though config
+    may have another popart or popart_floor.
+    """
     if initial is None:
         return state
     params, target = jax.tree.map(jnp.array, initial.params), None
     if state.target_params is not None:
         target = jax.tree.map(jnp.array, initial.params)
-    popart = state.popart if initial.popart is None else jax.tree.map(jnp.array, initial.popart)
+    popart = state.popart
+    if initial.popart is not None:
+        taken = jax.tree.map(jnp.array, initial.popart)
+        popart = taken if config.popart else popart  # without PopArt values are learned as they are
+        old = actor_critic.statistics_of(initial.popart_config, taken)
+        new = actor_critic.statistics_of(config, popart)
+        params = actor_critic.preserve_outputs(old, new, params)
     return state._replace(params=params, target_params=target, popart=popart)
 
 
@@ -59,12 +73,14 @@ def read(algorithm: Algorithm, config: Any, network: Any) -> Initial | None:
     check_network(there, config, unfit)
     shapes, trees, steps = saved_learner(folder, algorithm, config, network)
     params = like(shapes.params, trees["params"], unfit)
-    popart = None
+    popart = popart_config = None
     if shapes.popart is not None and "popart" in trees:
         if [task.name for task in tasks_of(there)] == [task.name for task in config.tasks]:
             popart = like(shapes.popart, trees["popart"], unfit)
+            fields = {name: there.get(name, getattr(config, name)) for name in POPART}
+            popart_config = SimpleNamespace(**fields)
     words = f"begins with the parameters of {folder} after {steps:,} environment steps"
-    return Initial(params, popart, words)
+    return Initial(params, popart, popart_config, words)
 
 
 def saved_config(field: str, folder: Path, algorithm: Algorithm) -> tuple[dict[str, Any], str]:

@@ -30,8 +30,9 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("pg_loss", "", "The policy-gradient term of the loss (PPO, IMPALA)."),
         Metric("value_loss", "", "The value term of the loss before its weight (PPO)."),
         Metric("baseline_loss", "", "The value term of the loss before its weight (IMPALA)."),
-        Metric("entropy", "nats", "The policy's mean entropy; 0 means that it always takes the "
-               "same action."),
+        Metric("entropy", "nats", "The policy's mean entropy; a categorical policy's is 0 if "
+               "it always takes the same action, and a Gaussian one's depends on the actions' "
+               "units and may be negative."),
         Metric("kl", "nats", "The KL divergence between the policy that acted and the one that "
                "learns; 0 if no update lies between them."),
         Metric("ratio_clipped", "share", "Samples whose ratio of probabilities is outside PPO's "
@@ -46,8 +47,9 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "divides by it, in units of popart_scale."),
         Metric(f"popart_mean{OF_TASK}", RETURN, "The mean of the task's value targets, by which "
                "PopArt shifts values."),
-        Metric(f"popart_scale{OF_TASK}", RETURN, "The deviation of the task's value targets, by "
-               "which PopArt divides values."),
+        Metric(f"popart_scale{OF_TASK}", RETURN, "The number by which PopArt divides the task's "
+               "values: the deviation of its value targets, or popart_floor times the size of "
+               "their mean if that is more."),
         Metric("td_error", "", "The mean size of the temporal-difference errors; R2D2's are of "
                "rescaled returns."),
         Metric("q_mean", "", "The mean Q-value over all actions; R2D2's are rescaled."),
@@ -59,7 +61,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("learning_rate", "", "The optimiser's learning rate, which follows its schedule."),
         Metric("gradient_norm", "", "The gradient's norm before it is clipped."),
         Metric("gradient_clipped", "share", "Updates whose gradient had a norm above "
-               "max_gradient_norm."),
+               "max_gradient_norm; not logged with PPO's clip_entries, which has no such norm."),
         Metric("params_norm", "", "The norm of all learned parameters."),
         Metric("update_ratio", "share", "The norm of an update divided by that of the "
                "parameters."),

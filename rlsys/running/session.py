@@ -414,7 +414,7 @@ def open_session(algorithm: Algorithm, config: Any, *, resume: bool = False) -> 
         policies = algorithm.make_policies(network, config)
         settings = learner.place(mesh, config)  # else its numbers would cross at every step
         with run.log.phase("making the network"):
-            state = initial.begin(algorithm.make_state(network, config), start)
+            state = initial.begin(algorithm.make_state(network, config), start, config)
             state = learner.place(mesh, state)
         opponents = None
         if opposed:

@@ -90,7 +90,7 @@ def open_sweep(
         start = None if resume else initial.read(algorithm, config, network)
         with display.phase("making the networks"):
             settings = vmapped.place_numbers(mesh, configs)
-            new = [initial.begin(algorithm.make_state(network, c), start) for c in configs]
+            new = [initial.begin(algorithm.make_state(network, c), start, c) for c in configs]
             states = vmapped.stack(new)
             states = learner.place(mesh, states, vmapped.SHARDED)
         with display.phase(f"compiling {num} members as one program"):
