@@ -327,6 +327,13 @@ def test_the_atari_preset_is_the_papers_table():
     )
 
 
+def test_tasks_with_images_have_a_preset_that_they_can_take():
+    """Only Atari's have lives and a cap of frames."""
+    config = ALGORITHM.presets.choose(None, "D1Basic-v1", on_cpu=False)
+    assert (config.frame_stack, config.env_options.life_loss_ends) == (4, False)
+    assert config.env_options.clip_rewards and config.env_options.max_episode_steps is None
+
+
 def test_each_frame_is_held_once():
     """A transition shows n + frame_stack of them."""
     config = dataclasses.replace(

@@ -292,32 +292,34 @@ def r2d2(Config: Any) -> Presets:
 
 def apex(Config: Any) -> Presets:
     """Ape-X on cart-pole; Horgan et al. 2018, section 4.1 and appendix C, is "atari"."""
+    atari = Config(
+        env="Breakout-v5",
+        env_options=Options(life_loss_ends=True, clip_rewards=True, max_episode_steps=12_500),
+        env_steps=5_700_000_000,  # 22.8 billion frames
+        num_envs=360,
+        discount=0.99,
+        replay_capacity=2_000_000,
+        learning_starts=50_000,
+        replay_ratio=1.3,
+        batch_size=512,
+        learning_rate=0.00025 / 4,
+        learning_rate_decay=0.0,
+        target_update=2500,
+        hidden_size=0,  # the convolutions' output goes to the dueling head as it is
+        head_size=512,
+        frame_stack=4,
+        actors=2,
+        unrolls_ahead=1,
+        unroll_length=50,
+        refresh_steps=100,  # 400 frames
+        checkpoint_every=10_000_000,
+        log_every=100_000,
+        eval_episodes=32,
+    )
     configs = {
         "cartpole": Config(),
         "small": Config(),
-        "atari": Config(
-            env="Breakout-v5",
-            env_options=Options(life_loss_ends=True, clip_rewards=True, max_episode_steps=12_500),
-            env_steps=5_700_000_000,  # 22.8 billion frames
-            num_envs=360,
-            discount=0.99,
-            replay_capacity=2_000_000,
-            learning_starts=50_000,
-            replay_ratio=1.3,
-            batch_size=512,
-            learning_rate=0.00025 / 4,
-            learning_rate_decay=0.0,
-            target_update=2500,
-            hidden_size=0,  # the convolutions' output goes to the dueling head as it is
-            head_size=512,
-            frame_stack=4,
-            actors=2,
-            unrolls_ahead=1,
-            unroll_length=50,
-            refresh_steps=100,  # 400 frames
-            checkpoint_every=10_000_000,
-            log_every=100_000,
-            eval_episodes=32,
-        ),
+        "atari": atari,
+        "pixels": dataclasses.replace(atari, env_options=Options(clip_rewards=True)),
     }
-    return Presets(configs, {"atari": "atari", **dict.fromkeys(IMAGES, "atari")})
+    return Presets(configs, {"atari": "atari", **dict.fromkeys(IMAGES, "pixels")})

@@ -11,9 +11,9 @@ from rlsys.config import flat, tasks_of
 from rlsys.learning.optimizer import linear_decay
 from rlsys.types import UserError
 
-# A run with another is another run. The task is its name, which tells env and most options. With other
-# popart or popart_floor values would jump, as the last layer computes them in units of PopArt's
-# scale.
+# A run with another is another run. The task is its name, which tells env and most options. With
+# other popart or popart_floor values would jump, as the last layer computes them in units of
+# PopArt's scale.
 FIXED = ("env", "task", "seed", "init_from", "frozen", "frozen_mode", "popart", "popart_floor")
 FREE = ("run_dir",)  # a folder may be moved
 OF_THE_END = ("eval_episodes", "gif")  # may be changed even when nothing is left to train
