@@ -227,13 +227,8 @@ class RunConfig:
 
     @property
     def eval_tasks(self) -> list[envs.Task]:
-        """The tasks that an evaluation plays: for a game of two, one against each player that does
-        not learn. Drawn physics stay as they were drawn at first, so that no episode is cut. They
-        are drawn from the whole ranges of their words, however far training has widened its own.
-        """
-        fixed = dataclasses.replace(self.randomise, redraw_steps=0, adapt=False)
-        tasks = [x for task in self.tasks for x in envs.against_players(task)]
-        return [x._replace(randomise=fixed) for x in tasks]
+        """The tasks that an evaluation plays."""
+        return [x for task in self.tasks for x in evaluated(task)]
 
     @property
     def has_past_selves(self) -> bool:
@@ -365,6 +360,15 @@ def flat(config: Any) -> dict[str, Any]:
         else:
             found |= flat(value)
     return found
+
+
+def evaluated(task: envs.Task) -> list[envs.Task]:
+    """Returns the tasks that an evaluation plays for one of training: for a game of two, one
+    against each player that does not learn. Drawn physics stay as they were drawn at first, so that
+    no episode is cut. They are drawn from the whole ranges of their words, however far training has
+    widened its own."""
+    fixed = dataclasses.replace(task.randomise, redraw_steps=0, adapt=False)
+    return [x._replace(randomise=fixed) for x in envs.against_players(task)]
 
 
 def tasks_of(config: dict[str, Any]) -> list[envs.Task]:

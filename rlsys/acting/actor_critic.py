@@ -143,7 +143,8 @@ def make_state(network, config: Any, optimizer) -> LearnerState:
     return initial_state(network, config, optimizer, popart=statistics)
 
 
-@jax.jit  # else each call would copy its bounds to the devices
+# Compiled, as each call would else copy its bounds to the devices.
+@functools.partial(jax.jit, static_argnames="floor")
 def _scale(statistics: popart.PopArtState, floor: float):
     return popart.scale(popart.with_floor(statistics, floor))
 

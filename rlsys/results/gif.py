@@ -12,7 +12,8 @@ from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 from rlsys import streams
 from rlsys.acting import playing
 from rlsys.acting.playing import SEED, EvalPolicy, eval_policy
-from rlsys.envs import Episode, against_players, layout
+from rlsys.config import evaluated
+from rlsys.envs import Episode, layout
 from rlsys.running import files, output
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
@@ -56,8 +57,7 @@ def record_tasks(
       The gifs.
     """
     found = []
-    shown = [against_players(task)[-1].name for task in config.tasks]  # one of a task's players
-    for i, task in enumerate(task for task in config.eval_tasks if task.name in shown):
+    for i, task in enumerate(evaluated(task)[-1] for task in config.tasks):  # the last player
         path = folder / (f"{name}-{i}.gif" if i else f"{name}.gif")
         try:
             rows, mode = layout(task).rows, algorithm.score_mode
