@@ -209,6 +209,7 @@ class Slide:
         return np.full((20, 20, 3), 10, np.uint8)
 
 
+@pytest.mark.slow
 def test_drawn_physics_stay_for_a_whole_episode_as_in_evaluation(tmp_path, capfd):
     """Training draws them anew, and cuts the episodes that run, after 5 steps."""
     words = "--randomise.physics mass=uniform:0.5:2 --randomise.variants 2"

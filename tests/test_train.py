@@ -304,6 +304,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, algorithm):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(trees["learner"]["params"]))
 
 
+@pytest.mark.slow
 def test_a_gaussian_that_is_not_finite_stops_the_run_in_the_same_words(tmp_path, capfd):
     """Its actions are NaN before a line of the log tells of the loss."""
     words = (
