@@ -2,7 +2,7 @@
 
     python -m experiments.shadow_hand [--seeds 1]
 
-One run at a time, on all cores: 3.5 million steps are an hour on two. It is the README's command,
+One run at a time, on all cores: 2.5 million steps are an hour on two. It is the README's command,
 with evaluations on the way.
 
 Writes results/shadow-hand.csv, -curves.csv and .png of the returns, and shadow-hand-evaluations.csv
@@ -17,8 +17,8 @@ from rlsys.running import metrics_file
 
 NAME = "shadow-hand"
 WORDS = (
-    "ppo --env HandManipulateBlockRotateZDense-v1 --randomise.preset dactyl --env-steps 3500000 "
-    "--eval-every 350000 --eval-episodes 32 --no-gif"
+    "ppo --env HandManipulateBlockRotateZDense-v1 --randomise.preset dactyl --env-steps 2500000 "
+    "--eval-every 250000 --eval-episodes 32 --no-gif"
 )
 KEYS = {"successes": "eval/successes", "return": "eval/sampled_return"}
 
