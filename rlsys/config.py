@@ -91,7 +91,8 @@ class RunConfig:
     env_steps: int = 1_000_000
     """The run ends after this many environment steps, counted over all environments."""
     num_envs: int = 256
-    """The number of environments, which the tasks share evenly."""
+    """The number of environments, which the tasks share evenly. In a game each player counts as
+    one."""
     seed: int = 0
     """The seed of the environments, the parameters, the exploration and all else that is random."""
     run_dir: str = not_learned("")
@@ -142,7 +143,8 @@ class RunConfig:
     turns. A run repeats itself to the bit either way, except for IMPALA on several tasks, which
     takes unrolls as they are finished."""
     unroll_length: int = 20
-    """The number of steps that an actor plays before it hands them to the learner."""
+    """The number of steps of each environment that an actor plays before it hands them to the
+    learner."""
     refresh_steps: int = 20
     """Actors copy the learner's parameters after this many steps of each environment."""
     actor_devices: int = not_learned(0)
@@ -150,15 +152,15 @@ class RunConfig:
     device."""
 
     checkpoint_every: int = 1_000_000
-    """The number of environment steps from one checkpoint to the next. Environments start afresh at
-    each."""
+    """The number of environment steps from one checkpoint to the next; the first ones come sooner,
+    at 10,000, 40,000, 160,000 and so on. Environments start afresh at each."""
     keep_checkpoints: int = not_learned(2)
     """The number of newest checkpoints that are kept."""
     log_every: int = not_learned(20_000)
     """The number of environment steps from one line of the log to the next."""
     eval_episodes: int = not_learned(64)
     """The number of episodes that an evaluation plays of each task, in each of two ways: greedily,
-    and with random actions as in training. A run always ends with an evaluation."""
+    and with random actions as in training. A run that is not stopped ends with an evaluation."""
     gif: bool = not_learned(True)
     """Record an episode of the final policy at the end, where the task can be drawn."""
     eval_every: int = not_learned(0)

@@ -95,7 +95,7 @@ class Sample(NamedTuple):
 
     trajectory: Trajectory  # burn-in, learned steps and one more observation; aux is ()
     mask: Any  # [T, B] bool, True where the step from x_t to x_{t+1} is learned from
-    weights: Any  # [B] float32 (1 / P(i))^importance_exponent; 1 at most once the learner has them
+    weights: Any  # [B] float32 (1 / P(i))^importance_exponent; the learner divides by the largest
 
 
 TIME_MAJOR = jax.P(None, "batch")

@@ -39,13 +39,14 @@ class SelfPlay:
     lowest quality are dropped; of several with the same quality, the oldest."""
     past_at_once: int = 4
     """The number of past selves that each actor plays against at a time, at most. All play equally
-    many games. So there are fewer of them if their games would else be more than a tenth above or
+    many games. Fewer play if the share of their games would else be more than a tenth above or
     below past_share."""
     past_eta: float = 0.01
     """How far a past self's quality falls when it loses a game: by this, divided by the number of
     past selves times its probability to be drawn. With 0 all past selves are drawn alike."""
     frozen: str = ""
-    """The folder of a run whose newest policy plays in place of past selves; it never changes."""
+    """The folder of a run whose newest policy plays in place of past selves. This policy stays as
+    it was at the start, even if that run goes on."""
     frozen_mode: str = "sampled"
     """How the policy of `frozen` plays: sampled draws its actions as in training, greedy takes the
     likeliest one."""

@@ -12,7 +12,7 @@ Departures, and why:
 - A full replay overwrites its oldest steps at once; the paper's removed them every 100 updates.
 - Importance weights are divided by the largest of the batch on all devices and processes, so that
   the number of devices does not change the loss. The paper does not name a divisor.
-- Continuous actions are discretised (rlsys/acting/epsilon_greedy.py).
+- Continuous actions are discretised (rlsys/envs/wrappers/actions.py).
 """
 
 import dataclasses

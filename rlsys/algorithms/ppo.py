@@ -71,7 +71,8 @@ class Config(ActorCriticConfig):
     """epsilon: the objective does not reward a probability ratio for moving further from 1 than
     this."""
     clip_value: bool = False
-    """Clip the value's change by clip_eps too, in units of the targets' deviation."""
+    """Clip the value's change by clip_eps too, in units of the targets' deviation with PopArt, and
+    of the return without."""
     value_cost: float = 0.5
     """The weight of half the value's squared error in the loss."""
     epochs: int = 4

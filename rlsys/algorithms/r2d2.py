@@ -1,8 +1,8 @@
 """R2D2: recurrent replay distributed DQN.
 
 Kapturowski et al. 2019, "Recurrent Experience Replay in Distributed Reinforcement Learning",
-https://openreview.net/forum?id=r1lyTjAqYX. Section 2.3: sequences, stored state, burn-in, priority;
-table 2: the numbers, here the preset "atari".
+https://openreview.net/forum?id=r1lyTjAqYX. Section 2.3: sequences, priority; section 3: stored
+state, burn-in; table 2: the numbers, here the preset "atari".
 
 Departures, and why:
 - Sequences may cross episodes (cross_episodes), so that short episodes fill them. State, targets
@@ -13,7 +13,7 @@ Departures, and why:
 - Importance weights are divided by the largest of the batch on all devices and processes, so that
   the number of devices does not change the loss.
 - Returns end with their sequence: the last n - 1 learned steps add up fewer than n rewards.
-- Continuous actions are discretised (rlsys/acting/epsilon_greedy.py).
+- Continuous actions are discretised (rlsys/envs/wrappers/actions.py).
 """
 
 import dataclasses

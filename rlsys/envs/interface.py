@@ -1,6 +1,6 @@
 """The interface of a batch of environments, which every back-end and every wrapper has.
 
-The three rules that each must keep (rlsys/types.py):
+Each must keep three rules. The first two serve rules 1 and 2 of rlsys/types.py.
 1. One step is spent on a reset: it ignores its action, has reward 0 and shows an episode's `first`
    observation. The step before it shows the last episode's true last observation, and has
    `discount` 0 or `truncated` True.

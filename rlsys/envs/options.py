@@ -45,7 +45,7 @@ class Options:
     """Each dimension of a continuous action takes one of this many values, evenly spaced from
     lowest to highest; 11 in OpenAI et al. 2018, "Learning Dexterous In-Hand Manipulation"."""
     observe: tuple[int, ...] = ()
-    """Keep only these entries of a flat observation; (0, 2) hides CartPole's velocities."""
+    """Keep only these entries of a flat observation; 0 2 hides CartPole's velocities."""
     permute: int = 0
     """Show an array's entries in one random order, drawn from this seed; 0 leaves their order."""
     flicker: float = 0.0

@@ -1,4 +1,5 @@
-"""These losses train an actor, whose policy is categorical, and its critic.
+"""These are the losses of an actor and its critic, and a categorical policy's log probability and
+entropy.
 
 Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement
 learning", https://doi.org/10.1007/BF00992696; as used by Espeholt et al. 2018, IMPALA,

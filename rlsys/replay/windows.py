@@ -3,8 +3,8 @@
 A segment is an episode or, with cross_episodes, all steps of the environment. Windows of `length`
 learned steps begin every `stride` steps of a segment, each after `burn_in` steps that warm up the
 recurrent state. Some burn-in steps of a segment's first windows lie before the segment: the state
-that they leave is forgotten, as the segment opens with `first`. The last window ends with its
-segment; it is left out if the window before it has learned all of its steps.
+that they leave is forgotten, as the segment opens with `first`. The last window ends where
+its segment ends; it is left out if the window before it has all of its learned steps.
 """
 
 from typing import Any, NamedTuple

@@ -33,8 +33,7 @@ class ExportConfig:
     params: str = NEWEST
     """Which parameters: the newest, or the best of a run that was trained with --eval-every."""
     task: int = 0
-    """The number of the task, from 0, whose options and actions it is to have, of a run of several
-    tasks."""
+    """For a run of several tasks: the number, from 0, of the task that the exported policy plays."""
 
 
 def export(algorithm: Algorithm, config: Any, options: ExportConfig) -> Path:

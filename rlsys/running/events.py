@@ -1,7 +1,6 @@
 """A run's TensorBoard events: numbers, the Config as text, and a gif as a picture.
 
-Tags stand in groups: train/, episode/, time/, replay/, health/ and eval/; metrics.py says which
-metric is in which.
+Tags stand in groups, such as train/ and health/; metrics.py says which metric is in which.
 """
 
 import time

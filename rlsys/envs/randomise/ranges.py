@@ -18,19 +18,20 @@ PRESETS = ("dactyl",)
 
 @dataclasses.dataclass(frozen=True)
 class Randomise:
-    """Chooses what is drawn at random in a task. By default nothing is."""
+    """Chooses what is drawn at random in a task."""
 
     preset: str = ""
     """The name of a table that fills all fields that are not given: "dactyl" (OpenAI et al. 2018).
-    If empty, these fields draw nothing."""
+    If empty, fields that are not given draw nothing."""
 
     # Observations and actions, see effects.py. None stands for the preset's value; without a preset
     # it turns the effect off.
     observation_offset: str | None = None
     """Add normal noise to observations that stays the same for an episode. This is its standard
     deviation, in the observation's own units: one number for all entries, or words that name
-    entries, such as observation.0-2=0.01,achieved_goal.3-6=0.1rad. "rad" marks the four entries of
-    a quaternion, which is turned; a + joins places that show the same quantity."""
+    entries, such as observation.0-2=0.01,achieved_goal.3-6=0.1rad. An observation that is one
+    array is called obs, as in obs.0-2=0.01. "rad" marks the four entries of a quaternion, which is
+    turned; a + joins places that show the same quantity."""
     observation_noise: str | None = None
     """Add normal noise to observations that is drawn anew at each step. This is its standard
     deviation, written as that of observation_offset is."""
