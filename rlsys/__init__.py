@@ -10,11 +10,15 @@ if TYPE_CHECKING:
 
 
 def load_policy(path: str | Path, mode: str | None = None) -> ExportedPolicy:
-    """Loads a policy that `make export` wrote: reset(batch) begins, act(obs) gives actions.
+    """Loads a policy that `make export` wrote.
 
     Args:
+      path: the file.
       mode: "greedy" for the best action, or the way that it explored in training; None for the one
         whose return is the algorithm's score.
+
+    Returns:
+      an ExportedPolicy, whose reset(batch) begins episodes and whose act(obs) chooses actions.
 
     Raises:
       rlsys.types.UserError: the file is missing or is no exported policy, or there is no such mode.

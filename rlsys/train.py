@@ -59,6 +59,8 @@ class Command(NamedTuple):
 
 
 COMMANDS = ("eval", "export", "ratings", "play")  # those that command_of knows
+DEFAULTS = """Here stand the fields that all algorithms have, and their common defaults. Those of a
+run, with its own values, stand in the help that follows its folder: --help after RUN."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +205,7 @@ def resume(args: list[str], where: hosts.Address | None) -> None:
       UserError: there is no such run, or a word is wrong.
     """
     about = "Goes on with a run from its newest checkpoint; fields may be changed."
-    folder = take_folder("resume", args, RunConfig(), about, Processes())
+    folder = take_folder("resume", args, RunConfig(), f"{about} {DEFAULTS}", Processes())
     algorithm, config = load(folder)
     usage = f"rlsys resume {folder}"
     options = cli.parse(config, args, about, usage=usage, also=Processes())
@@ -222,7 +224,7 @@ def train_against(args: list[str]) -> None:
     """
     from rlsys.results import exploit
 
-    folder = take_folder("exploit", args, RunConfig(), exploit.ABOUT)
+    folder = take_folder("exploit", args, RunConfig(), f"{exploit.ABOUT} {DEFAULTS}")
     algorithm, config = load(folder)
     default = exploit.config_against(algorithm, config)
     options = cli.parse(default, args, exploit.ABOUT, usage=f"rlsys exploit {folder}")

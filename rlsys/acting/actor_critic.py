@@ -25,12 +25,12 @@ SCORE_MODE = "sampled"
 
 
 def value_of(values, task):
-    """The values of each environment's own task: [T, B, N], [B] -> [T, B]."""
+    """Returns the values of each environment's own task: [T, B, N], [B] -> [T, B]."""
     return jnp.take_along_axis(values, task[None, :, None], axis=-1)[..., 0]
 
 
 def policy_and_values(network, params, steps, action, core_state):
-    """The network's outputs for T steps; arguments as the network takes them.
+    """Returns the network's outputs for T steps; arguments as the network takes them.
 
     Returns:
       the policy's Distribution over legal actions in [T, B] states, values [T, B, N] of N tasks,
@@ -41,7 +41,8 @@ def policy_and_values(network, params, steps, action, core_state):
 
 
 def learned_turns(network, trajectory: Trajectory, lambda_):
-    """Which steps are learned from, and the lambda of their returns, by the rules in types.py.
+    """Tells which steps are learned from, and the lambda of their returns, by the rules in
+    types.py.
 
     Returns:
       mask [T, B] bool, and lambda_t [T, B] at x_1 .. x_T.
@@ -58,7 +59,7 @@ def learned_turns(network, trajectory: Trajectory, lambda_):
 
 
 def sample(network, params, timestep, core_state, key, *, greedy: bool = False):
-    """a_t for B environments, drawn from the policy; if greedy, the likeliest.
+    """Chooses a_t for B environments, drawn from the policy; if greedy, the likeliest.
 
     Returns:
       action [B] or [B, D], the Distribution [B] that it was drawn from, and the CoreState before
@@ -73,19 +74,20 @@ def sample(network, params, timestep, core_state, key, *, greedy: bool = False):
 
 
 def preserve_outputs(old: popart.PopArtState, new: popart.PopArtState, params):
-    """params rescaled so that values in units of return stay the same."""
+    """Returns params rescaled so that values in units of return stay the same."""
     layer = networks.value_layer(params)
     kernel, bias = popart.preserve_outputs(old, new, layer["kernel"], layer["bias"])
     return networks.with_value_layer(params, {"kernel": kernel, "bias": bias})
 
 
 def statistics_of(config: Any, state: popart.PopArtState) -> popart.PopArtState:
-    """PopArt's statistics as losses use them: with their floor."""
+    """Returns PopArt's statistics as losses use them: with their floor."""
     return popart.with_floor(state, config.popart_floor) if config.popart else state
 
 
 def update_statistics(config: Any, old: popart.PopArtState, targets, task, mask):
-    """PopArt's statistics updated by value targets [T, B] of all devices; `old` without PopArt.
+    """Returns PopArt's statistics, updated by value targets [T, B] of all devices; `old` without
+    PopArt.
 
     Steps are larger at first, so that the statistics do not remember their arbitrary start.
     """
@@ -98,14 +100,17 @@ def update_statistics(config: Any, old: popart.PopArtState, targets, task, mask)
 
 
 def moments(config: Any, statistics: popart.PopArtState, v, target, task, mask):
-    """The means, by name, that explained_variance needs: over one device's shard of a batch, to be
-    averaged over devices.
+    """Returns the means, by name, that explained_variance needs: over one device's shard of a
+    batch, to be averaged over devices.
 
     Args:
       statistics: PopArt's, as losses use them.
       v, target: [T, B] values and their targets, in units of return.
       task: [B] int.
       mask: [T, B] bool, True where the step counts.
+
+    Returns:
+      scalars by name.
     """
     floor = config.popart_floor * target / popart.scale(statistics)[task][None]
     v, target = (popart.normalize(statistics, x, task) for x in (v, target))
@@ -122,7 +127,8 @@ def moments(config: Any, statistics: popart.PopArtState, v, target, task, mask):
 
 
 def explained_variance(moments: dict[str, jax.Array]):
-    """1 - var(target - v) / var(target): 1 for perfect values, 0 for a constant, less for worse.
+    """Computes 1 - var(target - v) / var(target): 1 for perfect values, 0 for a constant, less for
+    worse. It is a scalar, over all the steps that moments were taken of.
 
     The targets' deviation is taken as at least popart_floor times their root mean square: where
     returns hardly differ, values need not tell them apart. The result is -1 at least, so that one
@@ -138,7 +144,7 @@ def explained_variance(moments: dict[str, jax.Array]):
 
 
 def make_state(network, config: Any, optimizer) -> LearnerState:
-    """The LearnerState before the first update, with PopArt's statistics."""
+    """Returns the LearnerState before the first update, with PopArt's statistics."""
     statistics = popart.init(network.head.num_tasks)
     return initial_state(network, config, optimizer, popart=statistics)
 
@@ -150,8 +156,8 @@ def _scale(statistics: popart.PopArtState, floor: float):
 
 
 def popart_metrics(config: Any, statistics: popart.PopArtState) -> dict[str, float]:
-    """The mean of each task's value targets, and what its values are divided by, in units of
-    return."""
+    """Returns the mean of each task's value targets, and what its values are divided by, in units
+    of return."""
     if not config.popart:
         return {}
     mean, scale = jax.device_get((statistics.mean, _scale(statistics, config.popart_floor)))
@@ -162,7 +168,7 @@ def popart_metrics(config: Any, statistics: popart.PopArtState) -> dict[str, flo
 
 
 def make_network(config: Any, observation_space, action_space) -> networks.AgentNetwork:
-    """The network for observations and actions of these spaces, which all tasks share.
+    """Returns the network for observations and actions of these spaces, which all tasks share.
 
     Raises:
       UserError: the policy cannot draw such actions, the network does not fit the spaces, or the
@@ -182,7 +188,7 @@ def make_network(config: Any, observation_space, action_space) -> networks.Agent
 
 
 def policy_keys(config: Any, observation_space: Any) -> list[str] | None:
-    """The names of the arrays that the policy reads; None where nothing is privileged.
+    """Returns the names of the arrays that the policy reads; None where nothing is privileged.
 
     Raises:
       UserError: the observation lacks what is privileged, or has nothing else.
@@ -209,7 +215,7 @@ def policy_keys(config: Any, observation_space: Any) -> list[str] | None:
 
 @functools.cache
 def make_policy(act: Callable, network, *, greedy: bool = False) -> Policy:
-    """An algorithm's act as a Policy for actors; compiled once for all tasks."""
+    """Returns an algorithm's act as a Policy for actors; compiled once for all tasks."""
 
     @jax.jit
     def policy(own, params, timestep, core_state, key):
@@ -221,10 +227,11 @@ def make_policy(act: Callable, network, *, greedy: bool = False) -> Policy:
 
 
 def make_policies(act: Callable, network, config: Any) -> list[Policy]:
-    """The policy of each actor of this process."""
+    """Returns the policy of each actor of this process."""
     return [make_policy(act, network)] * config.actors
 
 
 def make_eval_policy(act: Callable, network, config: Any, num_envs: int, mode: str) -> Policy:
-    """The policy that evaluation plays with in num_envs environments; mode is one of EVAL_MODES."""
+    """Returns the policy that evaluation plays with in num_envs environments; mode is one of
+    EVAL_MODES."""
     return make_policy(act, network, greedy=mode == "greedy")

@@ -24,8 +24,9 @@ from rlsys.types import Policy, Trajectory, UserError, map_arrays
 
 
 def seeds(configs: Sequence[Any], checkpoint: int) -> list[list[int]]:
-    """Seeds [actors][configs] of the environments of this process's actors, from the Configs' seeds
-    and the number of the checkpoint at which they start afresh, 0 at the run's start."""
+    """Returns the seeds [actors][configs] of the environments of this process's actors, from the
+    Configs' seeds and the number of the checkpoint at which they start afresh, 0 at the run's
+    start."""
     words = []
     for c in configs:
         sequence = streams.sequence(c.seed, "environments", checkpoint)
@@ -74,7 +75,7 @@ class Actors:
         adaptation: Adaptation | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ):
-        """An actor for each of envs.
+        """Returns an actor for each of envs.
 
         Args:
           envs: one Envs for each actor. Tasks are numbered as they first appear.
@@ -131,7 +132,7 @@ class Actors:
         ]
 
     def get(self, params, learner_step: int) -> Unroll:
-        """The next unrolls, joined along the environments.
+        """Returns the next unrolls, joined along the environments.
 
         Args:
           params: of the learner, copied when an actor's are refresh_steps old.
@@ -178,13 +179,13 @@ class Actors:
         self._newest, self._snapshots = None, [None] * len(self.envs)
 
     def pop_episodes(self) -> list[Episode]:
-        """The episodes that ended in the unrolls handed over since the last call."""
+        """Returns the episodes that ended in the unrolls handed over since the last call."""
         episodes, self._episodes = self._episodes, []
         return episodes
 
     def pop_draws(self) -> list[tuple[int, Draw]]:
-        """The draws of physics in the unrolls handed over since the last call, each with the number
-        of its actor."""
+        """Returns the draws of physics in the unrolls handed over since the last call, each with
+        the number of its actor."""
         draws, self._draws = self._draws, []
         return draws
 

@@ -33,18 +33,20 @@ class Aux(NamedTuple):
 
 
 def q_of(q: jax.Array, action: jax.Array) -> jax.Array:
-    """Q of actions: [T, B, A], [T, B] or [T, B, D, K], [T, B, D] -> [T, B]."""
+    """Computes Q of actions: [T, B, A], [T, B] or [T, B, D, K], [T, B, D] -> [T, B]."""
     taken = jnp.take_along_axis(q, action[..., None], axis=-1)
     return taken.reshape(*q.shape[:2], -1).mean(axis=-1)
 
 
 def greedy(q: jax.Array, legal: Any) -> jax.Array:
-    """The legal action of the largest Q: [..., A] -> [...]. legal: as network.legal gives it."""
+    """Returns the legal action of the largest Q: [..., A] -> [...]. legal: as network.legal gives
+    it."""
     return jnp.argmax(q if legal is None else jnp.where(legal, q, -jnp.inf), axis=-1)
 
 
 def act(network, params, timestep: Timestep, core_state, key, epsilon):
-    """a_t for B environments: a random legal action with probability epsilon [B], else greedy."""
+    """Chooses a_t for B environments: a random legal action with probability epsilon [B], else
+    greedy."""
     steps = jax.tree.map(lambda x: x[None], timestep)
     q, state = network.apply(params, steps, core_state.a_tm1[None][:0], core_state)
     explore_key, action_key = jax.random.split(key)
@@ -60,14 +62,17 @@ def act(network, params, timestep: Timestep, core_state, key, epsilon):
 
 
 def ladder(config: Any, num_envs: int) -> np.ndarray:
-    """epsilon [num_envs], from the largest down."""
+    """Computes epsilon [num_envs], from the largest down (Horgan et al. 2018, section 4.1).
+
+    epsilon_i = base^(1 + exponent i / (num_envs - 1)), i = 0 .. num_envs - 1
+    """
     i = np.arange(num_envs) / max(num_envs - 1, 1)
     return (config.epsilon_base ** (1 + config.epsilon_exponent * i)).astype(np.float32)
 
 
 @functools.cache
 def make_policy(network) -> Callable:
-    """act as actors call it, with epsilon [B] as first argument; compiled once."""
+    """Returns act as actors call it, with epsilon [B] as first argument; compiled once."""
 
     @jax.jit
     def policy(epsilon, params, timestep, core_state, key):
@@ -78,19 +83,20 @@ def make_policy(network) -> Callable:
 
 
 def make_policies(network, config: Any) -> list[Policy]:
-    """The policy of each actor of this process, with its epsilons of the ladder."""
+    """Returns the policy of each actor of this process, with its epsilons of the ladder."""
     epsilons = np.split(ladder(config, config.num_envs), config.actors * hosts.count())
     mine = epsilons[hosts.local_slice(config.actors)]
     return [Policy(make_policy(network), epsilon) for epsilon in mine]
 
 
 def make_eval_policy(network, config: Any, num_envs: int, mode: str) -> Policy:
-    """The policy that evaluation plays with in num_envs environments; mode is one of EVAL_MODES."""
+    """Returns the policy that evaluation plays with in num_envs environments; mode is one of
+    EVAL_MODES."""
     greedily = mode == "greedy"
     epsilon = np.zeros(num_envs, np.float32) if greedily else ladder(config, num_envs)
     return Policy(make_policy(network), epsilon)
 
 
 def make_network(config: Any, observation_space, action_space) -> networks.AgentNetwork:
-    """The network of Q-values for observations and actions of these spaces."""
+    """Returns the network of Q-values for observations and actions of these spaces."""
     return networks.q_network(observation_space, action_space, **config.network)

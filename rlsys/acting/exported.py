@@ -94,6 +94,9 @@ class ExportedPolicy:
 
         Args:
           seed: of the actions that are drawn at random.
+
+        Raises:
+          UserError: batch is less than 1.
         """
         if batch < 1:
             raise UserError(f"a policy plays 1 environment or more, not {batch}")
@@ -160,7 +163,7 @@ class ExportedPolicy:
         return action
 
     def _see(self, obs: Any, first: np.ndarray) -> Any:
-        """The observation as the network takes it; first: as act() takes it."""
+        """Returns the observation as the network takes it; first: as act() takes it."""
         try:
             obs = _arrays(obs)
             for convert in self._to_obs:
@@ -178,7 +181,7 @@ class ExportedPolicy:
         return blank(obs, ~first) if self.about["options"]["only_first"] else obs
 
     def _scale(self, reward: np.ndarray) -> np.ndarray:
-        """Rewards as the learner got them."""
+        """Returns rewards as the learner got them."""
         options = self.about["options"]
         reward = np.clip(reward, -1, 1) if options["clip_rewards"] else reward
         return reward * np.float32(options["reward_scale"])
@@ -217,18 +220,18 @@ def load(path: str | Path, mode: str | None = None) -> ExportedPolicy:
 
 
 def make_network(about: dict[str, Any]) -> networks.AgentNetwork:
-    """The network that policy.json describes."""
+    """Returns the network that policy.json describes."""
     found = (from_json(about[name]) for name in ("observation_space", "action_space"))
     return NETWORKS[about["network"]](*found, **about["network_arguments"])
 
 
 def name_of(path: Any) -> str:
-    """A parameter's name in params.npz: "params/torso/Dense_0/kernel"."""
+    """Returns a parameter's name in params.npz: "params/torso/Dense_0/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _arrays(obs: Any) -> Any:
-    """The observation with each leaf as an array."""
+    """Returns the observation with each leaf as an array."""
     if isinstance(obs, dict):
         return {key: _arrays(x) for key, x in obs.items()}
     return tuple(map(_arrays, obs)) if isinstance(obs, tuple) else np.asarray(obs)

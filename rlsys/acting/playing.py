@@ -45,8 +45,8 @@ def eval_policy(
     *,
     render: bool = False,
 ) -> EvalPolicy:
-    """An algorithm's policy in environments of a task; mode: the way it plays. The task need not
-    show what the values alone read."""
+    """Returns an algorithm's policy in environments of a task; mode: the way it plays. The task
+    need not show what the values alone read."""
     network = networks.policy_alone(network)
     envs = make(task, num_envs, seed, render=render)
     policy = algorithm.make_eval_policy(network, config, num_envs, mode)

@@ -49,7 +49,7 @@ def config_of(
     about: str = "Trains an agent, evaluates it, and keeps all in the run's folder.",
     also: Any = None,
 ) -> Any:
-    """The Config that the command-line words after an algorithm's name give.
+    """Returns the Config that the command-line words after an algorithm's name give.
 
     Args:
       name: of the algorithm, see find.

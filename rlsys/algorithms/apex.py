@@ -75,7 +75,7 @@ class Config(ReplayConfig):
 
     @property
     def length(self) -> int:
-        """The number of learned steps of a sample: 1, as it is a transition."""
+        """Returns the number of learned steps of a sample: 1, as it is a transition."""
         return 1
 
 
@@ -114,7 +114,7 @@ def last_of_return(trajectory: Trajectory):
 
 
 def loss(network, config: Config, params, target_params, sample: Sample):
-    """The loss of B transitions -> scalar, (priorities [B], metrics)."""
+    """Computes the loss of B transitions -> scalar, (priorities [B], metrics)."""
     trajectory = sample.trajectory
     steps, a_tm1 = trajectory.steps, trajectory.action
 
@@ -148,25 +148,25 @@ def loss(network, config: Config, params, target_params, sample: Sample):
 
 
 def optimizer(config: Config, rate):
-    """Centred RMSProp without momentum on clipped gradients; rate: the learning rate."""
+    """Returns centred RMSProp without momentum on clipped gradients; rate: the learning rate."""
     clip = optax.clip_by_global_norm(config.max_gradient_norm)
     rmsprop = centred_rmsprop(rate, decay=config.rmsprop_decay, eps=config.rmsprop_eps)
     return optax.chain(clip, rmsprop)
 
 
 def update(network, config: Config, state: LearnerState, sample: Sample, *, optimizer=optimizer):
-    """One learner step -> LearnerState, (priorities [B], metrics)."""
+    """Makes one learner step -> LearnerState, (priorities [B], metrics)."""
     learned = slice(config.length)
     return q_update(network, config, state, sample, loss=loss, optimizer=optimizer, learned=learned)
 
 
 def make_state(network, config: Config) -> LearnerState:
-    """The LearnerState before the first update, with a target network."""
+    """Returns the LearnerState before the first update, with a target network."""
     return q_state(network, config, optimizer)
 
 
 def make_replay(config: Config, network) -> Replay:
-    """A Replay of sequences: one learned step, and n - 1 more for its return."""
+    """Returns a Replay of sequences: one learned step, and n - 1 more for its return."""
     flag, number = np.zeros(1, bool), np.zeros(1, np.float32)
     return Replay(
         Timestep(networks.sample_obs(network.observation_space), flag, number, number, flag),
@@ -185,7 +185,8 @@ def make_replay(config: Config, network) -> Replay:
 
 
 def initial_priorities(config: Config, trajectory: Trajectory, mask):
-    """Priorities of W sequences [n + 1, W], by the actor's Q-values (algorithm 1): [W]."""
+    """Computes the priorities of W sequences [n + 1, W], by the actor's Q-values (algorithm 1):
+    [W]."""
     aux = trajectory.aux
     td_error = td_errors(config, aux.q_a[0], aux.q_max[1:], trajectory.steps)
     return jnp.abs(jnp.where(mask[0], td_error, 0.0))

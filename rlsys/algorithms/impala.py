@@ -113,7 +113,7 @@ class Config(ActorCriticConfig):
 
     @property
     def join(self) -> int:
-        """The number of actors whose unrolls together make a batch, or several."""
+        """Returns the number of actors whose unrolls together make a batch, or several."""
         return max(1, self.batch_size * self.actors // self.num_envs)
 
 
@@ -121,12 +121,14 @@ BATCHES_SPEC = learner.stacked(TRAJECTORY_SPEC)
 
 
 def act(network, params, timestep, core_state, key, *, greedy: bool = False):
-    """a_t for B environments, mu (the policy that acted, for importance ratios), CoreState."""
+    """Chooses a_t for B environments, mu (the policy that acted, for importance ratios),
+    CoreState."""
     return actor_critic.sample(network, params, timestep, core_state, key, greedy=greedy)
 
 
 def loss(network, config: Config, params, statistics: popart.PopArtState, trajectory: Trajectory):
-    """The loss of T steps of B environments -> scalar, (PopArt's new statistics, metrics)."""
+    """Computes the loss of T steps of B environments -> scalar, (PopArt's new statistics,
+    metrics)."""
     steps, a_tm1, task = trajectory.steps, trajectory.action, trajectory.task_id
     # The learner's policy pi and values V along the trajectory that mu, the actor's, played.
     pi, values, _ = actor_critic.policy_and_values(
@@ -196,7 +198,7 @@ def preserve_outputs(old: popart.PopArtState, new: popart.PopArtState, params, g
 
 
 def optimizer(config: Config, rate):
-    """Adam, or RMSProp without momentum, on clipped gradients; rate: the learning rate."""
+    """Returns Adam, or RMSProp without momentum, on clipped gradients; rate: the learning rate."""
     if config.optimizer == "adam":
         descend = optax.adam(rate, eps=config.optimizer_eps)
     else:  # the mean of squares starts at 1, as in the authors' library
@@ -209,7 +211,7 @@ def optimizer(config: Config, rate):
 def update(
     network, config: Config, state: LearnerState, trajectory: Trajectory, *, optimizer=optimizer
 ):
-    """One learner step -> LearnerState, metrics."""
+    """Makes one learner step -> LearnerState, metrics."""
     grad = learner.value_and_grad(functools.partial(loss, network, config))
     (_, (statistics, metrics)), grads = grad(state.params, state.popart, trajectory)
     old, new = (actor_critic.statistics_of(config, s) for s in (state.popart, statistics))
@@ -227,12 +229,13 @@ def update(
 
 
 def make_state(network, config: Config) -> LearnerState:
-    """The LearnerState before the first update."""
+    """Returns the LearnerState before the first update."""
     return actor_critic.make_state(network, config, optimizer(config, config.learning_rate))
 
 
 def batches(config: Config, trajectory: Trajectory) -> Trajectory:
-    """An unroll split into N batches of batch_size environments: [N, T + 1, batch_size, ...]."""
+    """Returns an unroll split into N batches of batch_size environments: [N, T + 1, batch_size,
+    ...]."""
 
     def split(axis, x):
         num = x.shape[axis] // config.batch_size
@@ -243,7 +246,7 @@ def batches(config: Config, trajectory: Trajectory) -> Trajectory:
 
 
 def learn(network, config: Config, state: LearnerState, trajectories: Trajectory):
-    """An update on each of N batches in turn -> LearnerState, metrics [N]."""
+    """Makes an update on each of N batches in turn -> LearnerState, metrics [N]."""
     return jax.lax.scan(functools.partial(update, network, config), state, trajectories)
 
 

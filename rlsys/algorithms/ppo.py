@@ -151,28 +151,29 @@ class Config(ActorCriticConfig):
 
     @property
     def has_past_selves(self) -> bool:
-        """Whether past selves play against the learner."""
+        """Tells whether past selves play against the learner."""
         return any(map(both_sides, self.tasks)) and self.self_play.past_share > 0
 
     @property
     def games(self) -> int:
-        """The number of games that an actor plays at once."""
+        """Returns the number of games that an actor plays at once."""
         return self.num_envs // self.actors // max(layout(task).rows for task in self.tasks)
 
     @property
     def teams(self) -> Layout | None:
-        """How the rows of a game of two teams are ordered; None where no task is such a game."""
+        """Tells how the rows of a game of two teams are ordered; None where no task is such a
+        game."""
         found = [layout(task) for task in self.tasks if is_team_game(task.env_id)]
         return found[0] if found else None
 
     @property
     def num_sequences(self) -> int:
-        """The number of sequences of a batch."""
+        """Returns the number of sequences of a batch."""
         return self.num_envs * self.unroll_length // self.sequence_length
 
     @property
     def num_updates(self) -> int:
-        """The number of updates on a batch."""
+        """Returns the number of updates on a batch."""
         return self.epochs * self.minibatches
 
 
@@ -192,7 +193,8 @@ def act(network, params, timestep, core_state, key, *, greedy: bool = False):
 
 
 def discount(config: Config):
-    """Returns gamma: from the horizon if one is set, or else `discount`."""
+    """Returns gamma, a scalar: 1 - step_seconds / horizon_seconds if a horizon is set (OpenAI et
+    al. 2019, "Dota 2", appendix C), or else `discount`."""
     horizon = jnp.maximum(config.horizon_seconds, config.step_seconds)
     from_horizon = 1.0 - config.step_seconds / horizon
     return jnp.where(config.horizon_seconds > 0.0, from_horizon, config.discount)

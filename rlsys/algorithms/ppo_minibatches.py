@@ -69,7 +69,8 @@ def sequences(network, trajectory: Trajectory, length: int):
 
 
 def turns(bits, number, minibatches: int):
-    """Which of each `minibatches` neighbours one learner step takes; in an epoch each comes once.
+    """Tells which of each `minibatches` neighbours one learner step takes; in an epoch each comes
+    once.
 
     Args:
       bits: [groups] uint32, random for each group of neighbours, the same in a whole epoch.
@@ -83,7 +84,7 @@ def turns(bits, number, minibatches: int):
 
 
 def minibatch(config: Any, state: LearnerState, batch: Batch, done=None) -> Batch:
-    """The sequences of this learner step: one of every `minibatches` neighbours, at random.
+    """Returns the sequences of this learner step: one of every `minibatches` neighbours, at random.
 
     In an epoch neighbours come in turn, beginning with a random one. So each comes once, together
     with random ones of the other groups.

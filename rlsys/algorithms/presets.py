@@ -16,7 +16,7 @@ LONG_GAMES = ("AnimalShogi-v1", "Backgammon-v1", "Chess-v1", "GardnerChess-v1")
 
 
 def power_of_two(n: int) -> int:
-    """The largest power of two up to n, so that devices can share it; 1 if n is less."""
+    """Returns the largest power of two up to n, so that devices can share it; 1 if n is less."""
     return 1 << max(n.bit_length() - 1, 0)
 
 

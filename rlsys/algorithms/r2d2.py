@@ -122,7 +122,7 @@ def td_errors(config: Config, q_a, q_star_t, steps: Timestep):
 
 
 def q_values(network, params, burn_in: int, trajectory: Trajectory):
-    """Q(x_t, .) after a burn-in that no gradient flows through: [length + 1, B, A]."""
+    """Computes Q(x_t, .) after a burn-in that no gradient flows through: [length + 1, B, A]."""
     steps, action, state = trajectory.steps, trajectory.action, trajectory.core_state
     if burn_in:
         early = jax.tree.map(lambda x: x[:burn_in], steps)
@@ -133,7 +133,7 @@ def q_values(network, params, burn_in: int, trajectory: Trajectory):
 
 
 def loss(network, config: Config, params, target_params, sample: Sample):
-    """The loss of B sequences -> scalar, (priorities [B], metrics)."""
+    """Computes the loss of B sequences -> scalar, (priorities [B], metrics)."""
     # The recurrent state that replay holds, or zeros (section 3).
     if not config.stored_state:
         core_state = sample.trajectory.core_state
@@ -165,24 +165,24 @@ def loss(network, config: Config, params, target_params, sample: Sample):
 
 
 def optimizer(config: Config, rate):
-    """Adam on clipped gradients; rate: the learning rate."""
+    """Returns Adam on clipped gradients; rate: the learning rate."""
     clip = optax.clip_by_global_norm(config.max_gradient_norm)
     return optax.chain(clip, optax.adam(rate, eps=config.adam_eps))
 
 
 def update(network, config: Config, state: LearnerState, sample: Sample, *, optimizer=optimizer):
-    """One learner step -> LearnerState, (priorities [B], metrics)."""
+    """Makes one learner step -> LearnerState, (priorities [B], metrics)."""
     learned = slice(config.burn_in, config.burn_in + config.length)
     return q_update(network, config, state, sample, loss=loss, optimizer=optimizer, learned=learned)
 
 
 def make_state(network, config: Config) -> LearnerState:
-    """The LearnerState before the first update, with a target network."""
+    """Returns the LearnerState before the first update, with a target network."""
     return q_state(network, config, optimizer)
 
 
 def make_replay(config: Config, network) -> Replay:
-    """A Replay for what act and the environments give."""
+    """Returns a Replay for what act and the environments give."""
     flag, number = np.zeros(1, bool), np.zeros(1, np.float32)
     core_state = network.initial(1)
     return Replay(
@@ -202,7 +202,7 @@ def make_replay(config: Config, network) -> Replay:
 
 
 def initial_priorities(config: Config, trajectory: Trajectory, mask):
-    """Priorities of W sequences [length + 1, W], by the actor's own Q-values: [W]."""
+    """Computes the priorities of W sequences [length + 1, W], by the actor's own Q-values: [W]."""
     q_a, q_max = trajectory.aux.q_a[:-1], trajectory.aux.q_max[1:]
     td_error = td_errors(config, q_a, q_max, trajectory.steps)
     return sequence_priority(td_error, mask, eta=config.priority_eta)

@@ -57,8 +57,9 @@ def with_floor(state: PopArtState, relative: float | jax.Array) -> PopArtState:
 
     The returns of a policy that is all but perfect hardly differ. In units of their deviation the
     smallest error of a value is large, and its loss takes over a network shared with the policy.
-    The floor measures errors by a share of the values' size instead. Update the exact state, and
-    give those returned here to scale, normalize, unnormalize and preserve_outputs.
+    The floor measures errors by a share of the values' size instead; the papers have none. Update
+    the exact state, and give those returned here to scale, normalize, unnormalize and
+    preserve_outputs.
 
     Args:
       state: PopArtState.

@@ -1,4 +1,6 @@
-"""Returns of one player of a game in which others move in between.
+"""This file cuts the returns of a player who moves in turn with others to the player's own turns.
+
+The rule is ours.
 
 This file needs jax and nothing else: copy it.
 """

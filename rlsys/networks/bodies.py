@@ -42,7 +42,7 @@ class Body(nn.Module):
     pixel_scale: float = 255.0
 
     def initial(self, batch: int):
-        """The LSTM's (c, h) before an episode, each [batch, core_size]; () without one."""
+        """Returns the LSTM's (c, h) before an episode, each [batch, core_size]; () without one."""
         if not self.core_size:
             return ()
         return tuple(np.zeros((batch, self.core_size), np.float32) for _ in range(2))
@@ -110,7 +110,7 @@ def has_images(space: gymnasium.Space) -> bool:
 
 
 def part(space: gymnasium.Space, keys: Sequence[str] | None) -> gymnasium.Space:
-    """The part of a Dict space with these keys; the whole space if None.
+    """Returns the part of a Dict space with these keys; the whole space if None.
 
     Raises:
       UserError: the space is no Dict, or has no such key.
@@ -139,7 +139,7 @@ def make_body(
     pixel_offset: float = 0.0,
     pixel_scale: float = 255.0,
 ) -> Body:
-    """A body for observations and actions of these spaces.
+    """Returns a body for observations and actions of these spaces.
 
     Args:
       observation_space: of one timestep: Box, Discrete, MultiDiscrete, MultiBinary or Dict of them;

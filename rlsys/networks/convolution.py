@@ -16,7 +16,8 @@ FORMS = ("auto", "plain", "cpu")
 
 
 def on_cpu(form: str) -> bool:
-    """Whether form, "plain", "cpu" or "auto", asks for the CPU's: "auto" where that is default."""
+    """Tells whether form, "plain", "cpu" or "auto", asks for the CPU's: "auto" where that is
+    default."""
     return form == "cpu" or (form == "auto" and jax.default_backend() == "cpu")
 
 
@@ -57,7 +58,7 @@ def plain(x, kernel, stride, padding):
 
 
 def by_columns(x, kernel, stride, padding):
-    """The plain convolution as one matrix product.
+    """Returns the plain convolution as one matrix product.
 
       z[h, w, i] = sum over j of x[h, w + j] kernel[i, j],  y[h, w] = sum over i of z[h + i, w, i]
 
@@ -74,7 +75,8 @@ def by_columns(x, kernel, stride, padding):
 
 
 def space_to_depth(x, kernel, s, padding):
-    """The padded images of s x s blocks as channels, and the kernel to go over them with stride 1.
+    """Returns the padded images of s x s blocks as channels, and the kernel to go over them with
+    stride 1.
 
     A stride of 1 only pads.
     """
@@ -98,7 +100,7 @@ def space_to_depth(x, kernel, s, padding):
 
 
 def max_pool(x, size: int, stride: int, form: str = "auto"):
-    """nn.max_pool of [N, H, W, C] with padding "SAME".
+    """Computes nn.max_pool of [N, H, W, C] with padding "SAME".
 
     The gradient of XLA's own takes longer on CPUs than that of a convolution. This one goes to
     the same of equal pixels, the first: columns are compared before rows.

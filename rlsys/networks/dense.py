@@ -23,7 +23,7 @@ class Dense(nn.Module):
 
 
 def add_bias(x, bias):
-    """x [..., D] + bias [D], in the dtype of x.
+    """Computes x [..., D] + bias [D], in the dtype of x.
 
     The bias's gradient is a sum over all of x, and float32 whatever x is: in bfloat16, as flax has
     it, a sum stops growing at 256 times its parts.

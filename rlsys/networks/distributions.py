@@ -46,11 +46,11 @@ class Categorical(NamedTuple):
     logits: Any  # [..., A] unnormalised log probabilities; ILLEGAL where there is no chance
 
     def sample(self, key):
-        """[...] int32 drawn actions."""
+        """Returns [...] int32 drawn actions."""
         return jax.random.categorical(key, self.logits)
 
     def mode(self):
-        """[...] int32 the likeliest action, the first of equals."""
+        """Returns [...] int32 the likeliest action, the first of equals."""
         return jnp.argmax(self.logits, axis=-1)
 
     def log_prob(self, action):
@@ -79,11 +79,11 @@ class MultiCategorical(NamedTuple):
     logits: Any  # [..., D, K]
 
     def sample(self, key):
-        """[..., D] int32 drawn actions."""
+        """Returns [..., D] int32 drawn actions."""
         return self._each.sample(key)
 
     def mode(self):
-        """[..., D] int32 the likeliest action."""
+        """Returns [..., D] int32 the likeliest action."""
         return self._each.mode()
 
     def log_prob(self, action):
@@ -113,12 +113,12 @@ class Gaussian(NamedTuple):
     log_deviation: Any  # [..., D]
 
     def sample(self, key):
-        """[..., D] float32 drawn actions."""
+        """Returns [..., D] float32 drawn actions."""
         noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
         return self.mean + jnp.exp(self.log_deviation) * noise
 
     def mode(self):
-        """[..., D] float32 the mean."""
+        """Returns [..., D] float32 the mean."""
         return self.mean
 
     def log_prob(self, action):
@@ -135,7 +135,7 @@ class Gaussian(NamedTuple):
         return jnp.sum(0.5 * jnp.expm1(2.0 * log_r) - log_r + 0.5 * z**2, axis=-1)
 
     def only(self, mask):
-        """Itself: no part of a continuous action can be illegal.
+        """Returns itself: no part of a continuous action can be illegal.
 
         Raises:
           UserError: there is a mask.
@@ -146,7 +146,8 @@ class Gaussian(NamedTuple):
 
 
 def legal_logits(logits, mask):
-    """logits [..., A] or [..., D, K], those of illegal actions lowered until they have no chance.
+    """Returns logits [..., A] or [..., D, K], those of illegal actions lowered until they have no
+    chance.
 
     Where a mask allows no action at all (some tasks' masks do at an episode's end), all stay.
 
@@ -160,8 +161,8 @@ def legal_logits(logits, mask):
 
 
 def action_shape(space: gymnasium.Space) -> tuple[int, ...]:
-    """The shape of what a network says of one state's actions: (A,), or (D, K) of D-dimensional
-    ones, where K is the largest size; (D,) of continuous ones.
+    """Returns the shape of what a network says of one state's actions: (A,), or (D, K) of
+    D-dimensional ones, where K is the largest size; (D,) of continuous ones.
 
     Raises:
       UserError: the space is none of Discrete, MultiDiscrete and Box of one axis.
@@ -180,14 +181,14 @@ def is_continuous(space: gymnasium.Space) -> bool:
 
 
 def valid_actions(space: gymnasium.Space) -> np.ndarray | None:
-    """[D, K] bool, False past the size of each dimension; None where all sizes are K."""
+    """Returns [D, K] bool, False past the size of each dimension; None where all sizes are K."""
     if not isinstance(space, spaces.MultiDiscrete) or len(set(space.nvec.tolist())) == 1:
         return None
     return np.arange(space.nvec.max())[None] < space.nvec[:, None]
 
 
 def policy(space: gymnasium.Space, outputs: jax.Array, param: Callable[..., Any]) -> Distribution:
-    """The distribution over the actions of a space that a network's outputs stand for.
+    """Returns the distribution over the actions of a space that a network's outputs stand for.
 
     A Gaussian's deviation is a parameter of its own, the same in all states. Where the bounds are
     known, an output of -1 stands for an action's lowest value and 1 for its highest.
@@ -213,8 +214,8 @@ def policy(space: gymnasium.Space, outputs: jax.Array, param: Callable[..., Any]
 
 
 def encode_action(space: gymnasium.Space, action: jax.Array) -> jax.Array:
-    """Actions as a network sees them: one-hot, or continuous ones as -1 to 1 of their range; those
-    without bounds are cut to -1 to 1.
+    """Returns actions as a network sees them: one-hot, or continuous ones as -1 to 1 of their
+    range; those without bounds are cut to -1 to 1.
 
     Args:
       action: [T, B] or [T, B, D], of the space.
@@ -230,14 +231,16 @@ def encode_action(space: gymnasium.Space, action: jax.Array) -> jax.Array:
 
 
 def sample_action(space: gymnasium.Space) -> np.ndarray:
-    """A batch of one action of zeros: [1] or [1, D], int32, or float32 of continuous ones."""
+    """Returns a batch of one action of zeros: [1] or [1, D], int32, or float32 of continuous
+    ones."""
     if is_continuous(space):
         return np.zeros((1, *action_shape(space)), np.float32)
     return np.zeros((1, *action_shape(space)[:-1]), np.int32)
 
 
 def _range(space: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Middle and half the range of each dimension, [D] float32; 0 and 1 where it has no bounds."""
+    """Returns the middle and half the range of each dimension, [D] float32; 0 and 1 where it has no
+    bounds."""
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     bounded = (np.abs(low) < 1e6) & (np.abs(high) < 1e6) & (high > low)
     middle = np.where(bounded, (low + high) / 2, 0.0).astype(np.float32)
@@ -245,5 +248,5 @@ def _range(space: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _lead(x, ndim: int):
-    """x with axes of 1 before its own, so that it has ndim."""
+    """Returns x with axes of 1 before its own, so that it has ndim."""
     return x.reshape(*[1] * (ndim - x.ndim), *x.shape)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 
 def advance(frames, obs):
-    """The newest S - 1 of frames [B, S-1, ...] followed by obs [T, B, ...]."""
+    """Returns the newest S - 1 of frames [B, S-1, ...] followed by obs [T, B, ...]."""
     return jnp.concatenate([frames, jnp.swapaxes(obs, 0, 1)], axis=1)[:, obs.shape[0] :]
 
 

@@ -17,18 +17,19 @@ from rlsys.types import Timestep
 
 
 def value_layer(params):
-    """The last layer of the values of a policy_value_network: kernel [D, N], bias [N]."""
+    """Returns the last layer of the values of a policy_value_network: kernel [D, N], bias [N]."""
     return params["params"]["head"]["value"]
 
 
 def with_value_layer(params, layer):
-    """params with another last layer of the values."""
+    """Returns params with another last layer of the values."""
     head = {**params["params"]["head"], "value": layer}
     return {**params, "params": {**params["params"], "head": head}}
 
 
 def init(network: AgentNetwork, key: jax.Array):
-    """Random parameters of network, and statistics that have seen nothing, from its spaces."""
+    """Returns random parameters of network, and statistics that have seen nothing, from its
+    spaces."""
     obs = jax.tree.map(lambda x: x[None], sample_obs(network.observation_space))
     flags, numbers = np.zeros((1, 1), bool), np.zeros((1, 1), np.float32)
     state = network.initial(1)
@@ -37,7 +38,8 @@ def init(network: AgentNetwork, key: jax.Array):
 
 
 def see(params, obs, mask, *, axis_name: str | None = None):
-    """params whose statistics have seen a batch of observations, too; the same where it has none.
+    """Returns params whose statistics have seen a batch of observations, too; the same where it has
+    none.
 
     An update calls it when it has learned, so that it learns from observations as actors saw them.
 
@@ -59,8 +61,9 @@ def see(params, obs, mask, *, axis_name: str | None = None):
 
 
 def orthogonalize(params, key: jax.Array):
-    """params with orthogonal kernels of gain sqrt(2) in the layers that end in a ReLU, which keep
-    the size of what passes through them (Saxe et al. 2014, https://arxiv.org/abs/1312.6120).
+    """Returns params with orthogonal kernels of gain sqrt(2) in the layers that end in a ReLU,
+    which keep the size of what passes through them (Saxe et al. 2014,
+    https://arxiv.org/abs/1312.6120).
 
     The layers that give the result, and the core, stay as they are.
     """

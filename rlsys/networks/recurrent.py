@@ -12,7 +12,8 @@ from rlsys.networks.convolution import vary_alike
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def lstm_scan(gates, keep, recurrent, c, h, dtype=jnp.float32):
-    """Runs an LSTM over T steps.
+    """Runs an LSTM over T steps (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et
+    al. 2000).
 
       z_t = gates_t + keep_t h_{t-1} U,  i, f, g, o = sigmoid, sigmoid, tanh, sigmoid of z_t's parts
       c_t = f keep_t c_{t-1} + i g,  h_t = o tanh(c_t)
@@ -35,7 +36,7 @@ def lstm_scan(gates, keep, recurrent, c, h, dtype=jnp.float32):
 
 
 def _product(x, y, dtype):
-    """x y of factors rounded to dtype, added up in float32."""
+    """Computes x y of factors rounded to dtype, added up in float32."""
     return jnp.matmul(x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.float32)
 
 
@@ -81,7 +82,7 @@ lstm_scan.defvjp(_forward, _backward)
 
 
 def orthogonal_gates(key, shape, dtype=jnp.float32):
-    """Four orthogonal [H, H] matrices side by side."""
+    """Returns four orthogonal [H, H] matrices side by side."""
     init = nn.initializers.orthogonal()
     keys = jax.random.split(key, 4)
     return jnp.concatenate([init(k, (shape[0], shape[1] // 4), dtype) for k in keys], axis=-1)

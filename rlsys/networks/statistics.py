@@ -28,7 +28,7 @@ class Statistics(NamedTuple):
 
 
 def init(mean, deviation) -> Statistics:
-    """Statistics that have seen nothing: the first update replaces them.
+    """Returns statistics that have seen nothing: the first update replaces them.
 
     Args:
       mean, deviation: [...] what to normalise by until then.
@@ -40,7 +40,7 @@ def init(mean, deviation) -> Statistics:
 def update(
     state: Statistics, x: jax.Array, mask: jax.Array, *, axis_name: str | None = None
 ) -> Statistics:
-    """Statistics that have seen a batch of observations, too.
+    """Returns statistics that have seen a batch of observations, too.
 
       mu <- mu + w d,  sigma^2 <- (1 - w) sigma^2 + w s^2 + w (1 - w) d^2,
       w = n / (n + N),  d = m - mu
@@ -90,7 +90,7 @@ def update(
 
 
 def normalize(state: Statistics, x: jax.Array) -> jax.Array:
-    """(x - mu) / sigma of each entry, held within CLIP.
+    """Computes (x - mu) / sigma of each entry, held within CLIP.
 
     Args:
       x: [N, ...]; an image may hold several frames, side by side on its last axis.

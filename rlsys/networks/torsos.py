@@ -26,7 +26,8 @@ SPAN = 4.0  # of bounded vectors, either way: most tasks visit a small part of t
 
 
 def named_leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """The arrays of an observation, or their spaces, by name, in the order of jax.tree.leaves.
+    """Returns the arrays of an observation, or their spaces, by name, in the order of
+    jax.tree.leaves.
 
     {"a": {"b": x}} becomes {"a/b": x}, an array alone {"obs": x}; "action_mask" is left out.
 
@@ -50,7 +51,7 @@ def is_image(space: gymnasium.Space) -> bool:
 
 
 def is_grid(space: gymnasium.Space) -> bool:
-    """Whether neighbours in the array are neighbours in the world: [H, W] or [H, W, C]."""
+    """Tells whether neighbours in the array are neighbours in the world: [H, W] or [H, W, C]."""
     return (
         isinstance(space, spaces.Box | spaces.MultiBinary)
         and len(shape_of(space)) in (2, 3)
@@ -59,7 +60,7 @@ def is_grid(space: gymnasium.Space) -> bool:
 
 
 def pick_torso(space: gymnasium.Space, name: str | None) -> str:
-    """The torso for one leaf of an observation; a name applies to images and grids only."""
+    """Returns the torso for one leaf of an observation; a name applies to images and grids only."""
     if not is_grid(space):
         return "mlp"
     if name is not None:
@@ -71,7 +72,11 @@ def pick_torso(space: gymnasium.Space, name: str | None) -> str:
 
 
 def symlog(x):
-    """sign(x) log(1 + |x|): leaves small numbers as they are and tames large ones."""
+    """Computes sign(x) log(1 + |x|): leaves small numbers as they are and tames large ones.
+
+    Hafner et al. 2023, "Mastering Diverse Domains through World Models",
+    https://arxiv.org/abs/2301.04104, eq. 9. x: [...].
+    """
     return jnp.sign(x) * jnp.log1p(jnp.abs(x))
 
 
@@ -83,7 +88,7 @@ def encode(
     pixel_offset: float = 0.0,
     pixel_scale: float = 255.0,
 ):
-    """An observation as float32 of order 1, by its space.
+    """Returns an observation as float32 of order 1, by its space.
 
     Categories become one-hot on a new last axis: Discrete and MultiDiscrete, integers known to lie
     within [0, 32), and the bytes of small grids (MiniGrid's object, colour and state). Numbers are
@@ -121,7 +126,8 @@ def encode(
 
 
 def is_number(space: gymnasium.Space) -> bool:
-    """Whether encode takes the entries of an array for numbers, rather than for categories."""
+    """Tells whether encode takes the entries of an array for numbers, rather than for
+    categories."""
     if not isinstance(space, spaces.Box):
         return False
     small_grid = is_image(space) and max(space.shape[:2]) <= LARGEST_GRID
@@ -129,14 +135,14 @@ def is_number(space: gymnasium.Space) -> bool:
 
 
 def _has_few(space: spaces.Box) -> bool:
-    """Whether the entries are integers within [0, 32)."""
+    """Tells whether the entries are integers within [0, 32)."""
     is_integer = np.issubdtype(space.dtype, np.integer)
     return bool(is_integer and space.low.min() >= 0 and space.high.max() < 32)
 
 
 def first_statistics(space: Any, pixel_offset: float, pixel_scale: float) -> Statistics:
-    """Statistics of numbers that have not been seen, which scale them as encode does without; those
-    without bounds stay as they are."""
+    """Returns statistics of numbers that have not been seen, which scale them as encode does
+    without; those without bounds stay as they are."""
     if space.dtype == np.uint8:
         return init(np.full(space.shape, pixel_offset), np.full(space.shape, pixel_scale))
     bounded, scale = _bounds(space)
@@ -144,7 +150,8 @@ def first_statistics(space: Any, pixel_offset: float, pixel_scale: float) -> Sta
 
 
 def _bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Which entries of a Box are bounded, and what to divide them by (1 where they are not)."""
+    """Tells which entries of a Box are bounded, and what to divide them by (1 where they are
+    not)."""
     bound = np.maximum(np.abs(space.low.astype(np.float64)), np.abs(space.high.astype(np.float64)))
     bounded = bound < 1e6
     scale = np.where(bounded & (bound > 0), bound, 1.0).astype(np.float32)
@@ -152,7 +159,8 @@ def _bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def one_hot(x, depth: int):
-    """One-hot integers on a new last axis; those past the last category count as the last."""
+    """Returns one-hot integers on a new last axis; those past the last category count as the
+    last."""
     return jax.nn.one_hot(jnp.minimum(x, depth - 1), depth)
 
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 
 def relu(module: nn.Module, x):
-    """nn.relu of x [..., D] in a module; on request keeps which of the D units are ever above 0."""
+    """Computes nn.relu of x [..., D] in a module; on request keeps which of the D units are ever
+    above 0."""
     x = nn.relu(x)
     if module.is_mutable_collection("intermediates"):
         module.sow("intermediates", "alive", jnp.any(x > 0, axis=range(x.ndim - 1)))
@@ -14,7 +15,7 @@ def relu(module: nn.Module, x):
 
 
 def alive_units(network: nn.Module, params, *inputs):
-    """Which hidden units are above 0 for any of the inputs: [number of units] bool.
+    """Tells which hidden units are above 0 for any of the inputs: [number of units] bool.
 
     Args:
       inputs: of network.

@@ -83,6 +83,7 @@ class Replay:
         Raises:
           UserError: it takes more memory than is free, or holds fewer than two sequences of each
             environment.
+          ValueError: it has a lookahead, and sequences may not run on into the next episode.
         """
         if lookahead and not cross_episodes:  # each episode's last steps would be lost
             raise ValueError("a lookahead needs cross_episodes")
@@ -215,7 +216,11 @@ class Replay:
         return start * self.num_envs + env, Sample(trajectory, mask, np.float32(weights))
 
     def set_priorities(self, numbers: np.ndarray, priorities: np.ndarray) -> None:
-        """Set priorities [W] of sequences [W], before the exponent; lost sequences are skipped."""
+        """Set priorities [W] of sequences [W], before the exponent; lost sequences are skipped.
+
+        Raises:
+          ValueError: a priority is no finite number.
+        """
         priorities = np.maximum(np.asarray(priorities, np.float64), MIN_PRIORITY)
         if not np.isfinite(priorities).all():
             raise ValueError(f"priorities must be finite numbers: {priorities}")

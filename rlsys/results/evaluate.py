@@ -27,6 +27,8 @@ NEWEST, BEST = "newest", "best"  # parameters in a checkpoint
 def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
     """The mean and its 95 % interval by bootstrap, which lies within the data's bounds.
 
+    values: one number or more; of one the interval is that number.
+
     Efron 1979, "Bootstrap Methods: Another Look at the Jackknife",
     https://doi.org/10.1214/aos/1176344552; the percentiles of the means of resamples.
     """
@@ -164,7 +166,8 @@ def add_events(folder: Path, summary: Any, env_steps: int) -> None:
 
 
 def report(folder: Path, found: dict[str, Any]) -> Path | None:
-    """Prints a line for each mode of play of an evaluation, and saves it."""
+    """Prints a line for each mode of play of an evaluation, and saves it; returns its file, or None
+    if the disk is full."""
     for name, result in found["results"].items():
         is_score = name.partition(" ")[0] == found["score"]
         output.say(f"{'score' if is_score else 'also'}: {describe(name, result)}")
@@ -191,7 +194,7 @@ def record(
     name: str = "episode",
     say: Callable[[str], None] = output.say,
 ) -> list[Path]:
-    """Records gifs as gif.record_tasks does, and adds them to TensorBoard's events."""
+    """Records gifs as gif.record_tasks does, and adds them to events; returns their files."""
     gifs = gif.record_tasks(folder, algorithm, config, agent.network, agent.params, seed, name, say)
     for path in gifs:
         try:

@@ -33,7 +33,8 @@ class ExportConfig:
     params: str = NEWEST
     """Which parameters: the newest, or the best of a run that was trained with --eval-every."""
     task: int = 0
-    """For a run of several tasks: the number, from 0, of the task that the exported policy plays."""
+    """For a run of several tasks: the number, from 0, of the task that the exported policy
+    plays."""
 
 
 def export(algorithm: Algorithm, config: Any, options: ExportConfig) -> Path:

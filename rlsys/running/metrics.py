@@ -42,7 +42,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("rho_clipped", "share", "Importance ratios that V-trace clips (IMPALA)."),
         Metric("v_mean", RETURN, "The mean of the values that the network predicts."),
         Metric("explained_variance", "share", "The variance of the value targets that the values "
-               "explain; 1 is perfect, 0 is no better than a constant, and less than -1 is logged as -1."),
+               "explain; 1 is perfect, 0 is no better than a constant, and less than -1 is logged "
+               "as -1."),
         Metric("advantage_deviation", "", "The standard deviation of the advantages before PPO "
                "divides by it, in units of popart_scale."),
         Metric(f"popart_mean{OF_TASK}", RETURN, "The mean of the task's value targets, by which "
@@ -53,7 +54,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("td_error", "", "The mean absolute temporal-difference error; R2D2's are of "
                "rescaled returns."),
         Metric("q_mean", "", "The mean Q-value over all actions; R2D2's are rescaled."),
-        Metric("q_abs_max", "", "The largest absolute Q-value in a sample, on average over samples."),
+        Metric("q_abs_max", "", "The largest absolute Q-value in a sample, on average over "
+               "samples."),
         Metric("importance_weight", "", "The mean weight of a sample, which corrects for drawing "
                "by priority."),
         Metric("learned_share", "share", "Steps of the drawn sequences that are learned from; the "
