@@ -39,6 +39,7 @@ FINE = {  # a line of a run that is well
     "popart_scale/one": 3.0,
     "popart_scale/two": 0.01,
     "explained_variance": 0.3,
+    "value_error": 0.5,
     "entropy": 0.7,
     "ratio_clipped": 0.2,
     "dead_units": 0.1,
@@ -203,6 +204,34 @@ def test_a_policy_that_moves_little_in_few_updates_is_not_frozen():
     assert list(run((50, {"kl": 2e-6, "params_lag": 20.0}))[0].warnings()) == ["policy_frozen"]
 
 
+def test_a_policy_that_moved_far_is_not_frozen_however_many_updates_lie_between():
+    """As PPO's with 320 updates an unroll, of actors that are four unrolls ahead."""
+    assert run((50, {"kl": 5e-3, "params_lag": 1439.5}))[0].warnings() == {}
+    assert list(run((50, {"kl": 5e-5, "params_lag": 1439.5}))[0].warnings()) == ["policy_frozen"]
+
+
+def test_values_that_err_little_need_not_tell_equal_returns_apart():
+    solved = {"explained_variance": -1.0, "value_error": 0.09}
+    assert run((50, solved))[0].summary() == "health: no warnings"
+    health, _ = run((50, {"explained_variance": -1.0, "value_error": 0.11}))
+    assert list(health.warnings()) == ["value_explains_nothing"]
+
+
+def test_lines_before_a_change_are_judged_by_the_fields_of_then():
+    """A rate that is a hundredth from a checkpoint on makes no earlier line one of a frozen policy,
+    and a rate that is a hundred times as large forgives none."""
+    frozen = BAD["policy_frozen"]
+    for before, rate, now in [({}, 0.001, 0.001), (frozen, 10.0, 10.0)]:
+        fields = {"learning_rate": {"before": CONFIG.learning_rate, "after": rate}}
+        changed = SimpleNamespace(**vars(CONFIG) | {"learning_rate": rate})
+        health = Health(changed, [{"env_steps": 500, "learner_steps": 500, "fields": fields}])
+        for each in lines_of((50, before), (30, {"learning_rate": now})):
+            health.observe(each)
+        once, _ = run((50, before), (30, {}))
+        assert health.summary() == once.summary()
+    assert "policy frozen from 10 to 500 steps" in health.summary()
+
+
 def test_the_policy_that_acts_is_not_frozen_where_it_is_the_one_that_learns():
     assert run((50, {}), (50, {"kl": 0.0, "params_lag": 0.0}))[0].warnings() == {}
     assert list(run((50, {"kl": 0.0}))[0].warnings()) == ["policy_frozen"]
@@ -232,6 +261,12 @@ def test_old_samples_are_stale_where_they_have_recurrent_states():
     assert list(run((40, bad))[0].warnings()) == ["stale_replay"]
     health = Health(SimpleNamespace(**vars(CONFIG) | {"core_size": 0}))
     assert not any("health/stale_replay" in health.observe(each) for each in lines_of((40, bad)))
+
+
+def test_a_network_without_hidden_units_has_none_that_are_dead(tmp_path):
+    words = PPO.replace("-size 16", "-size 0").replace("10240", "1024")
+    lines = train_it(f"{words} --no-gif", tmp_path / "run")
+    assert lines and not any("dead_units" in line for line in lines)
 
 
 def test_dead_units_are_those_that_are_0_for_all():
@@ -376,12 +411,13 @@ def test_a_healthy_run_says_so(algorithm, tmp_path, capsys):
 @pytest.mark.slow
 def test_the_members_of_a_sweep_have_each_their_own_health(tmp_path, capsys):
     folder = tmp_path / "sweep"
-    words = f"{PPO} --learning-rate 1e-7 3e-3 --run-dir {folder}".split()
+    words = f"{PPO} --epochs 20 --learning-rate 1e-7 3e-3 --run-dir {folder}".split()
     assert test_sweep.sweep(*words) == 0
     with (folder / "members.csv").open() as file:
         frozen, learning = [row["health"] for row in csv.DictReader(file)]
     assert frozen.startswith("policy frozen from 512 steps on (KL ")
     assert "frozen" not in learning
+    assert all("reuse too high from " in words for words in (frozen, learning))
     for i, warns in enumerate([True, False]):
         text = (folder / "members" / str(i) / "metrics.jsonl").read_text().splitlines()
         assert json.loads(text[-1])["health/policy_frozen"] == warns

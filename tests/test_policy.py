@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from made_up import MASKED, Stub, network_of, params_of, timesteps
 from rlsys import networks
 from rlsys.acting import actor_critic
 from rlsys.algorithms.impala import Config
+from rlsys.learning import learner
 from rlsys.losses import popart
 from rlsys.networks.distributions import Categorical
 from rlsys.types import CoreState, Timestep
@@ -155,8 +157,7 @@ def test_the_network_is_made_for_the_tasks():
     assert body.reward_bound == 1.0 and network.value_body is None
 
 
-@pytest.mark.parametrize("floor", [0.0, 0.1])
-def test_explained_variance_is_that_of_its_definition(floor):
+def test_explained_variance_is_that_of_its_definition():
     """In float64, of steps that count, each task in units of its own deviation."""
     random = np.random.default_rng(3)
     task = np.array([0, 1, 0, 1])
@@ -166,18 +167,19 @@ def test_explained_variance_is_that_of_its_definition(floor):
     target = random.normal([1, 500, 1, 500], [2, 50, 2, 50], (30, 4)).astype(np.float32)
     v = (target + random.normal(0, [1, 30, 1, 30], (30, 4))).astype(np.float32)
     mask = random.random((30, 4)) < 0.8
-    config = Config(env="Catch-v0,Catch-v0:permute=1", actors=2, popart_floor=floor)
+    config = Config(env="Catch-v0,Catch-v0:permute=1", actors=2)
     moments = actor_critic.moments(config, statistics, v, target, task, mask)
-    found = actor_critic.explained_variance(moments)
+    found = actor_critic.value_metrics(moments)
     scale = np.array([2.0, 50.0])[task]
     y, e = (np.float64(x / scale)[mask] for x in (target - statistics.mean[task], target - v))
-    square = (floor * np.float64(target / scale)[mask]) ** 2
-    np.testing.assert_allclose(found, 1 - e.var() / max(y.var(), square.mean()), rtol=1e-4)
+    size = np.sqrt(np.mean(np.float64(target / scale)[mask] ** 2))
+    expected = {"explained_variance": 1 - e.var() / y.var(), "value_error": e.std() / size}
+    chex.assert_trees_all_close(found, expected, rtol=1e-4)
     # Means of two halves, averaged, are those of the whole, as over two devices.
     parts = [([x[i::2] for x in (v, target)], mask[i::2]) for i in range(2)]
     halves = [actor_critic.moments(config, statistics, *x, task, m) for x, m in parts]
     together = jax.tree.map(lambda x, y: (x + y) / 2, *halves)
-    np.testing.assert_allclose(actor_critic.explained_variance(together), found, rtol=1e-4)
+    chex.assert_trees_all_close(actor_critic.value_metrics(together), found, rtol=1e-4)
 
 
 def test_explained_variance_of_what_hardly_differs_and_of_nothing():
@@ -185,11 +187,34 @@ def test_explained_variance_of_what_hardly_differs_and_of_nothing():
     statistics = popart.init(1)._replace(mean=np.full(1, 100.0), variance=np.full(1, 100.0))
     target = np.full((8, 4), 100.0, np.float32)
 
-    def explained(v, mask=mask):
+    def measured(v, mask=mask):
         found = actor_critic.moments(config, statistics, v, target, task, mask)
-        return float(actor_critic.explained_variance(found))
+        return jax.tree.map(float, actor_critic.value_metrics(found))
 
-    near = target + np.random.default_rng(0).normal(0, 1, target.shape).astype(np.float32)
-    assert 0.9 < explained(near) <= 1  # 1 % off, where a tenth is the least that counts
-    assert explained(near * np.float32([1, 30, 1, 30])) == -1  # however bad
-    assert np.isfinite(explained(near, np.zeros_like(mask)))
+    error = np.random.default_rng(0).normal(0, 1, target.shape).astype(np.float32)
+    near = measured(target + error)
+    assert near["explained_variance"] == -1  # -1 is the least
+    np.testing.assert_allclose(near["value_error"], error.std() / 100, rtol=1e-3)
+    assert measured((target + error) * np.float32([1, 30, 1, 30]))["explained_variance"] == -1
+    assert all(np.isfinite(x) for x in measured(target, np.zeros_like(mask)).values())
+
+
+@pytest.mark.parametrize("mean", [0.0, 3e3, -1e4])
+@pytest.mark.parametrize("off", [0.0, 1.0])
+def test_explained_variance_without_popart_keeps_the_digits_of_large_returns(mean, off):
+    """Two devices, on which the means differ; off: by how much all values are wrong."""
+    random, config = np.random.default_rng(0), Config(popart=False)
+    target = random.normal(mean, 1, (2, 50, 8)).astype(np.float32)
+    target[1] += 2
+    v = (target + random.normal(off, 0.3, target.shape)).astype(np.float32)
+    task, mask = np.zeros(8, int), random.random(target.shape) < 0.7
+
+    def on_a_device(*args):
+        found = actor_critic.moments(config, popart.init(1), *args[:2], task, args[2])
+        return actor_critic.value_metrics(jax.lax.pmean(found, learner.BATCH))
+
+    found = jax.vmap(on_a_device, axis_name=learner.BATCH)(v, target, mask)
+    y, e = np.float64(target)[mask], (np.float64(target) - v)[mask]
+    size = np.sqrt(np.mean(y**2))
+    expected = {"explained_variance": 1 - e.var() / y.var(), "value_error": e.std() / size}
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[0], found), expected, rtol=1e-3)

@@ -379,6 +379,22 @@ def test_a_restored_replay_goes_on_alike():
         )
 
 
+@pytest.mark.parametrize(("before", "after"), [(0.9, 0.6), (0.9, 0.0), (0.5, 1.0), (0.0, 0.9)])
+def test_a_restored_replay_draws_by_its_own_exponent(before, after):
+    history = History()
+    old, new = (make(history, priority_exponent=x) for x in (before, after))
+    numbers, _, _ = old.add(history.trajectory(60))
+    priorities = np.random.default_rng(0).uniform(0.01, 3, len(numbers))
+    old.set_priorities(numbers, priorities)
+    if not before:
+        with pytest.raises(UserError, match="priority_exponent 0, which keeps no priorities"):
+            new.restore(*old.state())
+        return
+    new.restore(*old.state())
+    leaves = new._priorities.leaves
+    np.testing.assert_allclose(np.sort(leaves[leaves > 0]), np.sort(priorities**after))
+
+
 def test_the_estimate_of_memory_is_what_the_arrays_take():
     replay = make(History(), capacity=B * 123)
     arrays = jax.tree.leaves((replay._steps, replay._starts, replay._states))

@@ -100,8 +100,8 @@ def update_statistics(config: Any, old: popart.PopArtState, targets, task, mask)
 
 
 def moments(config: Any, statistics: popart.PopArtState, v, target, task, mask):
-    """Returns the means, by name, that explained_variance needs: over one device's shard of a
-    batch, to be averaged over devices.
+    """Returns the means, by name, that value_metrics needs: over one device's shard of a batch, to
+    be averaged over devices.
 
     Args:
       statistics: PopArt's, as losses use them.
@@ -112,35 +112,45 @@ def moments(config: Any, statistics: popart.PopArtState, v, target, task, mask):
     Returns:
       scalars by name.
     """
-    floor = config.popart_floor * target / popart.scale(statistics)[task][None]
+    size, weight = target / popart.scale(statistics)[task][None], mask.astype(jnp.float32)
     v, target = (popart.normalize(statistics, x, task) for x in (v, target))
-    error, weight = target - v, mask.astype(jnp.float32)
+    error = target - v
+    if not config.popart:  # else the mean is 0; squares of a large one would lose the deviation
+        sums = jnp.mean(weight * target), jnp.mean(weight * error), jnp.mean(weight)
+        of_target, of_error, share = learner.pmean(sums)
+        share = jnp.maximum(share, 1e-9)
+        target, error = target - of_target / share, error - of_error / share
     terms = {
         "share": weight,
         "error": weight * error,
         "error_square": weight * error**2,
         "target": weight * target,
         "target_square": weight * target**2,
-        "floor": weight * floor**2,
+        "size_square": weight * size**2,
     }
     return {name: jnp.mean(x) for name, x in terms.items()}
 
 
-def explained_variance(moments: dict[str, jax.Array]):
-    """Computes 1 - var(target - v) / var(target): 1 for perfect values, 0 for a constant, less for
-    worse. It is a scalar, over all the steps that moments were taken of.
+def value_metrics(moments: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Computes how well values predict their targets, over all steps that moments were taken of.
 
-    The targets' deviation is taken as at least popart_floor times their root mean square: where
-    returns hardly differ, values need not tell them apart. The result is -1 at least, so that one
-    bad update does not outweigh all others in a mean.
+    Returns:
+      scalars by name: explained_variance, 1 - var(target - v) / var(target), which is 1 for perfect
+      values, 0 for a constant and less for worse, but -1 at least, so that one bad update does not
+      outweigh all others in a mean; and value_error, the deviation of target - v divided by the
+      root mean square of the targets.
     """
     share = jnp.maximum(moments["share"], 1e-9)
 
     def variance(name):
         return moments[f"{name}_square"] / share - (moments[name] / share) ** 2
 
-    of_target = jnp.maximum(variance("target"), moments["floor"] / share)
-    return jnp.maximum(1.0 - variance("error") / jnp.maximum(of_target, 1e-12), -1.0)
+    error, tiny = jnp.maximum(variance("error"), 0.0), 1e-12
+    explained = 1.0 - error / jnp.maximum(variance("target"), tiny)
+    return {
+        "explained_variance": jnp.maximum(explained, -1.0),
+        "value_error": jnp.sqrt(error / jnp.maximum(moments["size_square"] / share, tiny)),
+    }
 
 
 def make_state(network, config: Any, optimizer) -> LearnerState:

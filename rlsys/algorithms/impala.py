@@ -218,7 +218,7 @@ def update(
     params, grads = preserve_outputs(old, new, state.params, grads)
     rate = linear_decay(config.learning_rate, config.learning_rate_decay, state.progress)
     params, opt_state, updates = descend(optimizer(config, rate), grads, state.opt_state, params)
-    metrics["explained_variance"] = actor_critic.explained_variance(metrics.pop("moments"))
+    metrics |= actor_critic.value_metrics(metrics.pop("moments"))
     metrics |= step_metrics(config, rate, grads, updates, params)
     obs = jax.tree.map(lambda x: x[:-1], trajectory.steps.obs)
     params = networks.see(params, obs, learned_steps(trajectory), axis_name=learner.BATCH)
@@ -250,6 +250,11 @@ def learn(network, config: Config, state: LearnerState, trajectories: Trajectory
     return jax.lax.scan(functools.partial(update, network, config), state, trajectories)
 
 
+def line(config: Config, state: LearnerState, *_: int) -> dict[str, float]:
+    """Returns what a line of the log has beside means over updates."""
+    return actor_critic.popart_metrics(config, state.popart)
+
+
 def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
     names = [task.name for task in config.tasks]
@@ -262,7 +267,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 session.learn(learn_all, session.place(trajectories, BATCHES_SPEC), unroll)
                 played += np.bincount(unroll.trajectory.task_id, minlength=len(names))
             if session.line_due:
-                more = actor_critic.popart_metrics(config, session.state.popart)
+                more = line(config, session.state)
                 if len(names) > 1:
                     counts = sum(hosts.gather(played))
                     shares = counts / counts.sum()
@@ -289,6 +294,7 @@ ALGORITHM = Algorithm(
         batches=batches,
         batches_spec=BATCHES_SPEC,
         learn=learn,
+        line=line,
         num_updates=lambda config: (
             config.join * config.num_envs / config.actors / config.batch_size
         ),

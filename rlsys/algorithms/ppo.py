@@ -255,7 +255,7 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
     metrics = {
         "v_mean": v_mean,
         "advantage_deviation": deviation,
-        "explained_variance": actor_critic.explained_variance(moments),
+        **actor_critic.value_metrics(moments),
         **more,
     }
 
@@ -374,6 +374,16 @@ def check_mesh(mesh, config: Config) -> None:
         )
 
 
+def line(config: Config, state: LearnerState, played: int, updates: int) -> dict[str, float]:
+    """Returns what a line of the log has beside means over updates.
+
+    played, updates: environment steps and updates with this config.
+    """
+    learned = updates * config.num_sequences * config.sequence_length / config.minibatches
+    reuse = {"sample_reuse": learned / max(played, 1)}
+    return reuse | actor_critic.popart_metrics(config, state.popart)
+
+
 def train(config: Config, *, resume: bool = False) -> Path:
     """Trains, evaluates and returns the run's folder; resume goes on with the run in run_dir."""
     with open_session(ALGORITHM, config, resume=resume) as session:
@@ -383,12 +393,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 trajectory = session.place(unroll.trajectory, TRAJECTORY_SPEC)
                 session.learn(learn_all, trajectory, unroll)
             if session.line_due:
-                played, updates = session.since_change
-                updates = session.learner_steps - updates
-                learned = updates * config.num_sequences * config.sequence_length
-                reuse = learned / config.minibatches / max(session.env_steps - played, 1)
-                more = {"sample_reuse": reuse}
-                session.write(more | actor_critic.popart_metrics(config, session.state.popart))
+                session.write(line(config, session.state, *session.since_change))
             session.save()
     return evaluate.conclude(ALGORITHM, session)
 
@@ -409,6 +414,7 @@ ALGORITHM = Algorithm(
         batches=lambda config, trajectory: trajectory,
         batches_spec=TRAJECTORY_SPEC,
         learn=learn,
+        line=line,
         num_updates=lambda config: config.num_updates,
     ),
 )

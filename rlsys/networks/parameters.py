@@ -8,6 +8,7 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlsys.networks import statistics
@@ -65,16 +66,22 @@ def orthogonalize(params, key: jax.Array):
     which keep the size of what passes through them (Saxe et al. 2014,
     https://arxiv.org/abs/1312.6120).
 
-    The layers that give the result, and the core, stay as they are.
+    The layers that give the result, and the core, stay as they are. Where the hidden layers of a
+    head's two outputs are one kernel, each of them is drawn by itself.
     """
     draw = nn.initializers.orthogonal(2**0.5)
     leaves, tree = jax.tree_util.tree_flatten_with_path(params["params"])
     keys = jax.random.split(key, len(leaves))
 
     def new(path, x, key):
-        layer, name = (entry.key for entry in path[-2:])
-        hidden = name == "kernel" and layer.startswith(("Conv_", "Dense_"))
-        return draw(key, x.shape, x.dtype) if hidden else x
+        *above, layer, name = (entry.key for entry in path)
+        if name != "kernel" or not layer.startswith(("Conv_", "Dense_")):
+            return x
+        width = params["params"]["head"]["value"]["kernel"].shape[0] if "head" in above else None
+        if width in (None, x.shape[-1]):
+            return draw(key, x.shape, x.dtype)
+        parts = [draw(k, (x.shape[0], width), x.dtype) for k in jax.random.split(key)]
+        return jnp.concatenate(parts, axis=-1)
 
     new_leaves = [new(path, x, k) for (path, x), k in zip(leaves, keys, strict=True)]
     return {**params, "params": jax.tree_util.tree_unflatten(tree, new_leaves)}

@@ -21,4 +21,4 @@ def alive_units(network: nn.Module, params, *inputs):
       inputs: of network.
     """
     _, kept = network.apply(params, *inputs, mutable=["intermediates"])
-    return jnp.concatenate(jax.tree.leaves(kept))
+    return jnp.concatenate([jnp.zeros(0, bool), *jax.tree.leaves(kept)])

@@ -260,7 +260,8 @@ class Replay:
         leaves = jax.tree_util.tree_leaves_with_path((*used, self._states, self._segment))
         arrays = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
         random = self._random.bit_generator.state
-        return arrays, {"now": self._now, "made_with": self._made_with, "random": random}
+        counters = {"now": self._now, "made_with": self._made_with, "random": random}
+        return arrays, counters | {"priority_exponent": self._priority_exponent}
 
     def restore(self, arrays: Mapping[str, np.ndarray], counters: dict[str, Any]) -> None:
         """Restore what `state` returned.
@@ -271,12 +272,20 @@ class Replay:
           counters: as `state` returned them.
 
         Raises:
-          UserError: they come from a Replay that was made with other arguments.
+          UserError: they come from a Replay that was made with other arguments. Only the seed and
+            the exponents may differ, but priority_exponent 0 kept no priorities to go on with.
         """
         if counters["made_with"] != self._made_with:
             raise UserError(
                 f"the replay was saved with {counters['made_with']}, and cannot be restored with "
                 f"{self._made_with}"
+            )
+        exponent = self._priority_exponent
+        before = counters.get("priority_exponent", exponent)
+        if exponent and not before:
+            raise UserError(
+                f"the replay was saved with priority_exponent 0, which keeps no priorities, so it "
+                f"cannot be restored with {exponent}"
             )
         priorities = np.zeros((self.num_envs, self._size))
         tree = (self._steps, self._starts, priorities, self._states, self._segment)
@@ -290,7 +299,8 @@ class Replay:
         self._now = counters["now"]
         self._random.bit_generator.state = counters["random"]
         leaves = np.flatnonzero(priorities)
-        self._priorities.set(leaves, priorities.ravel()[leaves])
+        changed = exponent / before if before else 1.0
+        self._priorities.set(leaves, priorities.ravel()[leaves] ** changed)
 
     def _forget(self, num_steps: int) -> None:
         """Forget the sequences that read steps which num_steps new ones will overwrite."""

@@ -33,6 +33,8 @@ class FromUnrolls(NamedTuple):
     # (network, config, state, batches) -> state, metrics [N] of N updates
     learn: Callable[[Any, Any, LearnerState, Any], tuple[LearnerState, dict[str, Any]]]
     num_updates: Callable[[Any], float]  # config -> N, as learn makes of one unroll
+    # (config, state, environment steps and updates with this config) -> more of a line of the log
+    line: Callable[[Any, LearnerState, int, int], dict[str, float]] = lambda *_: {}
 
 
 class FromSamples(NamedTuple):

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 A_WHILE = 0.05  # share of the run's environment steps
 CLIPPED = 0.99  # share of clipped gradients that counts as always
 SMALL_RATE = 0.05  # share of the Config's learning rate below which standing still is no danger
+MOVES = 1e-4  # a KL of the acting from the learned policy that shows that it is not frozen
+SMALL_ERROR = 0.1  # share of the value targets' size
 POPART_FLOOR = 1e-4  # losses.popart.scale's min_scale
 
 Line = dict[str, Any]  # a line of the log: numbers, or None if unknown
@@ -51,13 +53,14 @@ def kl(line: Line, config: Any, first: Line) -> float | None:
     """Return the KL of the acting policy from the learned one as if one update lay between them.
 
     The KL grows with the square of the number of updates between the two and with the square of the
-    learning rate; it is divided by both, so it is that of one update at the Config's rate. It is
+    learning rate; it is divided by both, so it is that of one update at the Config's rate. A KL
+    above MOVES is left as it is: PPO's clipping bounds it however many updates lie between. It is
     None if no update lies between, as the two are then the same policy.
     """
-    lag, share = line.get("params_lag"), rate_share(line, config)
-    if line.get("kl") is None or not lag or not share:
+    lag, share, found = line.get("params_lag"), rate_share(line, config), line.get("kl")
+    if found is None or not lag or not share:
         return None
-    return line["kl"] / (share * lag) ** 2
+    return found if found > MOVES else found / (share * lag) ** 2
 
 
 def update_ratio(line: Line, config: Any, first: Line) -> float | None:
@@ -82,6 +85,12 @@ def scales(line: Line) -> list[float]:
 def smallest_scale(line: Line, config: Any, first: Line) -> float | None:
     """Return the smallest of PopArt's scales."""
     return min(scales(line), default=None)
+
+
+def explained(line: Line, config: Any, first: Line) -> float | None:
+    """Return the explained variance, but 0 at least where values err by less than SMALL_ERROR."""
+    share, error = line.get("explained_variance"), line.get("value_error")
+    return max(share, 0.0) if share is not None and (error or 1.0) < SMALL_ERROR else share
 
 
 def entropy_left(line: Line, config: Any, first: Line) -> float | None:
@@ -150,12 +159,13 @@ CHECKS = (
         name="value_explains_nothing",
         words="value explains nothing",
         shows="explained variance",
-        number=metric("explained_variance"),
+        number=explained,
         below=-0.05,
         lasts=0.2,
         source="Below 0 a constant would predict better (Schulman 2016, The Nuts and Bolts of Deep"
         " RL Research); a batch's figure varies by some hundredths. At the start it is usual: on"
-        " cart-pole IMPALA and PPO take up to 0.15 of their runs.",
+        " cart-pole IMPALA and PPO take up to 0.15 of their runs. Where a task is solved its"
+        " returns hardly differ; values that err by less than a tenth need not tell them apart.",
     ),
     Check(
         name="entropy_gone",

@@ -6,14 +6,16 @@ odd line changes nothing.
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from rlsys import networks
-from rlsys.learning import hosts, learner
+from rlsys.learning import hosts
 from rlsys.running.checks import CHECKS, Check, Line
 from rlsys.types import Trajectory
 
@@ -41,9 +43,19 @@ class Health:
     that was never interrupted.
     """
 
-    def __init__(self, config: Any):
-        """Start without lines; config: the Config of the run."""
-        self._config = config
+    def __init__(self, config: Any, changes: Sequence[dict[str, Any]] = ()):
+        """Start without lines.
+
+        Args:
+          config: the Config of the run.
+          changes: the records of the fields that were changed on resume, as config.json has them. A
+            line from before a change is judged by the fields as they were then.
+        """
+        self._configs: list[tuple[float, Any]] = [(math.inf, config)]  # (until which step, Config)
+        for record in reversed(changes):
+            before = {name: x["before"] for name, x in record["fields"].items()}
+            config = SimpleNamespace(**vars(config) | before)
+            self._configs.insert(0, (record["env_steps"], config))
         self._first: Line = {}  # each number's first known value
         self._spans: dict[str, list[Span]] = {}  # by name, of checks whose numbers have been seen
         self._open: set[str] = set()  # names of checks whose last span goes on
@@ -54,12 +66,17 @@ class Health:
         for name, value in line.items():
             if value is not None:
                 self._first.setdefault(name, value)
+        config = self._config_at(line["env_steps"])
         for check in CHECKS:
-            number = check.number(line, self._config, self._first)
+            number = check.number(line, config, self._first)
             if number is not None:
                 self._judge(check, number, line)
         warning = {check.name for check in self._warning()}
         return {f"health/{name}": float(name in warning) for name in self._spans}
+
+    def _config_at(self, env_steps: int) -> Any:
+        """Return the Config that a line of the log was written with."""
+        return next(config for until, config in self._configs if env_steps <= until)
 
     def _judge(self, check: Check, number: float, line: Line) -> None:
         spans, env_steps = self._spans.setdefault(check.name, []), line["env_steps"]
@@ -68,7 +85,7 @@ class Health:
             self._close(check)
         elif check.name in self._open:
             spans[-1] = Span(spans[-1].begin, env_steps, spans[-1].lines + 1, told)
-        elif env_steps <= check.begins_by * self._config.env_steps:
+        elif env_steps <= check.begins_by * self._config_at(env_steps).env_steps:
             self._open.add(check.name)
             spans.append(Span(env_steps, env_steps, 1, told))
 
@@ -83,7 +100,7 @@ class Health:
 
     def _long(self, check: Check, span: Span) -> bool:
         """Tell whether the span is long enough for a warning."""
-        least = check.lasts * self._config.env_steps
+        least = check.lasts * self._config_at(span.end).env_steps
         return span.lines >= LINES and span.end - span.begin >= least
 
     def _warning(self) -> list[Check]:
@@ -125,11 +142,16 @@ def dead_units(
 
     Args:
       network: the network that acted.
-      params: the learner's parameters, on all its devices.
+      params: the learner's parameters, copied to one device.
       trajectory: Trajectory [T + 1, B, ...] of this process.
+
+    Returns:
+      {"dead_units": the share}, or nothing if the network has no unit that can be dead.
     """
     inputs = jax.device_put((trajectory.steps, trajectory.action, trajectory.core_state))
-    alive = np.asarray(_alive_units(network)(learner.snapshot(params), *inputs))
+    alive = np.asarray(_alive_units(network)(params, *inputs))
+    if not alive.size:
+        return {}
     return {"dead_units": float(np.mean(~np.any(hosts.gather(alive), axis=0)))}
 
 

@@ -43,7 +43,10 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("v_mean", RETURN, "The mean of the values that the network predicts."),
         Metric("explained_variance", "share", "The variance of the value targets that the values "
                "explain; 1 is perfect, 0 is no better than a constant, and less than -1 is logged "
-               "as -1."),
+               "as -1. On a solved task returns hardly differ, and it may be low although the "
+               "values are right within value_error."),
+        Metric("value_error", "share", "The standard deviation of the errors of the values, "
+               "divided by the root mean square of their targets."),
         Metric("advantage_deviation", "", "The standard deviation of the advantages before PPO "
                "divides by it, in units of popart_scale."),
         Metric(f"popart_mean{OF_TASK}", RETURN, "The mean of the task's value targets, by which "

@@ -127,7 +127,7 @@ class Run:
         self.saving = False  # whether a checkpoint comes with the next line of the log
         self.log: Log = Silent()
         # Members of a sweep have each their own.
-        self._health = None if "members" in self._content else Health(config)
+        self._health = None if "members" in self._content else Health(config, self.changes)
         if hosts.is_primary():
             resume_at = self.env_steps if resume else None
             group = config.num_envs * len(self._content.get("members", [config]))
@@ -351,9 +351,9 @@ class Run:
 
     @property
     def since_change(self) -> tuple[int, int]:
-        """Environment steps and updates that came before fields were last changed, 0 if never."""
+        """Environment steps and updates since fields were last changed, or since the start."""
         last = self.changes[-1] if self.changes else {"env_steps": 0, "learner_steps": 0}
-        return last["env_steps"], last["learner_steps"]
+        return self.env_steps - last["env_steps"], self.learner_steps - last["learner_steps"]
 
     def means(self, metrics: list[dict[str, Any]]) -> dict[str, float]:
         """Means of metrics, by name.

@@ -92,7 +92,7 @@ class Session:
         self.settings, self.state = settings, state
         self._samplers, self._state_spec, self._opponents = samplers, state_spec, opponents
         self._num_members, self._name_episodes = num_members, name_episodes
-        self._last: Unroll | None = None  # that was learned from
+        self.last: Unroll | None = None  # that was learned from
         self._counted = 0  # environment steps of it
         self.metrics: list[dict[str, Any]] = []  # of updates, on the devices
         self.line_due = self._save_due = self._evaluation_due = False
@@ -121,7 +121,7 @@ class Session:
 
     @property
     def since_change(self) -> tuple[int, int]:
-        """Environment steps and updates that came before fields were last changed, 0 if never."""
+        """Environment steps and updates since fields were last changed, or since the start."""
         return self.run.since_change
 
     @property
@@ -196,7 +196,7 @@ class Session:
         self.run.log.episodes(self._name_episodes(self.actors.pop_episodes()))
         self._physics.add(self.env_steps, self.actors.pop_draws())
         self._tell_of_full_disk()
-        self._last = unroll
+        self.last = unroll
         return unroll
 
     def _tell_of_full_disk(self) -> None:
@@ -282,14 +282,14 @@ class Session:
         Raises:
           FloatingPointError: a metric is not finite.
         """
-        assert self._last is not None, "a line comes after an unroll"
+        assert self.last is not None, "a line comes after an unroll"
         first = self._first("compiling what the log measures")
         with first, self.run.log.time("log"), self.run.during("the line of the log"):
-            more = more | health.dead_units(self.network, self.state.params, self._last.trajectory)
             params = learner.snapshot(self.state.params)
+            more = more | health.dead_units(self.network, params, self.last.trajectory)
             more |= exploitability.of_run(self.config.tasks, self.network, params)
             for sampler in self.samplers:
-                lag = self.learner_steps - self._last.learner_step
+                lag = self.learner_steps - self.last.learner_step
                 more |= sampler.metrics(self.env_steps) | {"params_lag": lag}
             if self._opponents:
                 more |= self._opponents.metrics()

@@ -55,10 +55,19 @@ class Status:
             named.append(episode._replace(task=self.members[i].name))
         return named
 
-    def write(self, run: Run, metrics: list[dict[str, Any]], steps: np.ndarray) -> None:
+    def write(
+        self,
+        run: Run,
+        metrics: list[dict[str, Any]],
+        steps: np.ndarray,
+        more: list[dict[str, float]],
+    ) -> None:
         """Writes a line in each living member's log, and their means in the sweep's own.
 
-        steps: [S] learner steps that each member has taken.
+        Args:
+          metrics: of the updates since the last line.
+          steps: [S] learner steps that each member has taken.
+          more: what else each member's line has.
 
         Raises:
           FloatingPointError: no member is alive.
@@ -84,14 +93,15 @@ class Status:
             raise FloatingPointError(
                 f"all members are set aside, the last at learner step {max(self.died.values())}"
             )
-        means = {i: {k: x.mean() for k, x in own[i].items() if len(x)} for i in self.alive}
+        means = {
+            i: {k: x.mean() for k, x in own[i].items() if len(x)} | more[i] for i in self.alive
+        }
         for i in self.alive:
             log, counters = self._logs[i], (run.env_steps, int(steps[i]))
             log.write(*counters, means[i], all_episodes=run.saving)
         of_all = {
             name: float(np.mean([mean[name] for mean in means.values() if name in mean]))
-            for name in flat
-            if any(name in mean for mean in means.values())
+            for name in dict.fromkeys(name for mean in means.values() for name in mean)
         }
         run.log.write(run.env_steps, run.learner_steps, of_all, all_episodes=run.saving)
 

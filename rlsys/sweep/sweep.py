@@ -18,7 +18,7 @@ from rlsys.learning import learner
 from rlsys.learning.sampler import Sampler
 from rlsys.replay import memory
 from rlsys.replay.replay import Replay
-from rlsys.running import initial, process
+from rlsys.running import health, initial, process
 from rlsys.running.algorithm import Algorithm, FromSamples
 from rlsys.running.display import Display
 from rlsys.running.first_lines import first_lines
@@ -55,7 +55,8 @@ def sweep(name: str, members: list[Member], folder: str = "", *, resume: bool = 
             for unroll in session.unrolls():
                 updates.learn(session, unroll)
             if session.line_due:
-                status.write(session.run, session.metrics, np.asarray(session.state.step))
+                steps, more = np.asarray(session.state.step), measured(algorithm, configs, session)
+                status.write(session.run, session.metrics, steps, more)
                 session.metrics.clear()
             session.save(**status.state())
         states = jax.device_get(session.state)
@@ -64,6 +65,24 @@ def sweep(name: str, members: list[Member], folder: str = "", *, resume: bool = 
     with session.run.ending_well():
         conclude(algorithm, session.network, configs, states, session.run, status)
     return session.folder
+
+
+def measured(algorithm: Algorithm, configs: list[Any], session: Session) -> list[dict[str, float]]:
+    """Returns what the line of each member's log has beside means over updates."""
+    assert session.last is not None, "a line comes after an unroll"
+    played = vmapped.split(session.last.trajectory, len(configs), configs[0].join)
+    states = session.state._replace(params=learner.snapshot(session.state.params))
+    found = []
+    for i, (config, trajectory) in enumerate(zip(configs, played, strict=True)):
+        state = vmapped.one(states, i)
+        more = health.dead_units(session.network, state.params, trajectory)
+        if isinstance(algorithm.learning, FromSamples):
+            lag = session.learner_steps - session.last.learner_step
+            more |= session.samplers[i].metrics(session.env_steps) | {"params_lag": lag}
+        else:
+            more |= algorithm.learning.line(config, state, *session.since_change)
+        found.append(more)
+    return found
 
 
 @contextlib.contextmanager
