@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 from gymnasium import spaces
 
 from rlsys import algorithms, networks
@@ -46,14 +47,16 @@ def test_pixels_are_moved_and_scaled_as_the_network_is_told():
     assert np.abs(pi.logits - other.logits).max() > 1e-3
 
 
-def test_pong_has_a_preset_of_its_own_where_there_is_no_accelerator():
+@pytest.mark.parametrize(("algorithm", "torso"), [("ppo", "nature"), ("impala", "shallow")])
+def test_pong_has_a_preset_of_its_own_where_there_is_no_accelerator(algorithm, torso):
     words = ["--env", "Pong-v5"]
-    here = algorithms.config_of("ppo", words)  # tests run on a CPU
+    here = algorithms.config_of(algorithm, words)  # tests run on a CPU
     assert (here.torso, here.pixel_offset, here.orthogonal) == ("shallow", 87, True)
-    assert algorithms.config_of("ppo", words, on_cpu=True) == here
+    assert algorithms.config_of(algorithm, words, on_cpu=True) == here
     for large in (
-        algorithms.config_of("ppo", words, on_cpu=False),
-        algorithms.config_of("ppo", [*words, "--preset", "atari"]),
+        algorithms.config_of(algorithm, words, on_cpu=False),
+        algorithms.config_of(algorithm, [*words, "--preset", "atari"]),
+        algorithms.config_of(algorithm, ["--env", "Pong-v5,Breakout-v5"]),
+        algorithms.config_of(algorithm, ["--env", "Breakout-v5"]),
     ):
-        assert (large.torso, large.pixel_offset, large.orthogonal) == ("nature", 0, False)
-    assert algorithms.config_of("ppo", ["--env", "Breakout-v5"]).torso == "nature"
+        assert (large.torso, large.pixel_offset, large.orthogonal) == (torso, 0, False)

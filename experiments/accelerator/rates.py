@@ -65,7 +65,8 @@ def actors(quick: bool, seconds: float) -> Iterator[Figure]:
             more = f" --env Pong-v5 --actors 1 --num-envs {num_envs} --unroll-length 10"
             if "impala" in name:
                 more += f" --batch-size {num_envs}"
-            config = algorithms.config_of(name, (words + more + " --refresh-steps 10").split())
+            given = f"{words} {more} --refresh-steps 10".split()
+            config = algorithms.config_of(name, given, on_cpu=False)
             work, unroll = parts.play(name, config)
             played = unroll()
             now = jax.tree.map(lambda x: x[0], played.steps)

@@ -60,7 +60,7 @@ def train(name: str, words: list[str], seconds: float) -> Iterator[dict[str, Any
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         probe = [*words, "--log-every", "100000000", "--run-dir", f"{folder}/run"]
-        config = algorithms.config_of(name, probe)
+        config = algorithms.config_of(name, probe, on_cpu=False)
         env_steps = 2 * config.num_envs * config.unroll_length
         config = dataclasses.replace(config, log_every=env_steps, checkpoint_every=10**9)
         ended = threading.Event()

@@ -38,7 +38,7 @@ def figures(quick: bool) -> Iterator[Figure]:
     product, operations = clock.matrix_product(2048)
     for case, name, words, length, batch, bar in CASES[:1] if quick else CASES:
         words += f" --env Pong-v5 --actors 1 --num-envs {batch} --batch-size {batch}"
-        config = algorithms.config_of(name, words.split())
+        config = algorithms.config_of(name, words.split(), on_cpu=False)
         work, unroll = parts.play(name, config)
         played = unroll()
         ours = parts.learn(one_update(work), config, played)

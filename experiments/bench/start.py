@@ -16,6 +16,7 @@ from rlsys import algorithms
 from rlsys.running import metrics_file
 
 IMPORT = "import time; t = time.perf_counter(); import rlsys.train; print(time.perf_counter() - t)"
+PIXELS = "Pong-v5"  # with the preset of a machine with an accelerator
 LIMITS = {"import": 2.0, "first start": 40.0, "second start": 15.0}  # s
 
 
@@ -34,6 +35,7 @@ def first_update(algorithm: str, task: str, cache: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "rlsys.train", algorithm, "--env", task]
         command += ["--log-every", "1", "--run-dir", f"{folder}/run"]
+        command += ["--preset", "atari"] if task == PIXELS else []
         environment = os.environ | {"XDG_CACHE_HOME": cache}
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
             try:
@@ -49,7 +51,7 @@ def first_update(algorithm: str, task: str, cache: str) -> float:
 def figures(quick: bool) -> Iterator[Figure]:
     seconds = [import_seconds() for _ in range(3)][1:]  # the first reads the disk
     yield _figure("import", "rlsys.train", seconds)
-    cases = [*((name, "CartPole-v1") for name in algorithms.NAMES), ("impala", "Pong-v5")]
+    cases = [*((name, "CartPole-v1") for name in algorithms.NAMES), ("impala", PIXELS)]
     for algorithm, task in cases[:1] if quick else cases:
         times: dict[str, list[float]] = {"first start": [], "second start": []}
         for _ in range(2):

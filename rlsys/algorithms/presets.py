@@ -209,6 +209,27 @@ def impala(Config: Any) -> Presets:
             max_gradient_norm=1.0,
         ),
         "atari": atari,
+        # Pong on a CPU: few environments, many small updates, and little weight on entropy, which
+        # outweighs the policy's gradient while hardly a point is won.
+        "pong-cpu": dataclasses.replace(
+            atari,
+            env_steps=2_800_000,
+            num_envs=32,
+            batch_size=4,
+            vtrace_lambda=0.95,
+            entropy_cost=0.002,
+            sum_losses=False,
+            max_gradient_norm=0.5,
+            optimizer="adam",
+            optimizer_eps=1e-5,
+            learning_rate=4e-4,
+            pixel_offset=87,  # as PPO's
+            pixel_scale=40,
+            orthogonal=True,
+            actors=1,
+            checkpoint_every=200_000,
+            log_every=20_480,
+        ),
         "atari-lstm": dataclasses.replace(atari, core_size=256),
         "atari-deep": dataclasses.replace(atari, torso="impala"),
         "atari-deep-lstm": dataclasses.replace(atari, torso="impala", core_size=256),
@@ -231,7 +252,7 @@ def impala(Config: Any) -> Presets:
         }
 
     suits = {"atari": "atari", **dict.fromkeys(IMAGES, "pixels")}
-    return Presets(configs, suits, for_tasks=for_tasks)
+    return Presets(configs, suits, {"Pong-v5": "pong-cpu"}, for_tasks)
 
 
 def r2d2(Config: Any) -> Presets:
