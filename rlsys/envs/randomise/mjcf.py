@@ -106,8 +106,7 @@ class Model:
             for place, factor, shift in sizes:
                 scale = factor + shift / place.nominal
                 expected[_resize(root, self, place.number, scale)] *= scale
-            model = Model(root, path)  # MuJoCo computes masses from sizes
-            root = copy.deepcopy(root)
+            model = Model(copy.deepcopy(root), path)  # MuJoCo computes masses from sizes
             if not np.allclose(model.arrays["geom_size"], expected, rtol=1e-4, atol=1e-9):
                 raise Refused("its sizes are not those of the file")
         wanted = changed(model.arrays, model.joint_dofs, changes)
@@ -203,11 +202,15 @@ def _resize(root: ET.Element, model: Model, body: int, factor: float) -> list[in
         if kind != 7:  # mjGEOM_MESH
             geom.set("size", _text(factor * model.arrays["geom_size"][i]))
             continue
-        mesh = _mesh(root, geom.attrib.get("mesh", ""))
-        if mesh not in scaled:
+        name = geom.attrib.get("mesh", "")
+        own = f"{name}-{body}"  # a copy, as other bodies may show the mesh as it is
+        if own not in scaled:
+            mesh = copy.deepcopy(_mesh(root, name))
             scale = np.array(mesh.attrib.get("scale", "1 1 1").split(), float)
-            mesh.set("scale", _text(factor * scale))
-            scaled.add(mesh)
+            mesh.attrib.update(name=own, scale=_text(factor * scale))
+            root.findall("asset")[-1].append(mesh)
+            scaled.add(own)
+        geom.set("mesh", own)
     return found
 
 
