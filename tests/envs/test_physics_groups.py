@@ -221,6 +221,17 @@ def test_what_explodes_is_set_aside_and_never_shown():
     assert env.running_episodes()[0].length >= 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_mujoco_does_not_hide_an_explosion():
+    """MuJoCo would put the robot back at rest in mid-episode."""
+    env = make("HalfCheetah-v5", words=("gear=scale:30:30",), variants=2)
+    rng = np.random.default_rng(0)
+    timesteps = [env.reset(), *(env.step(rng.integers(0, 11, (8, 6))) for _ in range(120))]
+    assert any(x.refused for x in env.pop_draws())
+    assert all(np.isfinite(t.obs).all() for t in timesteps)
+    assert_aligned(timesteps)
+
+
 def test_if_all_explode_it_says_so():
     with pytest.raises(UserError, match=r"draws .* explode|does nothing"):
         make("gymnasium/randomise_fakes:always_explodes", words=("mass=uniform:0:1",)).reset()

@@ -85,6 +85,8 @@ class Model:
           Refused: MuJoCo does not take it.
         """
         self.root = root
+        # Else MuJoCo would put a robot that explodes back at rest, and groups.py would not see it.
+        ET.SubElement(ET.SubElement(root, "option"), "flag", autoreset="disable")
         _write(root, path)
         compiled = compile_file(path)
         self.arrays = arrays_of(compiled)
