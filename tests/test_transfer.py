@@ -88,6 +88,14 @@ def test_a_run_that_draws_nothing_has_no_domain_of_its_training():
         assert given.draws
 
 
+def test_an_effect_of_size_0_is_off():
+    off = {"observation_noise": "0", "sensor_loss": "obs.0=0,obs.1=0.0", "action_delay": 0.0}
+    assert not Randomise(**off).draws and Randomise(**off | {"observation_noise": "0.1"}).draws
+    found = domains.held_out(Randomise(**off), OFF._replace(**off), counted=False)
+    assert {x.kind for x in found} == {"nominal", "new"}
+    assert any(x.name.startswith("action_delay") for x in found)
+
+
 def test_a_motors_gain_is_not_new_where_its_gear_was_drawn():
     randomise = Randomise(physics=("gear=scale:0.5:2",))
     found = domains.held_out(randomise, OFF, counted=False)
@@ -164,6 +172,7 @@ def test_a_policy_meets_the_physics_that_a_domain_names(runs):
         ("--physics mass=scale:2:1", "low 2 is above high 1"),
         ("--grid mass=scale:1:2", "grid takes two words"),
         ("--grid mass=normal:1 gear=scale:1:2", "a low and a high"),
+        ("--grid mass=gaussian:1:2 gear=scale:1:2", "a low and a high"),
         ("--mode fast", "mode must be"),
         ("--grid mass=scale:1:2 friction=scale:0.5:2", "does nothing"),
         ("--grid mass@torso=scale:1:2 gear=scale:0.5:2", "no mass of that name"),
