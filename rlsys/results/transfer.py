@@ -20,7 +20,7 @@ from rlsys.envs import NOTHING, Randomise, make
 from rlsys.envs.randomise.effects import effects_of
 from rlsys.envs.randomise.physics import physics_of
 from rlsys.envs.randomise.variants import check_effect, plain
-from rlsys.envs.randomise.words import OF_XML, read
+from rlsys.envs.randomise.words import NUMBERS, OF_XML, read
 from rlsys.results import ranges
 from rlsys.results.domains import BEYOND, Domain, held_out
 from rlsys.results.domains import physics as only_physics
@@ -64,7 +64,7 @@ class TransferConfig:
             raise UserError(f"grid takes two words of physics, not {len(self.grid)}")
         for text in (*self.physics, *self.grid):
             word = read(text)
-            if text in self.grid and len(word.numbers) != 2:
+            if text in self.grid and NUMBERS[word.how] != ("low", "high"):
                 raise UserError(f"grid takes words with a low and a high, not {text!r}")
 
 
