@@ -8,7 +8,8 @@ import pytest
 from test_train import play
 
 from rlsys import train
-from rlsys.envs import NOTHING, Randomise
+from rlsys.algorithms import ppo
+from rlsys.envs import NOTHING, Options, Randomise, make
 from rlsys.envs.randomise.effects import OFF, Effects
 from rlsys.envs.randomise.words import read
 from rlsys.results import domains, report, transfer
@@ -117,6 +118,20 @@ def test_counted_actions_have_no_noise():
     assert found[0].kind == "nominal"
     assert not any(x.randomise.action_noise or x.randomise.action_gain for x in found)
     assert any(x.randomise.action_delay for x in found)
+
+
+def test_effects_are_those_of_training_whatever_options_the_run_has():
+    """They are on the task's whole observation, before observe, and on actions before bins."""
+    options = Options(observe=(0,), action_bins=5)
+    given = Randomise(preset="dactyl", physics=("none",))
+    config = ppo.Config(env="InvertedPendulum-v5", env_options=options, randomise=given)
+    found = transfer.domains_of(transfer.Run(ppo.ALGORITHM, config, None, "sampled"))
+    lost = [x.randomise for x in found if x.name.startswith("sensor_loss")]
+    assert [x.sensor_loss for x in lost] == [",".join(f"obs.{i}=0.4" for i in range(4))]
+    assert any(x.name.startswith("action_noise") for x in found)
+    for domain in found:
+        if not domain.randomise.physics_words:
+            make(config.tasks[0]._replace(randomise=domain.randomise), 8, 0).close()
 
 
 RUN = (

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from rlsys.acting.playing import SEED, eval_policy, play
 from rlsys.config import check_at_least
-from rlsys.envs import NOTHING, Randomise, make
+from rlsys.envs import NOTHING, Randomise, layout
+from rlsys.envs.make import make_own
 from rlsys.envs.randomise.effects import effects_of
 from rlsys.envs.randomise.physics import physics_of
 from rlsys.envs.randomise.variants import check_effect, plain
@@ -138,7 +139,7 @@ def domains_of(run: Run, words: Sequence[str] = ()) -> list[Domain]:
       words: words of physics, each of which makes one more domain.
     """
     (task,) = run.config.tasks
-    envs = make(task._replace(randomise=NOTHING, continuous=True), 1, SEED)
+    envs = make_own(task._replace(randomise=NOTHING), layout(task).players, SEED)
     space, rate = envs.action_space, envs.steps_per_second
     effects = effects_of(task.randomise, task.env_id, envs.observation_space, space, rate)
     envs.close()
