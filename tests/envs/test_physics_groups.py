@@ -7,6 +7,8 @@ import randomise_fakes
 from environments import assert_aligned, assert_same
 
 from rlsys import envs
+from rlsys.acting.playing import EvalPolicy
+from rlsys.acting.playing import play as play_episodes
 from rlsys.envs.randomise import Randomise
 from rlsys.envs.randomise.model import Refused
 from rlsys.envs.randomise.physics import XmlPhysics
@@ -230,6 +232,19 @@ def test_mujoco_does_not_hide_an_explosion():
     assert any(x.refused for x in env.pop_draws())
     assert all(np.isfinite(t.obs).all() for t in timesteps)
     assert_aligned(timesteps)
+
+
+def test_an_evaluation_counts_an_episode_that_explodes_and_no_other_in_its_place():
+    """Where mass is above 0.9, what it shows is NaN after 2 steps; else an episode has 100."""
+    task, words = "gymnasium/randomise_fakes:explodes", ("mass=uniform:0.85:0.95",)
+    env, action = make(task, 16, words=words, variants=16), np.zeros(16, int)
+    player = EvalPolicy(env, lambda params, t, state, key: (action, (), state, key), (), 0)
+    episodes = play_episodes(player, None, 16)
+    assert sorted(e.env for e in episodes) == list(range(16))
+    assert {(e.length, e.ended) for e in episodes} == {(100, True), (2, False)}
+    mass = {x.group: x.values["mass"] for x in env.pop_draws() if x.number == 0}
+    assert all(e.ended == (mass[e.env] <= 0.9) for e in episodes)
+    assert all(e.episode_return > 0 for e in episodes)
 
 
 def test_if_all_explode_it_says_so():

@@ -120,6 +120,7 @@ class Groups(Backend):
             self._replace(group)
         self._unplayed = list(self._groups)
         self._started = False
+        self._cut = np.zeros(self.num_envs, bool)
 
     def _replace(self, group: Group) -> None:
         """Draws new physics for a group, and makes its environments with them.
@@ -259,12 +260,10 @@ class Groups(Backend):
         )
 
     def step(self, action: np.ndarray) -> Timestep:
-        started = self._started
+        if self._started:  # what the last step cut was still told by running_episodes()
+            self._return[self._cut] = 0
+            self._length[self._cut] = 0
         timestep = super().step(action)
-        if not (started and self._cut.any()):
-            return timestep
-        self._return[self._cut] = 0
-        self._length[self._cut] = 0
         return timestep._replace(truncated=timestep.truncated | self._cut)
 
     def _finish(self, ended: np.ndarray) -> None:
