@@ -134,6 +134,24 @@ def test_effects_are_those_of_training_whatever_options_the_run_has():
             make(config.tasks[0]._replace(randomise=domain.randomise), 8, 0).close()
 
 
+@pytest.mark.parametrize("asked", [1, 4, 10, 20, 75, 100, 200])
+def test_each_draw_plays_equally_many_episodes(asked):
+    num_envs, episodes = transfer.shared(asked)
+    each = num_envs // transfer.VARIANTS
+    assert 0 <= episodes - asked < transfer.VARIANTS and 1 <= each <= transfer.MOST
+    assert num_envs % transfer.VARIANTS == 0 and episodes % num_envs == 0
+
+
+def test_a_table_says_how_many_episodes_ended():
+    row = {"domain": "a", "kind": "new", "mean": 2.0, "interval_95_low": 1, "interval_95_high": 3}
+    seeds = [[{**row, "episodes": 10, "ended": x}] for x in (10, 7)]
+    lines = transfer.table({"x": seeds, "y": seeds[1:], "z": seeds[:1]})
+    assert (
+        lines[2]
+        == "| a | new | 2 (2 to 2), 17 of 20 ended | 2 (1 to 3), 7 of 10 ended * | 2 (1 to 3) * |"
+    )
+
+
 RUN = (
     "ppo --env InvertedPendulum-v5 --preset small --num-envs 8 --unroll-length 8 "
     "--refresh-steps 8 --minibatches 2 --env-steps 256 --eval-episodes 2 --no-gif"
@@ -158,7 +176,7 @@ def test_runs_are_tested_in_the_same_domains(runs, capsys):
     first, second = (json.loads((x / "transfer.json").read_text()) for x in both)
     assert [x["domain"] for x in first["rows"]] == [x["domain"] for x in second["rows"]]
     assert first["rows"][0]["kind"] == "trained" and first["rows"][-1]["domain"] == "gear=scale:3:3"
-    assert all(x["episodes"] == 4 and math.isfinite(x["mean"]) for x in first["rows"])
+    assert all(x["episodes"] == 10 and math.isfinite(x["mean"]) for x in first["rows"])
     assert [len(x) for x in second["grid"]["score"]] == [2, 2]
     assert (runs / "drawn/transfer.png").stat().st_size > 1000
     assert play("transfer", *both, *words.split(), "--cells", "2") == 0  # repeats itself
@@ -178,6 +196,8 @@ def test_a_policy_meets_the_physics_that_a_domain_names(runs):
         [run.play(randomise, 4, 7) for run in opened] for randomise in (still, moved)
     )
     assert still_results[0] == still_results[1] and moved_results[0] != moved_results[1]
+    fewer = opened[0]._replace(config=dataclasses.replace(opened[0].config, num_envs=4))
+    assert fewer.play(moved, 4, 7) == moved_results[0]  # whatever the run's number
 
 
 @pytest.mark.parametrize(
