@@ -1,5 +1,7 @@
 """XML files with other physics: what MuJoCo reads in them, and what EnvPool plays with them."""
 
+import xml.etree.ElementTree as ET
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,7 @@ PLAYED = [
         for x in (
             "Humanoid-v5 WalkerWalk-v1 HumanoidWalk-v1 HandManipulateBlockRotateZDense-v1 "
             "HandReachDense-v3 FetchPush-v4 AdroitHandDoor-v1 MetaWorld/Reach-v3 "
-            "LeapCubeReorient-v1"
+            "LeapCubeReorient-v1 AeroCubeRotateZAxis-v1"
         ).split()
     ),
 ]
@@ -109,6 +111,19 @@ def test_mujoco_reads_what_was_written(tmp_path, angle):
     np.testing.assert_array_equal(after.geom_friction[0], before.geom_friction[0])
 
 
+def test_an_included_file_may_name_a_mesh_beside_it(tmp_path):
+    """Whatever the folder of meshes is."""
+    (tmp_path / "cube.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 2 3\nf 1 2 4\n")
+    (tmp_path / "part.xml").write_text(
+        '<mujoco><asset><mesh name="cube" file="cube.obj"/></asset></mujoco>'
+    )
+    path = tmp_path / "model.xml"
+    path.write_text('<mujoco><compiler meshdir="other"/><include file="part.xml"/></mujoco>')
+    assert compiled(path).nmesh == 1
+    path.write_bytes(ET.tostring(mjcf.expand(path)))
+    assert compiled(path).nmesh == 1
+
+
 def test_a_size_scales_a_body_and_its_mass_follows(tmp_path):
     found, path = small(tmp_path)
     before = compiled(path)
@@ -148,7 +163,10 @@ def test_a_size_leaves_other_bodies_their_mesh(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["LeapCubeReorient-v1", "HandManipulateBlockRotateZDense-v1"])
+@pytest.mark.parametrize(
+    "task",
+    ["LeapCubeReorient-v1", "AeroCubeRotateZAxis-v1", "HandManipulateBlockRotateZDense-v1"],
+)
 def test_dactyls_words_can_be_drawn_on_a_hand_with_a_cube(task):
     preset = list(map(words.read, words.PHYSICS_OF["dactyl"]))
     physics = XmlPhysics(task, preset, preset=True, pictures=False)

@@ -59,10 +59,11 @@ class Groups(Backend):
     """Plays B environments of a task in groups. The rows of a group stand side by side.
 
     When a group's physics are to be drawn anew, its running episodes end as truncated, and its next
-    step is a reset. Such episodes are left out of all statistics. The same happens to a group in
-    which a simulation explodes: a number is not finite, or above LARGEST. The rows that exploded
-    then show their last sound observation again. A draw on a boundary (adapt.py) is kept until each
-    of its environments has ended an episode; an explosion ends the episodes of its whole group.
+    step is a reset. Such episodes are left out of all statistics; running_episodes() tells them on
+    their last step. The same happens to a group in which a simulation explodes: a number is not
+    finite, or above LARGEST. The rows that exploded then show their last sound observation again. A
+    draw on a boundary (adapt.py) is kept until each of its environments has ended an episode; an
+    explosion ends the episodes of its whole group.
 
     Attributes:
       drawn: [B, n] float32, the physics behind the last Timestep's observations. Each number says

@@ -44,6 +44,8 @@ def expand(path: Path, root: ET.Element | None = None, main: Path | None = None)
     root = ET.parse(path).getroot() if root is None else root
     children: list[ET.Element] = []
     for child in root:
+        if path != main and (path.parent / child.attrib.get("file", "")).is_file():
+            child.set("file", str(path.parent / child.attrib["file"]))  # as MuJoCo, before meshdir
         if child.tag == "include":
             file = main.parent / child.attrib["file"]
             if not file.exists():
