@@ -197,7 +197,7 @@ class Groups(Backend):
         """
         for _ in range(TRIES):
             obs = group.envs.reset().obs
-            if _all_well(obs):
+            if all_well(obs):
                 return obs
             self._draws.append(self._record(group, EXPLODED))
             self._replace(group)
@@ -213,7 +213,7 @@ class Groups(Backend):
             envs = [x.envs for x in self._groups]
             played = envs[0].receive_together(envs)
         self._cut = np.zeros(self.num_envs, bool)
-        if not (_all_well(played.obs) and _all_well(played.reward)):
+        if not (all_well(played.obs) and all_well(played.reward)):
             played = self._set_aside(played, _well(played.obs) & _well(played.reward))
         for group in self._groups:
             group.left -= 1  # below 0 if a boundary kept the draw, or if it is never drawn anew
@@ -309,8 +309,8 @@ class Groups(Backend):
             _close(group)
 
 
-def _all_well(x: Any) -> bool:
-    """Returns whether _well holds for all rows; each step asks for it."""
+def all_well(x: Any) -> bool:
+    """Returns whether all floats of arrays are finite and smaller than LARGEST."""
     arrays = [x] if isinstance(x, np.ndarray) else jax.tree.leaves(x)
     floats = (array for array in arrays if array.dtype.kind == "f")
     return all(-LARGEST < array.min() and array.max() < LARGEST for array in floats)  # NaN: False
