@@ -23,13 +23,14 @@ class Made:
 
     name, team_size = "made", 1
 
-    def __init__(self, *lengths):
-        self.num_envs = len(lengths)
+    def __init__(self, *lengths, cut_at=0):
+        self.num_envs, self._cut_at = len(lengths), cut_at
         self._lengths = [iter(each) for each in lengths]
         self._episodes = []
 
     def _timestep(self, first):
-        return Timestep((), first, *np.ones((2, self.num_envs)), ~first)
+        truncated = (self._played == self._cut_at) & (self._played > 0)
+        return Timestep((), first, *np.ones((2, self.num_envs)), truncated)
 
     def reset(self):
         self._due = [next(each) for each in self._lengths]
@@ -83,11 +84,17 @@ def test_an_episode_that_never_ends_counts_with_its_return_so_far(monkeypatch):
     assert [e.ended for e in episodes] == [True, True, False] * 2
     result = evaluate.summary(episodes)
     assert (result["episodes"], result["ended"], result["mean"]) == (6, 4, 10.0)
-    assert "4 of 6 ended, the others count with their return after 20 steps" in evaluate.describe(
+    assert "4 of 6 ended, the others count with their return so far" in evaluate.describe(
         "greedy", result
     )
     ended = evaluate.summary([e for e in episodes if e.ended])
     assert "ended" not in evaluate.describe("greedy", ended)
+
+
+def test_an_episode_whose_simulation_explodes_counts_with_its_return_so_far():
+    """It is cut after 5 steps, before its end; what is played after that is another episode."""
+    episodes = playing.play(player(Made(forever(4), forever(6), cut_at=5)), None, 4)
+    assert [(e.env, e.length, e.ended) for e in episodes] == [(0, 4, True), (1, 5, False)] * 2
 
 
 def test_if_none_ends_all_count(monkeypatch):

@@ -182,6 +182,13 @@ def test_show_says_what_is_drawn_and_what_it_does():
     assert [x for x in lines if x.startswith("friction@floor") and "nothing changes" in x]
 
 
+def test_show_says_where_a_simulation_explodes():
+    words = Randomise(physics=("gear=scale:1:40",))
+    lines = show("HalfCheetah-v5", RandomiseConfig(randomise=words, draws=0))
+    (high,) = [x for x in lines if x.startswith("gear=scale:1:40 high")]
+    assert high.endswith("refused: a number is not finite, or above 1e8")
+
+
 def test_show_from_the_command_line(capfd):
     assert cli.exit_code(lambda: train.main("randomise InvertedPendulum-v5 --draws 1".split())) == 0
     said = capfd.readouterr().out

@@ -8,7 +8,8 @@ import pytest
 from test_train import play
 
 from rlsys import train
-from rlsys.envs import NOTHING, Randomise
+from rlsys.algorithms import ppo
+from rlsys.envs import NOTHING, Options, Randomise, make
 from rlsys.envs.randomise.effects import OFF, Effects
 from rlsys.envs.randomise.words import read
 from rlsys.results import domains, report, transfer
@@ -88,6 +89,14 @@ def test_a_run_that_draws_nothing_has_no_domain_of_its_training():
         assert given.draws
 
 
+def test_an_effect_of_size_0_is_off():
+    off = {"observation_noise": "0", "sensor_loss": "obs.0=0,obs.1=0.0", "action_delay": 0.0}
+    assert not Randomise(**off).draws and Randomise(**off | {"observation_noise": "0.1"}).draws
+    found = domains.held_out(Randomise(**off), OFF._replace(**off), counted=False)
+    assert {x.kind for x in found} == {"nominal", "new"}
+    assert any(x.name.startswith("action_delay") for x in found)
+
+
 def test_a_motors_gain_is_not_new_where_its_gear_was_drawn():
     randomise = Randomise(physics=("gear=scale:0.5:2",))
     found = domains.held_out(randomise, OFF, counted=False)
@@ -109,6 +118,38 @@ def test_counted_actions_have_no_noise():
     assert found[0].kind == "nominal"
     assert not any(x.randomise.action_noise or x.randomise.action_gain for x in found)
     assert any(x.randomise.action_delay for x in found)
+
+
+def test_effects_are_those_of_training_whatever_options_the_run_has():
+    """They are on the task's whole observation, before observe, and on actions before bins."""
+    options = Options(observe=(0,), action_bins=5)
+    given = Randomise(preset="dactyl", physics=("none",))
+    config = ppo.Config(env="InvertedPendulum-v5", env_options=options, randomise=given)
+    found = transfer.domains_of(transfer.Run(ppo.ALGORITHM, config, None, "sampled"))
+    lost = [x.randomise for x in found if x.name.startswith("sensor_loss")]
+    assert [x.sensor_loss for x in lost] == [",".join(f"obs.{i}=0.4" for i in range(4))]
+    assert any(x.name.startswith("action_noise") for x in found)
+    for domain in found:
+        if not domain.randomise.physics_words:
+            make(config.tasks[0]._replace(randomise=domain.randomise), 8, 0).close()
+
+
+@pytest.mark.parametrize("asked", [1, 4, 10, 20, 75, 100, 200])
+def test_each_draw_plays_equally_many_episodes(asked):
+    num_envs, episodes = transfer.shared(asked)
+    each = num_envs // transfer.VARIANTS
+    assert 0 <= episodes - asked < transfer.VARIANTS and 1 <= each <= transfer.MOST
+    assert num_envs % transfer.VARIANTS == 0 and episodes % num_envs == 0
+
+
+def test_a_table_says_how_many_episodes_ended():
+    row = {"domain": "a", "kind": "new", "mean": 2.0, "interval_95_low": 1, "interval_95_high": 3}
+    seeds = [[{**row, "episodes": 10, "ended": x}] for x in (10, 7)]
+    lines = transfer.table({"x": seeds, "y": seeds[1:], "z": seeds[:1]})
+    assert (
+        lines[2]
+        == "| a | new | 2 (2 to 2), 17 of 20 ended | 2 (1 to 3), 7 of 10 ended * | 2 (1 to 3) * |"
+    )
 
 
 RUN = (
@@ -135,7 +176,7 @@ def test_runs_are_tested_in_the_same_domains(runs, capsys):
     first, second = (json.loads((x / "transfer.json").read_text()) for x in both)
     assert [x["domain"] for x in first["rows"]] == [x["domain"] for x in second["rows"]]
     assert first["rows"][0]["kind"] == "trained" and first["rows"][-1]["domain"] == "gear=scale:3:3"
-    assert all(x["episodes"] == 4 and math.isfinite(x["mean"]) for x in first["rows"])
+    assert all(x["episodes"] == 10 and math.isfinite(x["mean"]) for x in first["rows"])
     assert [len(x) for x in second["grid"]["score"]] == [2, 2]
     assert (runs / "drawn/transfer.png").stat().st_size > 1000
     assert play("transfer", *both, *words.split(), "--cells", "2") == 0  # repeats itself
@@ -155,6 +196,8 @@ def test_a_policy_meets_the_physics_that_a_domain_names(runs):
         [run.play(randomise, 4, 7) for run in opened] for randomise in (still, moved)
     )
     assert still_results[0] == still_results[1] and moved_results[0] != moved_results[1]
+    fewer = opened[0]._replace(config=dataclasses.replace(opened[0].config, num_envs=4))
+    assert fewer.play(moved, 4, 7) == moved_results[0]  # whatever the run's number
 
 
 @pytest.mark.parametrize(
@@ -164,6 +207,7 @@ def test_a_policy_meets_the_physics_that_a_domain_names(runs):
         ("--physics mass=scale:2:1", "low 2 is above high 1"),
         ("--grid mass=scale:1:2", "grid takes two words"),
         ("--grid mass=normal:1 gear=scale:1:2", "a low and a high"),
+        ("--grid mass=gaussian:1:2 gear=scale:1:2", "a low and a high"),
         ("--mode fast", "mode must be"),
         ("--grid mass=scale:1:2 friction=scale:0.5:2", "does nothing"),
         ("--grid mass@torso=scale:1:2 gear=scale:0.5:2", "no mass of that name"),

@@ -59,8 +59,8 @@ def play(
     """Plays num_episodes episodes, in rounds of one in each environment, or of each team: were the
     next begun as soon as one has ended, short ones would be overcounted.
 
-    An episode that has not ended after MAX_STEPS steps is cut and comes as it is, with its return
-    so far and `ended` False.
+    An episode that has not ended after MAX_STEPS steps, or that was cut because its simulation
+    exploded (randomise/groups.py), comes as it is, with its return so far and `ended` False.
 
     Raises:
       Stopped: stop(), which is asked at each step, was True.
@@ -79,6 +79,9 @@ def play(
             timestep = envs.step(np.asarray(action))
             ended = [episode for episode in envs.pop_episodes() if episode.env in playing]
             playing -= {episode.env for episode in ended}
+            if cut := playing & set(np.flatnonzero(timestep.truncated).tolist()):
+                ended += [episode for episode in envs.running_episodes() if episode.env in cut]
+                playing -= cut
             episodes += ended
             if not playing:
                 break

@@ -102,13 +102,18 @@ def _leaf(array: Any) -> tuple[spaces.Space, Callable[[np.ndarray], np.ndarray]]
         return spaces.Discrete(size), lambda x: x.reshape(-1).astype(np.int32) - np.int32(start)
     if dtype == np.float64:
         box = spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
-        return box, lambda x: x.astype(np.float32)
+        return box, _to_float32
     # Atari, VizDoom and Procgen put channels first, as do some grids; the rest are [H, W, C].
     if len(shape) == 3 and shape[0] < shape[1] == shape[2]:
         low, high = np.moveaxis(low, 0, -1), np.moveaxis(high, 0, -1)
         box = spaces.Box(low, high, dtype=dtype.type)
         return box, lambda x: np.ascontiguousarray(np.moveaxis(x, 1, -1))
     return spaces.Box(low, high, dtype=dtype.type), lambda x: x
+
+
+def _to_float32(x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # of a simulation that explodes; groups.py sets it aside
+        return x.astype(np.float32)
 
 
 def _bounds(array: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

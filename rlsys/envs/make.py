@@ -41,22 +41,9 @@ def make(
     Raises:
       UserError: there is no such task, it cannot be made here, or it cannot honour the options.
     """
-    options, backend = task.options, backend_of(task.env_id)
-    if options.opponent:
-        check_opponent(task.env_id, options)
-    against = options.opponent and options.opponent not in WITHIN
-    rows = 2 * num_envs if against else num_envs
-    made: Any = Groups if task.randomise.physics_words else backend
-    envs: Envs = made(task, rows, seed, num_threads=num_threads, render=render)
-    if isinstance(envs, TeamEnvs) and options.event_rewards:
-        envs = wrappers.AddEvents(envs, options.event_rewards)
-    if against:
-        envs = wrappers.Versus(envs, options.opponent, task.env_id, seed)
-    if options.life_loss_ends:
-        assert isinstance(envs, EnvPoolEnvs)  # other back-ends have refused it
-        envs = wrappers.LifeLossEnds(envs)
-    exact = None
-    if task.randomise != NOTHING:  # in the task's own units, so before all that follows
+    envs = make_own(task, num_envs, seed, num_threads=num_threads, render=render)
+    options, exact = task.options, None
+    if task.randomise != NOTHING:
         effects = effects_of(
             task.randomise,
             task.env_id,
@@ -91,4 +78,32 @@ def make(
         envs = wrappers.Flicker(envs, options.flicker, seed)
     if exact:
         envs = wrappers.ShowValue(envs, exact)
+    return envs
+
+
+def make_own(
+    task: Task,
+    num_envs: int,
+    seed: int | Sequence[int],
+    *,
+    num_threads: int = 0,
+    render: bool = False,
+) -> Envs:
+    """Makes environments that show a task's own observations and take its own actions: without
+    effects, which are in these units, and without the options that make() adds after them. make()
+    explains the arguments and errors."""
+    options, backend = task.options, backend_of(task.env_id)
+    if options.opponent:
+        check_opponent(task.env_id, options)
+    against = options.opponent and options.opponent not in WITHIN
+    rows = 2 * num_envs if against else num_envs
+    made: Any = Groups if task.randomise.physics_words else backend
+    envs: Envs = made(task, rows, seed, num_threads=num_threads, render=render)
+    if isinstance(envs, TeamEnvs) and options.event_rewards:
+        envs = wrappers.AddEvents(envs, options.event_rewards)
+    if against:
+        envs = wrappers.Versus(envs, options.opponent, task.env_id, seed)
+    if options.life_loss_ends:
+        assert isinstance(envs, EnvPoolEnvs)  # other back-ends have refused it
+        envs = wrappers.LifeLossEnds(envs)
     return envs

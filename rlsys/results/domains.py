@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rlsys.envs import NOTHING, Randomise
-from rlsys.envs.randomise.effects import OF_NUMBERS, OFF, WORDS, Effects
+from rlsys.envs.randomise.effects import OF_NUMBERS, WORDS, Effects, is_on
 from rlsys.envs.randomise.words import FACTORS, NONE, NUMBERS, Word, read
 
 TRAINED, NOMINAL, BEYOND, TOGETHER, NEW = "trained", "nominal", "beyond", "together", "new"
@@ -116,7 +116,7 @@ def held_out(
         farther += shifts[-1:]
     for field in Effects._fields:
         value = getattr(effects, field)
-        if value != getattr(OFF, field) and field != "sensor_loss_seconds":
+        if is_on(field, value) and field != "sensor_loss_seconds":
             larger = twice(field, value)
             alone = {field: larger}
             if field == "sensor_loss":
@@ -127,8 +127,7 @@ def held_out(
         both = Randomise(physics=tuple(farther) or None, **above)  # type: ignore[arg-type]
         domains.append(Domain("all that is above, the higher of two", TOGETHER, both))
     for field, size in NEW_EFFECTS.items():
-        off = getattr(effects, field) == getattr(OFF, field)
-        if off and not (counted and field in OF_NUMBERS):
+        if not is_on(field, getattr(effects, field)) and not (counted and field in OF_NUMBERS):
             domains.append(Domain(f"{field} {size:g}", NEW, only(**{field: size})))
     drawn = {word.what for word in words}
     drawn |= {"gain"} if "gear" in drawn else set()  # a motor's gain is its gear

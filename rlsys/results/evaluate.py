@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlsys.acting import exploitability, playing
+from rlsys.acting import exploitability
 from rlsys.acting.playing import SEED, play_tasks
 from rlsys.config import check_at_least
 from rlsys.envs import Episode, against_players, is_team_game, layout, make, shared_spaces
@@ -107,7 +107,7 @@ def describe(name: str, result: dict[str, float]) -> str:
     if told := describe_successes(result):
         words += f"; {told}"
     if ended := cut(result):
-        words += f"; {ended}, the others count with their return after {playing.MAX_STEPS:,} steps"
+        words += f"; {ended}, the others count with their return so far"
     return words
 
 

@@ -110,7 +110,7 @@ def frames(player: EvalPolicy, params: Any, stride: int) -> Iterator[Frame]:
         timestep = envs.step(np.asarray(action))
         ended = [episode for episode in envs.pop_episodes() if episode.env == 0]
         before, episode = episode.length, (ended or envs.running_episodes())[0]
-        if episode.length < before:  # another has begun, as the simulation exploded
+        if timestep.truncated[0] and not ended:  # the simulation exploded
             return
         # A step that the learner sees spent on a reset, after a lost life, is none of the game's.
         if ended or (before < episode.length and episode.length % stride == 0):

@@ -11,6 +11,7 @@ import numpy as np
 
 from rlsys import envs
 from rlsys.config import check_at_least
+from rlsys.envs.randomise.groups import EXPLODED, all_well
 from rlsys.envs.randomise.model import Refused
 from rlsys.envs.randomise.physics import Parameter, Physics, draw, numbers_at, physics_of
 from rlsys.envs.randomise.variants import make_variant, plain, rollout
@@ -125,13 +126,20 @@ def ends(task: envs.Task, physics: Physics, config: RandomiseConfig) -> list[str
 def _play(
     task: envs.Task, physics: Physics, numbers: np.ndarray, config: RandomiseConfig
 ) -> list[Timestep]:
-    """Plays the first episode, or as many of its steps as the rollout has."""
+    """Plays the first episode, or as many of its steps as the rollout has.
+
+    Raises:
+      Refused: the environments cannot be made with these numbers, or explode.
+    """
     bare = task._replace(randomise=envs.NOTHING)
     played = make_variant(bare, physics, numbers, 1, config.seed, num_threads=1)
     timesteps = rollout(played, config.steps)
     played.close()
     ended = [bool(t.truncated[0] or t.discount[0] == 0) for t in timesteps]
-    return timesteps[: ended.index(True) + 1] if True in ended else timesteps
+    timesteps = timesteps[: ended.index(True) + 1] if True in ended else timesteps
+    if not all(all_well(t.obs) and all_well(t.reward) for t in timesteps):
+        raise Refused(EXPLODED)
+    return timesteps
 
 
 def _told(timesteps: list[Timestep]) -> list[str]:

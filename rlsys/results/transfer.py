@@ -16,15 +16,16 @@ from matplotlib.figure import Figure
 
 from rlsys.acting.playing import SEED, eval_policy, play
 from rlsys.config import check_at_least
-from rlsys.envs import NOTHING, Randomise, make
+from rlsys.envs import NOTHING, Randomise, layout
+from rlsys.envs.make import make_own
 from rlsys.envs.randomise.effects import effects_of
 from rlsys.envs.randomise.physics import physics_of
 from rlsys.envs.randomise.variants import check_effect, plain
-from rlsys.envs.randomise.words import OF_XML, read
+from rlsys.envs.randomise.words import NUMBERS, OF_XML, read
 from rlsys.results import ranges
 from rlsys.results.domains import BEYOND, Domain, held_out
 from rlsys.results.domains import physics as only_physics
-from rlsys.results.evaluate import Saved, describe_successes, mean_interval, saved, summary
+from rlsys.results.evaluate import Saved, cut, describe_successes, mean_interval, saved, summary
 from rlsys.results.match import check_mode
 from rlsys.running import files
 from rlsys.running.algorithm import Algorithm
@@ -32,6 +33,7 @@ from rlsys.types import UserError
 
 NAME = "transfer.json"
 VARIANTS = 10  # so many draws of a domain's physics are played side by side, for all episodes
+MOST = 5  # at most so many environments share a draw
 Rows = list[dict[str, Any]]
 
 
@@ -40,7 +42,8 @@ class TransferConfig:
     """Plays runs in domains that differ from those of training, and compares their scores."""
 
     episodes: int = 100
-    """The number of episodes in each domain."""
+    """The number of episodes in each domain, rounded up to a multiple of 10, as each of a domain's
+    10 draws of the physics plays equally many."""
     mode: str = ""
     """How policies play: sampled draws actions as in training, greedy plays the likeliest one. If
     empty, each plays in the way that is its algorithm's score."""
@@ -64,7 +67,7 @@ class TransferConfig:
             raise UserError(f"grid takes two words of physics, not {len(self.grid)}")
         for text in (*self.physics, *self.grid):
             word = read(text)
-            if text in self.grid and len(word.numbers) != 2:
+            if text in self.grid and NUMBERS[word.how] != ("low", "high"):
                 raise UserError(f"grid takes words with a low and a high, not {text!r}")
 
 
@@ -88,8 +91,7 @@ class Run(NamedTuple):
         Raises:
           UserError: the task cannot be changed in this way.
         """
-        rounds = -(-num_episodes // self.config.num_envs)
-        num_envs = -(-num_episodes // rounds)
+        num_envs, num_episodes = shared(num_episodes)
         shifted = dataclasses.replace(
             randomise, variants=VARIANTS, redraw_steps=0, show_value=False, adapt=False
         )
@@ -99,12 +101,21 @@ class Run(NamedTuple):
             self.config,
             self.agent.network,
             task._replace(randomise=shifted),
-            num_envs,
+            num_envs * layout(task).players,
             seed,
             self.mode,
         )
         with contextlib.closing(player.envs):
             return summary(play(player, self.agent.params, num_episodes))
+
+
+def shared(num_episodes: int) -> tuple[int, int]:
+    """Returns the number of environments that play a domain, and that of the episodes that they
+    play: num_episodes, rounded up so that each draw plays equally many. Neither depends on the run,
+    so that all runs meet the same draws equally often."""
+    each = -(-num_episodes // VARIANTS)
+    rows = max(x for x in range(1, MOST + 1) if each % x == 0)
+    return VARIANTS * rows, VARIANTS * each
 
 
 def open_run(algorithm: Algorithm, config: Any, mode: str) -> Run:
@@ -138,7 +149,7 @@ def domains_of(run: Run, words: Sequence[str] = ()) -> list[Domain]:
       words: words of physics, each of which makes one more domain.
     """
     (task,) = run.config.tasks
-    envs = make(task._replace(randomise=NOTHING, continuous=True), 1, SEED)
+    envs = make_own(task._replace(randomise=NOTHING), layout(task).players, SEED)
     space, rate = envs.action_space, envs.steps_per_second
     effects = effects_of(task.randomise, task.env_id, envs.observation_space, space, rate)
     envs.close()
@@ -167,6 +178,7 @@ def transfer(runs: Sequence[tuple[Algorithm, Any]], options: TransferConfig) -> 
       UserError: the runs play several tasks, the words of the grid do not fit their task, or a
         file cannot be written.
     """
+    options = dataclasses.replace(options, episodes=shared(options.episodes)[1])
     opened = [open_run(*run, options.mode) for run in runs]
     name = task_of([run.config for run in opened])
     for text in options.grid:
@@ -210,7 +222,8 @@ def grid(run: Run, options: TransferConfig) -> dict[str, Any]:
 
     Returns:
       "words": the two words; "values": for each word, its values as spread() gives them; "score":
-      the mean returns [values of the first][values of the second].
+      the mean returns [values of the first][values of the second]; "ended": in the same order, the
+      number of episodes that have ended.
     """
     words = [read(text) for text in options.grid]
     values = [spread(word.numbers[0], word.numbers[1], options.cells) for word in words]
@@ -219,12 +232,14 @@ def grid(run: Run, options: TransferConfig) -> dict[str, Any]:
         how, together = words[i].how.removeprefix("log"), ":all" * (words[i].how in OF_XML)
         return f"{words[i].place}={how}:{value:.6g}:{value:.6g}{together}"
 
-    def score_at(a: float, b: float) -> float:
+    def play_at(a: float, b: float) -> dict[str, float]:
         both = Randomise(physics=(fixed(0, a), fixed(1, b)))
-        return run.play(both, options.episodes, options.seed)["mean"]
+        return run.play(both, options.episodes, options.seed)
 
-    score = [[score_at(a, b) for b in values[1]] for a in values[0]]
-    return {"words": list(options.grid), "values": [x.tolist() for x in values], "score": score}
+    played = [[play_at(a, b) for b in values[1]] for a in values[0]]
+    score, ended = ([[x[key] for x in row] for row in played] for key in ("mean", "ended"))
+    axes = {"words": list(options.grid), "values": [x.tolist() for x in values]}
+    return {**axes, "score": score, "ended": ended}
 
 
 def spread(low: float, high: float, count: int) -> np.ndarray:
@@ -233,9 +248,10 @@ def spread(low: float, high: float, count: int) -> np.ndarray:
 
 
 def _cell(result: dict[str, float]) -> str:
-    """Writes a mean and its 95 % interval as text."""
-    low, high = result["interval_95_low"], result["interval_95_high"]
-    return f"{result['mean']:8.4g} ({low:.4g} to {high:.4g})"
+    """Writes a mean and its 95 % interval as text, and how many episodes have ended if not all
+    have."""
+    low, high, told = result["interval_95_low"], result["interval_95_high"], cut(result)
+    return f"{result['mean']:8.4g} ({low:.4g} to {high:.4g}){told and f', {told}'}"
 
 
 def _write(run: Run, about: dict[str, Any]) -> None:
@@ -280,6 +296,7 @@ def table(tested: dict[str, list[Rows]]) -> list[str]:
 
     tested: for each agent, by name, the rows of transfer.json of each of its seeds. A cell is the
     mean over seeds with its 95 % interval; of one seed, that over episodes, marked with a star.
+    Where not all episodes have ended, it says how many have.
     """
     domains = {
         (row["domain"], row["kind"]): None
@@ -294,8 +311,10 @@ def table(tested: dict[str, list[Rows]]) -> list[str]:
         for seeds in tested.values():
             found = [row for rows in seeds for row in rows if row["domain"] == domain]
             if len(found) > 1:
-                mean, low, high = mean_interval(row["mean"] for row in found)
-                cells.append(f"{mean:.4g} ({low:.4g} to {high:.4g})")
+                names = ("mean", "interval_95_low", "interval_95_high")
+                over_seeds = zip(names, mean_interval(x["mean"] for x in found), strict=True)
+                total = {key: sum(x[key] for x in found) for key in ("episodes", "ended")}
+                cells.append(_cell(dict(over_seeds) | total).strip())
             else:
                 cells.append(f"{_cell(found[0]).strip()} *" if found else "-")
         lines.append(f"| {' | '.join([domain, kind, *cells])} |")

@@ -1,4 +1,4 @@
-"""Groups of environments with physics of their own: rows, seeds, redraws, and draws set aside."""
+"""Groups of environments with physics of their own: rows, seeds, redraws, and refused draws."""
 
 import jax
 import numpy as np
@@ -196,34 +196,6 @@ def test_if_all_draws_are_refused_it_says_so(monkeypatch):
     monkeypatch.setattr(XmlPhysics, "variant", refusing)
     with pytest.raises(UserError, match=r"20 draws .* in a row cannot be played: MuJoCo: no"):
         make()
-
-
-def test_what_explodes_is_set_aside_and_never_shown():
-    task = "gymnasium/randomise_fakes:explodes"
-    env = make(task, 16, words=("mass=uniform:0:1",), variants=16, redraw_steps=24)
-    timesteps, _ = play(env, 150)
-    for t in timesteps:
-        assert np.isfinite(t.obs).all() and np.isfinite(t.reward).all()
-    draws = env.pop_draws()
-    bad = [x for x in draws if x.refused]
-    assert all("finite" in x.refused for x in bad) and all(x.values["mass"] > 0.9 for x in bad)
-    late = [x for x in bad if x.values["mass"] <= 0.95]
-    assert late and len(late) < len(bad), "the seed has none of one kind"
-    assert_aligned(timesteps)
-    # A row that exploded shows again what it showed before, truncated, and is then reset.
-    shown = 0
-    for before, now, after in zip(timesteps, timesteps[1:], timesteps[2:], strict=False):
-        for i in np.flatnonzero(now.truncated & (now.obs[:, 0] > 0.9) & ~before.first):
-            np.testing.assert_array_equal(before.obs[i], now.obs[i])
-            assert now.reward[i] == 0 and after.first[i]
-            shown += 1
-    assert shown
-    assert env.running_episodes()[0].length >= 0
-
-
-def test_if_all_explode_it_says_so():
-    with pytest.raises(UserError, match=r"draws .* explode|does nothing"):
-        make("gymnasium/randomise_fakes:always_explodes", words=("mass=uniform:0:1",)).reset()
 
 
 def test_words_that_are_the_task_as_it_is_are_played():

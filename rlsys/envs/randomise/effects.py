@@ -71,6 +71,12 @@ def check_effects(randomise: Any) -> None:
         raise UserError(f"sensor_loss_seconds must be positive, and finite, not {seconds}")
 
 
+def is_on(field: str, value: str | float | None) -> bool:
+    """Returns whether the value of a field of Effects, or of Randomise, changes anything. Words
+    whose amounts are all 0, and None, do not."""
+    return bool(places.read(field, str(value or "")) if field in WORDS else value)
+
+
 def effects_of(
     randomise: Any,
     env_id: str,

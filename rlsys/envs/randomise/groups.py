@@ -59,10 +59,11 @@ class Groups(Backend):
     """Plays B environments of a task in groups. The rows of a group stand side by side.
 
     When a group's physics are to be drawn anew, its running episodes end as truncated, and its next
-    step is a reset. Such episodes are left out of all statistics. The same happens to a group in
-    which a simulation explodes: a number is not finite, or above LARGEST. The rows that exploded
-    then show their last sound observation again. A draw on a boundary (adapt.py) is kept until each
-    of its environments has ended an episode; an explosion ends the episodes of its whole group.
+    step is a reset. Such episodes are left out of all statistics; running_episodes() tells them on
+    their last step. The same happens to a group in which a simulation explodes: a number is not
+    finite, or above LARGEST. The rows that exploded then show their last sound observation again. A
+    draw on a boundary (adapt.py) is kept until each of its environments has ended an episode; an
+    explosion ends the episodes of its whole group.
 
     Attributes:
       drawn: [B, n] float32, the physics behind the last Timestep's observations. Each number says
@@ -120,6 +121,7 @@ class Groups(Backend):
             self._replace(group)
         self._unplayed = list(self._groups)
         self._started = False
+        self._cut = np.zeros(self.num_envs, bool)
 
     def _replace(self, group: Group) -> None:
         """Draws new physics for a group, and makes its environments with them.
@@ -195,7 +197,7 @@ class Groups(Backend):
         """
         for _ in range(TRIES):
             obs = group.envs.reset().obs
-            if _all_well(obs):
+            if all_well(obs):
                 return obs
             self._draws.append(self._record(group, EXPLODED))
             self._replace(group)
@@ -211,7 +213,7 @@ class Groups(Backend):
             envs = [x.envs for x in self._groups]
             played = envs[0].receive_together(envs)
         self._cut = np.zeros(self.num_envs, bool)
-        if not (_all_well(played.obs) and _all_well(played.reward)):
+        if not (all_well(played.obs) and all_well(played.reward)):
             played = self._set_aside(played, _well(played.obs) & _well(played.reward))
         for group in self._groups:
             group.left -= 1  # below 0 if a boundary kept the draw, or if it is never drawn anew
@@ -259,12 +261,10 @@ class Groups(Backend):
         )
 
     def step(self, action: np.ndarray) -> Timestep:
-        started = self._started
+        if self._started:  # what the last step cut was still told by running_episodes()
+            self._return[self._cut] = 0
+            self._length[self._cut] = 0
         timestep = super().step(action)
-        if not (started and self._cut.any()):
-            return timestep
-        self._return[self._cut] = 0
-        self._length[self._cut] = 0
         return timestep._replace(truncated=timestep.truncated | self._cut)
 
     def _finish(self, ended: np.ndarray) -> None:
@@ -309,8 +309,8 @@ class Groups(Backend):
             _close(group)
 
 
-def _all_well(x: Any) -> bool:
-    """Returns whether _well holds for all rows; each step asks for it."""
+def all_well(x: Any) -> bool:
+    """Returns whether all floats of arrays are finite and smaller than LARGEST."""
     arrays = [x] if isinstance(x, np.ndarray) else jax.tree.leaves(x)
     floats = (array for array in arrays if array.dtype.kind == "f")
     return all(-LARGEST < array.min() and array.max() < LARGEST for array in floats)  # NaN: False

@@ -44,6 +44,8 @@ def expand(path: Path, root: ET.Element | None = None, main: Path | None = None)
     root = ET.parse(path).getroot() if root is None else root
     children: list[ET.Element] = []
     for child in root:
+        if path != main and (path.parent / child.attrib.get("file", "")).is_file():
+            child.set("file", str(path.parent / child.attrib["file"]))  # as MuJoCo, before meshdir
         if child.tag == "include":
             file = main.parent / child.attrib["file"]
             if not file.exists():
@@ -85,6 +87,8 @@ class Model:
           Refused: MuJoCo does not take it.
         """
         self.root = root
+        # Else MuJoCo would put a robot that explodes back at rest, and groups.py would not see it.
+        ET.SubElement(ET.SubElement(root, "option"), "flag", autoreset="disable")
         _write(root, path)
         compiled = compile_file(path)
         self.arrays = arrays_of(compiled)
@@ -106,8 +110,7 @@ class Model:
             for place, factor, shift in sizes:
                 scale = factor + shift / place.nominal
                 expected[_resize(root, self, place.number, scale)] *= scale
-            model = Model(root, path)  # MuJoCo computes masses from sizes
-            root = copy.deepcopy(root)
+            model = Model(copy.deepcopy(root), path)  # MuJoCo computes masses from sizes
             if not np.allclose(model.arrays["geom_size"], expected, rtol=1e-4, atol=1e-9):
                 raise Refused("its sizes are not those of the file")
         wanted = changed(model.arrays, model.joint_dofs, changes)
@@ -203,11 +206,15 @@ def _resize(root: ET.Element, model: Model, body: int, factor: float) -> list[in
         if kind != 7:  # mjGEOM_MESH
             geom.set("size", _text(factor * model.arrays["geom_size"][i]))
             continue
-        mesh = _mesh(root, geom.attrib.get("mesh", ""))
-        if mesh not in scaled:
+        name = geom.attrib.get("mesh", "")
+        own = f"{name}-{body}"  # a copy, as other bodies may show the mesh as it is
+        if own not in scaled:
+            mesh = copy.deepcopy(_mesh(root, name))
             scale = np.array(mesh.attrib.get("scale", "1 1 1").split(), float)
-            mesh.set("scale", _text(factor * scale))
-            scaled.add(mesh)
+            mesh.attrib.update(name=own, scale=_text(factor * scale))
+            root.findall("asset")[-1].append(mesh)
+            scaled.add(own)
+        geom.set("mesh", own)
     return found
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import math
 
 from rlsys.envs.randomise.adapt import bounded
-from rlsys.envs.randomise.effects import Effects, check_effects
+from rlsys.envs.randomise.effects import Effects, check_effects, is_on
 from rlsys.envs.randomise.words import NONE, PHYSICS_OF, read
 from rlsys.types import UserError
 
@@ -150,8 +150,9 @@ class Randomise:
     @property
     def draws(self) -> bool:
         """Whether anything is drawn: physics, or effects on observations or actions."""
-        effects = (getattr(self, x) for x in Effects._fields if x != "sensor_loss_seconds")
-        return bool(self.preset or self.physics_words or any(effects))
+        effects = (x for x in Effects._fields if x != "sensor_loss_seconds")
+        on = any(is_on(x, getattr(self, x)) for x in effects)
+        return bool(self.preset or self.physics_words or on)
 
     @property
     def physics_words(self) -> tuple[str, ...]:
