@@ -64,8 +64,9 @@ class Randomise:
     """The widest gap that an actuator must cross before it moves back (backlash), as a share of an
     action's range; each episode draws its gaps between 0 and this."""
     show_value: bool = False
-    """Show the value function, and not the policy, the observation without noise and the numbers
-    that were drawn. It needs separate_networks."""
+    """Show the value function, and not the policy, the observation without noise, the numbers that
+    were drawn, and arrays whose names begin with "privileged". The policy's LSTM sees no rewards,
+    which tell of them. It needs separate_networks."""
 
     # Physics, see words.py.
     physics: tuple[str, ...] | None = None
