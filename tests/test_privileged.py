@@ -377,6 +377,7 @@ def test_a_run_is_evaluated_on_a_domain_without_what_is_privileged(trained):
         ),
         ("ppo --randomise.observation-noise x", "observation_noise takes a number, or words"),
         ("r2d2 --randomise.action-delay 2", "action_delay must lie within [0, 1], not 2.0"),
+        ("apex --randomise.adapt-step 0.1", "would do nothing without --randomise.adapt True"),
         ("ppo --randomise.preset rubik", "there is no preset 'rubik' of randomise"),
     ],
 )

@@ -10,10 +10,13 @@ import math
 
 from rlsys.envs.randomise.adapt import bounded
 from rlsys.envs.randomise.effects import Effects, check_effects
+from rlsys.envs.randomise.places import read as read_places
 from rlsys.envs.randomise.words import NONE, PHYSICS_OF, read
 from rlsys.types import UserError
 
 PRESETS = ("dactyl",)
+OF_ADAPT = ("adapt_threshold_high", "adapt_threshold_low", "adapt_episodes", "adapt_step",
+            "boundary_share")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +150,25 @@ class Randomise:
             low, high = bounded(word).numbers
             if low == high:
                 raise UserError(f"physics {word.text!r} has no width that adapt could widen to")
+
+    def check_used(self, before: "Randomise | None" = None) -> None:
+        """Refuses fields that are given and would do nothing. A field counts as given if it has
+        neither its default nor its value in `before`, from which a run goes on.
+
+        Raises:
+          UserError: there is such a field.
+        """
+        of_preset = self.preset and self.sensor_loss is None
+        lost = of_preset or read_places("sensor_loss", self.sensor_loss or "")
+        for names, used, need in (
+            (OF_ADAPT, self.adapt, "--randomise.adapt True"),
+            (("variants", "redraw_steps"), self.physics_words, "drawn physics"),
+            (("sensor_loss_seconds",), lost, "--randomise.sensor-loss"),
+        ):
+            for name in names if not used else ():
+                value = getattr(self, name)
+                if value not in (getattr(NOTHING, name), getattr(before or NOTHING, name)):
+                    raise UserError(f"randomise.{name} {value} would do nothing without {need}")
 
     @property
     def draws(self) -> bool:
