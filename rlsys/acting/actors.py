@@ -49,7 +49,7 @@ def make_envs(*configs: Any) -> list[Envs]:
     dealt = zip(itertools.cycle(config.tasks), seeds(configs, 0), strict=False)
     found = [make(task, share, seed) for task, seed in dealt]
     hidden = getattr(config, "privileged", ())
-    for envs in () if config.randomise.show_value else found:
+    for envs in found:
         if exact := [key for key in left_exact(envs) if key not in hidden]:
             raise UserError(
                 f"the noise leaves {exact[0]} of {envs.name!r} exact, and so would hide nothing "

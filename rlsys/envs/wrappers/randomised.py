@@ -13,7 +13,7 @@ from rlsys.envs.wrappers.observation_noise import (
     ObservationOffset,
     SensorLoss,
 )
-from rlsys.envs.wrappers.show_value import chain
+from rlsys.envs.wrappers.show_value import ShowValue, chain
 
 
 def with_actions(envs: Envs, effects: Effects, seed: int | Sequence[int]) -> Envs:
@@ -64,9 +64,10 @@ def with_observations(envs: Envs, effects: Effects, seed: int | Sequence[int]) -
 
 def left_exact(envs: Envs) -> list[str]:
     """Returns the names of the arrays of a simulator's state that the noise on other observations
-    leaves as they are; none where there is no such noise."""
-    noises = [x for x in chain(envs) if isinstance(x, ObservationNoise | SensorLoss)]
-    if not noises:
+    leaves as they are; none where there is no such noise, or where show_value hides them."""
+    wrappers = chain(envs)
+    noises = [x for x in wrappers if isinstance(x, ObservationNoise | SensorLoss)]
+    if not noises or any(isinstance(x, ShowValue) for x in wrappers):
         return []
     changed = set().union(*(x.keys for x in noises))
     exact = [key for key in named(envs.observation_space) if key not in changed]
