@@ -315,8 +315,9 @@ class ActorCriticConfig(RunConfig):
     separate_networks, and lets a policy without memory learn from values that have a memory."""
     privileged: tuple[str, ...] = ()
     """Names of the observation's arrays that only the values read, and never the policy (Pinto et
-    al. 2017, "Asymmetric Actor Critic"). It needs separate_networks. An exported policy does not
-    take these arrays, and a task that evaluation plays need not show them."""
+    al. 2017, "Asymmetric Actor Critic"), whose LSTM then sees no rewards either. It needs
+    separate_networks. An exported policy does not take these arrays, and a task that evaluation
+    plays need not show them."""
     entropy_cost: float = 0.01
     """The weight of the policy's entropy in the loss."""
     popart: bool = True

@@ -209,6 +209,7 @@ def resume(args: list[str], where: hosts.Address | None) -> None:
     algorithm, config = load(folder)
     usage = f"rlsys resume {folder}"
     options = cli.parse(config, args, about, usage=usage, also=Processes())
+    options.randomise.check_used(config.randomise)
     hosts.start(where)
     train(algorithm, options, resume=True)
 

@@ -15,12 +15,12 @@ from test_train import checkpoint, logged, play
 
 import rlsys
 from rlsys import algorithms, networks
-from rlsys.acting import actor_critic, playing
+from rlsys.acting import actor_critic, actors, exported, playing
 from rlsys.algorithms import impala, ppo
 from rlsys.config import from_dict
 from rlsys.envs import NOTHING, Options, Randomise, make
 from rlsys.learning import learner
-from rlsys.results import evaluate
+from rlsys.results import evaluate, export
 from rlsys.running import config_file
 from rlsys.types import TRAJECTORY_SPEC, Timestep, Trajectory, UserError
 
@@ -39,11 +39,11 @@ CORES = {"both": (8, 8), "of the values": (0, 8), "of the policy": (8, 0), "none
 def config_of(algorithm, cores, **changes):
     core_size, value_core_size = CORES[cores]
     more = {"sequence_length": 4, "epochs": 1, "minibatches": 2}
-    changes = {"privileged": ("privileged_state",)} | changes
+    changes = {"env": "Pendulum-v1", "privileged": ("privileged_state",)} | changes
     if algorithm is impala:
         more = {"batch_size": B}
     return algorithm.Config(
-        env="Pendulum-v1", num_envs=B, unroll_length=T, refresh_steps=T, separate_networks=True,
+        num_envs=B, unroll_length=T, refresh_steps=T, separate_networks=True,
         hidden_size=8, head_size=8, core_size=core_size, value_core_size=value_core_size,
         normalize_observations=True, popart_step_size=0.01,
         **more | changes,
@@ -67,7 +67,7 @@ def steps_of(seed=0, changed=False):
     if changed:
         obs["privileged_state"] = 3 - 5 * obs["privileged_state"]
     first = rng.random((T + 1, B)) < 0.2
-    reward = np.where(first, 0, rng.normal(size=(T + 1, B))).astype("f")
+    reward = np.where(first, 0, rng.normal(size=(T + 1, B)) - 3 * changed).astype("f")
     return Timestep(obs, first, reward, np.ones_like(reward), np.zeros_like(first))
 
 
@@ -113,7 +113,8 @@ def test_what_is_privileged_changes_no_action_in_training_but_values(algorithm, 
 
 @pytest.mark.parametrize("cores", CORES)
 def test_the_policy_alone_is_the_whole_networks_policy(cores):
-    """It acts the same to the bit on observations with privileged arrays and without them."""
+    """It acts the same to the bit on observations with privileged arrays and without them, and
+    whatever the rewards."""
     _, network, params = network_and_params(ppo, cores)
     alone = networks.policy_alone(network)
     assert list(alone.observation_space) == ["action_mask", "hand"] and alone.value_body is None
@@ -125,7 +126,7 @@ def test_the_policy_alone_is_the_whole_networks_policy(cores):
     for t in range(T):
         timestep = jax.tree.map(lambda x, t=t: x[t], steps)
         shown = {k: x for k, x in timestep.obs.items() if k != "privileged_state"}
-        timesteps = timestep, timestep, timestep._replace(obs=shown)
+        timesteps = timestep, timestep, timestep._replace(obs=shown, reward=-timestep.reward)
         actions, log_mu = [], []
         for i, policy in enumerate((whole, part, part)):
             action, aux, states[i], keys[i] = policy(params, timesteps[i], states[i], keys[i])
@@ -226,7 +227,21 @@ class Hidden(gymnasium.Env):
         return self._obs(), float(action), bool(self.np_random.random() < 0.1), False, {}
 
 
+class Robot(Hidden):
+    """Shows a simulator's state, as some of Playground's tasks do."""
+
+    observation_space = spaces.Dict(
+        state=Hidden.observation_space["state"],
+        privileged_state=Hidden.observation_space["more"]["full"],
+    )
+
+    def _obs(self):
+        obs = super()._obs()
+        return {"state": obs["state"], "privileged_state": obs["more"]["full"]}
+
+
 gymnasium.register("Hidden-v0", entry_point="test_privileged:Hidden", max_episode_steps=20)
+gymnasium.register("Robot-v0", entry_point="test_privileged:Robot", max_episode_steps=20)
 WORDS = (
     "--num-envs 8 --actors 1 --hidden-size 16 --head-size 8 --unroll-length 8 --refresh-steps 8 "
     "--unrolls-ahead 0 --eval-episodes 4 --env-steps 1280 --checkpoint-every 640 --log-every 320 "
@@ -242,7 +257,7 @@ NOISY = (
     "--randomise.show-value True "
 )
 RUNS = {
-    "noise, LSTM of values": "ppo --env Pendulum-v1 --value-core-size 8 " + NOISY + PPO,
+    "noise, two LSTMs": "ppo --env Pendulum-v1 --core-size 4 --value-core-size 8 " + NOISY + PPO,
     "noise, impala": "impala --env Pendulum-v1:observe=0,1 --core-size 8 --batch-size 8 "
     "--policy gaussian " + NOISY + WORDS,
     "a task's own": "ppo --env gymnasium/test_privileged:Hidden-v0 --core-size 8 "
@@ -252,7 +267,7 @@ RUNS = {
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=() if "LSTM" in name else pytest.mark.slow) for name in RUNS],
+    params=[pytest.param(name, marks=() if "LSTMs" in name else pytest.mark.slow) for name in RUNS],
 )
 def trained(request, tmp_path_factory):
     """A run's Algorithm, Config and folder, beside which its policy was exported."""
@@ -309,7 +324,10 @@ def test_evaluation_and_export_see_nothing_that_is_privileged(trained):
         for name in hidden:
             obs = {**obs, name: rng.normal(size=obs[name].shape).astype("f")}
         seen = timestep.obs if isinstance(timestep.obs, dict) else {"obs": timestep.obs}
-        beside = timestep._replace(obs={**obs, **{k: seen[k] for k in set(seen) - set(hidden)}})
+        beside = timestep._replace(
+            obs={**obs, **{k: seen[k] for k in set(seen) - set(hidden)}},
+            reward=rng.normal(size=3).astype("f"),
+        )
         action, _, core_state, key = player.policy(params, timestep, core_state, key)
         again, _, shown_state, shown_key = shown.policy(params, beside, shown_state, shown_key)
         np.testing.assert_array_equal(action, again)
@@ -317,7 +335,7 @@ def test_evaluation_and_export_see_nothing_that_is_privileged(trained):
         if task.env_id == "Pendulum-v1" and not task.continuous:
             expected = np.linspace(*np.float32([-2, 2]), 11, dtype=np.float32)[expected]
         bare = raw.obs if not isinstance(raw.obs, dict) else {"state": raw.obs["state"]}
-        np.testing.assert_array_equal(policy.act(bare, raw.reward, raw.first), expected)
+        np.testing.assert_array_equal(policy.act(bare, first=raw.first), expected)
         timestep, raw = player.envs.step(np.asarray(action)), own.step(expected)
     for pool in (player.envs, shown.envs, own):
         pool.close()
@@ -359,6 +377,7 @@ def test_a_run_is_evaluated_on_a_domain_without_what_is_privileged(trained):
         ),
         ("ppo --randomise.observation-noise x", "observation_noise takes a number, or words"),
         ("r2d2 --randomise.action-delay 2", "action_delay must lie within [0, 1], not 2.0"),
+        ("apex --randomise.adapt-step 0.1", "would do nothing without --randomise.adapt True"),
         ("ppo --randomise.preset rubik", "there is no preset 'rubik' of randomise"),
     ],
 )
@@ -385,6 +404,45 @@ def test_arrays_that_cannot_be_privileged(privileged, sentence):
         actor_critic.make_network(config, SEEN, ACTIONS)
 
 
+@pytest.mark.parametrize("noise", [{"observation_noise": "0.1"}, {"preset": "dactyl"}])
+def test_noise_that_leaves_a_simulators_state_to_the_policy_is_refused(noise):
+    def pools(privileged=(), **given):
+        return actors.make_envs(
+            config_of(
+                ppo, "none", env="gymnasium/test_privileged:Robot-v0", privileged=privileged,
+                randomise=Randomise(physics=("none",), **given),
+            )
+        )  # fmt: skip
+
+    with pytest.raises(UserError, match=r"leaves privileged_state of .*--privileged privileged_"):
+        pools(**noise)
+    for found in (
+        pools(("privileged_state",), **noise),
+        pools(show_value=True, **noise),
+        pools(observation_noise="state=0.1,privileged_state=0.1"),
+        pools(action_delay=0.5),
+        pools(observation_drop=0.5),  # which drops all arrays alike
+    ):
+        assert "privileged_state" in found[0].observation_space.spaces
+
+
+def test_a_tasks_own_state_stays_out_of_the_exported_policy(tmp_path):
+    config = config_of(
+        ppo, "both", env="gymnasium/test_privileged:Robot-v0", privileged=(),
+        randomise=Randomise(observation_noise="0.1", show_value=True),
+    )  # fmt: skip
+    (pool,) = actors.make_envs(config)
+    network = actor_critic.make_network(config, pool.observation_space, pool.action_space)
+    alone = networks.policy_alone(network)
+    about = export.describe(ppo.ALGORITHM, config, alone, 0)
+    params = networks.init(network, jax.random.key(0))
+    policy = exported.ExportedPolicy(json.loads(json.dumps(about)), params)
+    assert list(policy.observation_space) == ["state"]
+    policy.reset(2)
+    for _ in range(2):  # its LSTM asks for no rewards
+        assert policy.act({"state": np.zeros((2, 2), "f")}).shape == (2,)
+
+
 def test_the_noiseless_observation_is_privileged_where_it_is_shown():
     config = config_of(
         ppo, "none", privileged=(), randomise=Randomise(observation_noise="0.1", show_value=True)
@@ -396,4 +454,6 @@ def test_the_noiseless_observation_is_privileged_where_it_is_shown():
     alone = networks.policy_alone(network)
     assert alone.observation_space == make(task._replace(randomise=NOTHING), 2, 0).observation_space
     assert Options() == task.options
+    both = spaces.Dict({**SEEN, "privileged/drawn": SEEN["hand"]})
+    assert actor_critic.policy_keys(config, both) == ["hand"]  # a task's own is hidden as well
     assert actor_critic.policy_keys(dataclasses.replace(config, randomise=NOTHING), SEEN) is None

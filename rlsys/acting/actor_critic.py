@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from gymnasium import spaces
 
 from rlsys import networks
+from rlsys.envs.randomise.places import PRIVILEGED
 from rlsys.envs.spaces import MASK
-from rlsys.envs.wrappers.show_value import PREFIX
 from rlsys.learning import learner
 from rlsys.learning.state import initial_state
 from rlsys.losses import popart
@@ -207,7 +207,7 @@ def policy_keys(config: Any, observation_space: Any) -> list[str] | None:
     known = [key for key in observation_space.keys() if key != MASK] if dicts else []
     hidden = [*config.privileged]
     if config.randomise.show_value:
-        hidden += [key for key in known if key.startswith(PREFIX)]
+        hidden += [key for key in known if key.startswith(PRIVILEGED)]
     if not hidden:
         return None
     for key in config.privileged:

@@ -19,6 +19,7 @@ from rlsys.acting.unroll import ActorState, Timer, Unroll, unroll
 from rlsys.envs import Envs, Episode, make
 from rlsys.envs.randomise.adapt import Ranges, Trial
 from rlsys.envs.randomise.groups import Draw
+from rlsys.envs.wrappers import left_exact
 from rlsys.learning import hosts, learner
 from rlsys.types import Policy, Trajectory, UserError, map_arrays
 
@@ -38,11 +39,24 @@ def seeds(configs: Sequence[Any], checkpoint: int) -> list[list[int]]:
 def make_envs(*configs: Any) -> list[Envs]:
     """Makes the environments of this process's actors, config.num_envs shared out equally; actor i
     plays the run's task i % num_tasks. With several Configs, a sweep's, each actor gets the shares
-    of all, in order."""
+    of all, in order.
+
+    Raises:
+      UserError: see make.make; or the policy would read exactly what noise hides from it.
+    """
     config = configs[0]
     share = config.num_envs // config.actors * len(configs)
     dealt = zip(itertools.cycle(config.tasks), seeds(configs, 0), strict=False)
-    return [make(task, share, seed) for task, seed in dealt]
+    found = [make(task, share, seed) for task, seed in dealt]
+    hidden = getattr(config, "privileged", ())
+    for envs in found:
+        if exact := [key for key in left_exact(envs) if key not in hidden]:
+            raise UserError(
+                f"the noise leaves {exact[0]} of {envs.name!r} exact, and so would hide nothing "
+                f"from the policy: impala and ppo hide that array with --privileged {exact[0]} and "
+                f"--separate-networks True"
+            )
+    return found
 
 
 class Actors:

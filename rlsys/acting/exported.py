@@ -123,7 +123,8 @@ class ExportedPolicy:
             observe, permute and only_first are applied here. flicker is not, as it is noise of
             the environment.
           reward: [B] raw rewards of the last step. A policy with an LSTM needs them, except in the
-            first call after reset(); others ignore them.
+            first call after reset(); others ignore them, and so does one that was trained beside
+            values that saw more than it.
           first: [B] bool, True where obs opens an episode; None where none does. In the first call
             after reset() all do.
 
@@ -138,7 +139,7 @@ class ExportedPolicy:
         shape = (self._batch,)
         if self._begins:
             reward, first = np.zeros(shape), np.ones(shape, bool)
-        if reward is None and self._core_state.lstm:
+        if reward is None and self._core_state.lstm and self._network.body.reward_bound:
             raise UserError("this policy's LSTM sees the last rewards: call act(obs, reward)")
         reward = np.zeros(shape) if reward is None else np.asarray(reward, np.float32)
         first = np.zeros(shape, bool) if first is None else np.asarray(first, bool)

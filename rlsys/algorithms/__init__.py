@@ -71,6 +71,7 @@ def config_of(
     default = presets.choose(preset, env, on_cpu)
     about = f"{about}\n\nPresets: {', '.join(presets.configs)}."
     config = cli.parse(default, args, about, usage=f"rlsys {command} {name}", also=also)
+    config.randomise.check_used()
     if config.init_from:
         found = cli.run_folder(config.init_from, sweep=False)
         config = dataclasses.replace(config, init_from=found)

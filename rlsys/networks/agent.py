@@ -233,7 +233,8 @@ def policy_value_network(
     [T, B, num_tasks].
 
     Discrete and MultiDiscrete actions have a categorical policy, Box actions a Gaussian one. The
-    core sees rewards clipped to [-1, 1], as IMPALA's did.
+    core sees rewards clipped to [-1, 1], as IMPALA's did. A reward tells of the exact state, so the
+    policy's core sees 0 in its place where policy_keys says what the policy may read.
 
     Args:
       observation_space: see make_body.
@@ -261,7 +262,8 @@ def policy_value_network(
         )
     action_shape(action_space)
     body |= {"reward_bound": 1.0, "bfloat16": bfloat16}
-    of_policy = make_body(part(observation_space, policy_keys), action_space, **body)
+    own = body if policy_keys is None else body | {"reward_bound": 0.0}
+    of_policy = make_body(part(observation_space, policy_keys), action_space, **own)
     of_value = None
     if separate:
         if value_core_size is not None:
@@ -288,12 +290,14 @@ def policy_network(
     bfloat16: bool = False,
     normalize_observations: bool = False,
     frame_stack: int = 1,
+    reward_bound: float = 1.0,
     **body,
 ) -> AgentNetwork:
     """Makes a network of a policy alone: a Distribution over actions in [T, B] states, and () in
     place of values. The arguments are those of policy_value_network, with which policy and values
-    were learned; what they say of images is ignored if only the values saw images."""
-    body |= {"reward_bound": 1.0, "bfloat16": bfloat16}
+    were learned; what they say of images is ignored if only the values saw images. The core sees
+    rewards clipped to reward_bound, either way; with 0 it sees none."""
+    body |= {"reward_bound": reward_bound, "bfloat16": bfloat16}
     only = make_body(observation_space, action_space, **body)
     head = PolicyHead(action_space, head_size, compute_dtype(bfloat16))
     frame_stack = frame_stack if has_images(observation_space) else 1

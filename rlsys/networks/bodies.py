@@ -36,7 +36,7 @@ class Body(nn.Module):
     hidden_size: int
     core_size: int
     conv: str
-    reward_bound: float  # the core sees rewards clipped to it, either way
+    reward_bound: float  # the core sees rewards clipped to it, either way; 0 hides them
     dtype: Any = jnp.float32  # that torso and core compute in
     pixel_offset: float = 0.0  # see torsos.encode
     pixel_scale: float = 255.0
@@ -149,7 +149,7 @@ def make_body(
       hidden_size: of the torso's dense layer; 0 for none, as R2D2 has it.
       core_size: of the LSTM, 0 for a memoryless network.
       conv: form of the convolutions, see convolution.conv2d.
-      reward_bound: the core sees rewards clipped to it, either way.
+      reward_bound: the core sees rewards clipped to it, either way; with 0 it sees none.
       bfloat16: compute torso, core and hidden layers in bfloat16. Parameters, the core's state and
         the result stay float32 (recurrent.lstm_scan and heads.py say why).
       pixel_offset, pixel_scale: of images, see torsos.encode.

@@ -16,6 +16,7 @@ from rlsys import networks
 from rlsys.acting import exported
 from rlsys.acting.playing import SEED
 from rlsys.envs import NOTHING, against_players, layout, make
+from rlsys.envs.randomise.places import named
 from rlsys.envs.space_json import to_json
 from rlsys.networks import AgentNetwork
 from rlsys.networks.heads import DuelingHead, PolicyValueHead
@@ -88,7 +89,11 @@ def describe(
     if isinstance(network.head, PolicyValueHead):
         kind = "policy_value"
         arguments |= {"num_tasks": network.head.num_tasks, "separate": False}
-    hidden = getattr(config, "privileged", ())
+    elif not is_q:
+        arguments["reward_bound"] = network.body.reward_bound
+    seen = network.observation_space
+    known = seen.keys() if isinstance(seen, spaces.Dict) else ("obs",)
+    hidden = [key for key in named(envs.observation_space) if key not in known]
     exploration = ("epsilon_base", "epsilon_exponent") if is_q else ()
     about = {
         "format": exported.FORMAT,

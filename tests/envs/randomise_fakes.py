@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from rlsys.envs.randomise.variants import SHARES
+
 TIMES: list[float] = []  # arguments with which make() was called
 
 
@@ -48,9 +50,23 @@ def explodes(mass=1.0):
     return env
 
 
-def always_explodes(mass=1.0):
-    env = Shows(np.nan, 100)
+def costs_and_explodes(mass=1.0):
+    """The same where each step costs 1."""
+    env = explodes(mass)
+    step = env.step
+
+    def costly(action):
+        obs, _, *rest = step(action)
+        return obs, -1.0, *rest
+
+    env.step = costly
     return env
+
+
+def explodes_on_its_own(mass=1.0):
+    """Shows NaN from the start, except with the masses at which it is checked that draws do
+    something."""
+    return Shows(mass if mass in (0.5, *SHARES) else np.nan, 100)
 
 
 def deaf(mass=1.0):

@@ -235,6 +235,22 @@ def test_what_explodes_on_a_boundary_counts():
     assert all(x.returns[0] < 3 for x in trials)  # of the two steps before it
 
 
+@pytest.mark.parametrize("high", [0.92, 0.97])  # which explodes after two steps, and at once
+def test_an_explosion_is_no_success_where_rewards_are_negative(high):
+    """Two steps of reward -1 would return more than an episode of 100."""
+    env, adaptation = make(
+        ("mass=uniform:0:1",), task="gymnasium/randomise_fakes:costs_and_explodes", variants=1,
+        adapt_threshold_low=-60.0, adapt_threshold_high=-40.0, boundary_share=1.0,
+    )  # fmt: skip
+    adaptation.ranges = adaptation.ranges._replace(shares=((0.5, high),))
+    env.set_ranges(adaptation.ranges)
+    env.restart(3, env.reset())
+    env.pop_trials()
+    decisions = play(env, adaptation, 120)
+    assert {x.share < high for x in decisions if x.boundary.side == HIGH} == {True}
+    assert adaptation.ranges.shares[0][HIGH] < high
+
+
 def test_the_same_seed_plays_the_same_and_restart_forgets():
     (a, one), (b, two) = make(), make()
     assert play(a, one, 300) == play(b, two, 300) != []

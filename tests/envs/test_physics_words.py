@@ -94,6 +94,36 @@ def test_fields():
     Randomise(variants=5).check_shares(12)  # nothing is drawn
 
 
+@pytest.mark.parametrize(
+    "field, needs",
+    [
+        ({"adapt_threshold_high": 1.0}, {"adapt": True, "adapt_threshold_low": 0.0}),
+        ({"adapt_threshold_low": 0.0}, {"adapt": True, "adapt_threshold_high": 1.0}),
+        *(
+            (field, {"adapt": True, "adapt_threshold_low": 0.0, "adapt_threshold_high": 1.0})
+            for field in ({"adapt_episodes": 8}, {"adapt_step": 0.1}, {"boundary_share": 0.4})
+        ),
+        ({"variants": 4}, {"preset": "dactyl"}),
+        ({"redraw_steps": 500}, {"physics": ("mass=scale:1:2",)}),
+        ({"sensor_loss_seconds": 2.0}, {"sensor_loss": "0.2"}),
+        ({"sensor_loss_seconds": 2.0}, {"preset": "dactyl"}),
+    ],
+)
+def test_a_field_that_would_do_nothing_is_refused(field, needs):
+    (name,) = field
+    physics = {"physics": ("mass=scale:1:2",)} if "adapt" in needs else {}
+    Randomise(**field, **needs | physics).check_used()
+    unused = Randomise(**field, physics=("none",) if "adapt" not in needs else None)
+    with pytest.raises(UserError, match=f"randomise.{name} .* would do nothing without"):
+        unused.check_used()
+    with pytest.raises(UserError, match="would do nothing"):
+        unused.check_used(Randomise())
+    unused.check_used(unused)  # a run goes on as it was
+    off = {"preset": "dactyl", "sensor_loss": "0", "physics": ("none",)}
+    with pytest.raises(UserError, match="would do nothing"):
+        Randomise(**field, **off).check_used()
+
+
 def test_the_preset_is_the_papers_table():
     """OpenAI et al. 2018, table 1."""
     found = {words.read(x).what: words.read(x) for x in words.PHYSICS_OF["dactyl"]}

@@ -57,6 +57,8 @@ HALF_CHEETAH = """
   <actuator>
     <motor name="push" joint="slide" gear="3"/>
     <position name="turn" joint="hinge" kp="7"/>
+    <general name="hold" joint="hinge" gainprm="500" biastype="affine" biasprm="0 -200 -3"/>
+    <velocity name="spin" joint="hinge" kv="4"/>
   </actuator>
 </mujoco>
 """
@@ -93,11 +95,13 @@ def test_mujoco_reads_what_was_written(tmp_path, angle):
     after = compiled(path).jnt_range
     np.testing.assert_allclose(after[1], [-np.pi / 2, np.pi / 4 + 0.1], rtol=1e-12)
     np.testing.assert_array_equal(after[0], [-1, 1])
-    found.write([change(found, "gain", "turn", 0.5), change(found, "gain", "push", 2)], path)
+    factors = {"push": 2, "turn": 0.5, "hold": 1.5, "spin": 3}
+    found.write([change(found, "gain", name, factor) for name, factor in factors.items()], path)
     after = compiled(path)
-    np.testing.assert_allclose(after.actuator_gainprm[:, 0], [1, 3.5])
-    np.testing.assert_allclose(after.actuator_biasprm[1, :2], [0, -3.5])
-    np.testing.assert_allclose(after.actuator_gear[:, 0], [6, 1])
+    np.testing.assert_allclose(after.actuator_gainprm[:, 0], [1, 3.5, 750, 12])
+    wanted = [[0, 0, 0], [0, -3.5, 0], [0, -300, -3], [0, 0, -12]]
+    np.testing.assert_allclose(after.actuator_biasprm[:, :3], wanted)
+    np.testing.assert_allclose(after.actuator_gear[:, 0], [6, 1, 1, 1])
     found.write([change(found, "gravity", "x", shift=0.3), change(found, "timestep", "", 2)], path)
     after = compiled(path)
     np.testing.assert_allclose(after.opt.gravity, [0.3, 0, -9.81])
@@ -272,6 +276,24 @@ def test_one_number_for_all_and_the_later_of_two_words():
     assert [x.name for x in physics.parameters] == ["mass", "mass@foot"]
     factors = {x.place.name: x.factor for x in physics.changes(np.array([0.5, 2.0]))}
     assert factors == {"torso": 0.5, "thigh": 0.5, "leg": 0.5, "foot": 2.0}
+    texts = ("mass=scale:0.5:1.5", "mass=scale:2:2:all", "mass@foot=scale:3:3")
+    physics = XmlPhysics("Hopper-v5", list(map(words.read, texts)), preset=False, pictures=False)
+    assert [x.name for x in physics.parameters] == ["mass", "mass@foot"]
+    factors = {x.place.name: x.factor for x in physics.changes(np.array([2.0, 3.0]))}
+    assert factors == {"torso": 2.0, "thigh": 2.0, "leg": 2.0, "foot": 3.0}
+
+
+def test_a_factor_leaves_out_what_is_0():
+    def names(*texts):
+        given = list(map(words.read, texts))
+        found = XmlPhysics("Hopper-v5", given, preset=False, pictures=False)
+        return [x.name for x in found.parameters]
+
+    assert names("gravity=scale:0.5:1.5") == ["gravity@z"]
+    assert "range@thigh_joint.high" not in names("range=scale:0.5:1.5")
+    assert "range@thigh_joint.high" in names("range=normal:0.1")
+    with pytest.raises(UserError, match=r"gravity@x,y is 0 in 'Hopper-v5'; add or normal would"):
+        names("gravity@x,y=scale:0.5:1.5")
 
 
 def test_a_word_may_name_one_end_of_a_range():

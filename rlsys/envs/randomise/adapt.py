@@ -13,9 +13,9 @@ is the same share of each range.
 Departures: a boundary never moves inward past the point where it began. Those that cannot move, as
 the point lies on an end of the word's range, are not tried. Returns that were played before a
 boundary last moved count nowhere. A draw lasts for many episodes (groups.py), of which the first
-of each environment counts; a checkpoint ends it early, and then none does. Where a simulation
-explodes, the returns up to there count. What is played on a boundary is learned from as all else
-is.
+of each environment counts; a checkpoint ends it early, and then none does. An episode that is cut
+because a simulation explodes counts with its return up to there, and with t_L if that is less. What
+is played on a boundary is learned from as all else is.
 """
 
 import math
@@ -43,7 +43,7 @@ class Trial(NamedTuple):
 
     boundary: Boundary
     share: float  # where the boundary was
-    returns: tuple[float, ...]  # of whole episodes
+    returns: tuple[float, ...]  # of episodes
 
 
 class Ranges(NamedTuple):

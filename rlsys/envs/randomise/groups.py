@@ -63,7 +63,7 @@ class Groups(Backend):
     their last step. The same happens to a group in which a simulation explodes: a number is not
     finite, or above LARGEST. The rows that exploded then show their last sound observation again. A
     draw on a boundary (adapt.py) is kept until each of its environments has ended an episode; an
-    explosion ends the episodes of its whole group.
+    explosion ends the episodes of its whole group, which then count as failures.
 
     Attributes:
       drawn: [B, n] float32, the physics behind the last Timestep's observations. Each number says
@@ -199,7 +199,8 @@ class Groups(Backend):
             obs = group.envs.reset().obs
             if all_well(obs):
                 return obs
-            self._draws.append(self._record(group, EXPLODED))
+            size = group.rows.stop - group.rows.start
+            self._explode(group, np.ones(size, bool), np.zeros(size))
             self._replace(group)
         raise UserError(f"{TRIES} draws of the physics of {self.name!r} in a row explode at once")
 
@@ -241,12 +242,11 @@ class Groups(Backend):
         Args:
           well: [B] bool, False where a row exploded.
         """
+        cut = ~(well & (played.terminated | played.truncated))
         for group in self._groups:
             if not well[group.rows].all():
-                self._draws.append(self._record(group, EXPLODED))
+                self._explode(group, cut[group.rows], self._return[group.rows])
                 group.due = True
-                if group.boundary is not None:  # else only draws that did not explode would count
-                    self._count(group, np.ones_like(group.returns, bool))
 
         def keep(now: Any, before: Any) -> Any:
             return np.where(well.reshape(-1, *[1] * (now.ndim - 1)), now, before)
@@ -260,6 +260,21 @@ class Groups(Backend):
             played.successes,
         )
 
+    def _explode(self, group: Group, cut: np.ndarray, returns: np.ndarray) -> None:
+        """Records that a group's draw is set aside. On a boundary the episodes that this cuts count
+        as failures: where rewards are negative, a short episode would else be a success, and were
+        they not counted, a boundary would be judged by what did not explode there.
+
+        Args:
+          cut: [n] bool, True where an environment's episode is cut.
+          returns: [n] of the running episodes.
+        """
+        self._draws.append(self._record(group, EXPLODED))
+        if group.boundary is not None:
+            low = self._task.randomise.adapt_threshold_low
+            assert low is not None, "Randomise has checked it"
+            self._count(group, cut, np.minimum(returns, low))
+
     def step(self, action: np.ndarray) -> Timestep:
         if self._started:  # what the last step cut was still told by running_episodes()
             self._return[self._cut] = 0
@@ -270,16 +285,16 @@ class Groups(Backend):
     def _finish(self, ended: np.ndarray) -> None:
         for group in self._groups:
             if group.boundary is not None:
-                self._count(group, ended[group.rows])
+                self._count(group, ended[group.rows], self._return[group.rows])
         super()._finish(ended)
 
-    def _count(self, group: Group, ended: np.ndarray) -> None:
+    def _count(self, group: Group, ended: np.ndarray, returns: np.ndarray) -> None:
         """Takes the return of each environment's first episode on a boundary, and tells the trial
         once all have one. Were later ones counted, or were the draw to end before, short
         episodes would be overcounted."""
         assert group.boundary is not None
         new = ended & np.isnan(group.returns)
-        group.returns[new] = self._return[group.rows][new]
+        group.returns[new] = returns[new]
         if not np.isnan(group.returns).any():
             trial = adapt.Trial(group.boundary, group.at, tuple(group.returns.tolist()))
             self._trials.append(trial)

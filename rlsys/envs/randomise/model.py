@@ -84,16 +84,20 @@ def dofs_of(compiled: Any) -> list[slice]:
 
 
 def scale_gain(arrays: dict[str, np.ndarray], i: int, factor: float, shift: float) -> None:
-    """Changes the gain of actuator i in place. A servo's gain is its P term, which its bias holds
-    too, negated. A motor has no other gain than its gear."""
+    """Changes the gain of actuator i in place. A servo's force is its gain times the control, plus
+    a bias that pulls back in proportion to the position or, in a servo of velocity, to the
+    velocity: both change by one factor, so that the servo comes to rest where it did. A motor has
+    no other gain than its gear."""
     gain, bias = arrays["actuator_gainprm"], arrays["actuator_biasprm"]
     if not bias[i].any():
         gear = arrays["actuator_gear"]
         gear[i] = gear[i] * factor + shift * (gear[i] != 0)
         return
-    same = bias[i] == -gain[i, 0]
-    gain[i, 0] = gain[i, 0] * factor + shift
-    bias[i, same] = -gain[i, 0]
+    before = gain[i, 0]
+    gain[i, 0] = before * factor + shift
+    term = 1 if bias[i, 1] else 2
+    if before and bias[i, term] < 0:  # a muscle's bias is none of these
+        bias[i, term] *= gain[i, 0] / before
 
 
 def places_of(compiled: Any, what: str) -> Iterator[Place]:

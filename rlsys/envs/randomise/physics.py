@@ -88,20 +88,21 @@ class XmlPhysics:
         except Refused as error:
             raise cannot_change(env_id, str(error)) from None
         self.left_out: list[str] = []
-        found: dict[str, Parameter] = {}
+        owner: dict[Place, tuple[str, Word]] = {}  # the parameter's name, and its word
         for word in words:
             places = self._fitting(env_id, word, must=not preset)
             if not places:
                 self.left_out.append(word.text)
-            elif word.together:
-                name = word.place
-                found[name] = Parameter(name, word, tuple(places))
-            else:
-                found |= {x.words: Parameter(x.words, word, (x,)) for x in places}
-        self.parameters = list(found.values())
+            for place in places:
+                owner.pop(place, None)
+                owner[place] = word.place if word.together else place.words, word
+        found: dict[tuple[str, Word], list[Place]] = {}
+        for place, key in owner.items():
+            found.setdefault(key, []).append(place)
+        self.parameters = [Parameter(*key, tuple(places)) for key, places in found.items()]
 
     def _fitting(self, env_id: str, word: Word, *, must: bool) -> list[Place]:
-        """Returns the places in the XML that a word names.
+        """Returns the places in the XML that a word names; for a factor those that are not 0.
 
         Args:
           must: whether it is an error if there are none.
@@ -132,6 +133,13 @@ class XmlPhysics:
                 f"physics {word.text!r}: the XML of {env_id!r} has no {word.what} of that name; "
                 f"the nearest: {_nearest(word.names[0], names)}"
             )
+        if word.how in FACTORS:
+            found = [x for x in found if x.nominal]
+            if must and not found:
+                raise UserError(
+                    f"physics {word.text!r}: a factor changes nothing, as {word.place} is 0 in "
+                    f"{env_id!r}; add or normal would"
+                )
         return found
 
     def nominal(self) -> np.ndarray:
@@ -139,11 +147,11 @@ class XmlPhysics:
 
     def changes(self, numbers: np.ndarray) -> list[Change]:
         """Returns the changes that numbers make to the model; numbers: [n] one a parameter."""
-        found: dict[Place, Change] = {}  # a later word counts where two fit one place
+        found: list[Change] = []
         for (_, word, places), x in zip(self.parameters, numbers.tolist(), strict=True):
             factor, shift = (x, 0.0) if word.how in FACTORS else (1.0, x)
-            found |= {place: Change(place, factor, shift) for place in places}
-        return list(found.values())
+            found += [Change(place, factor, shift) for place in places]
+        return found
 
     @contextlib.contextmanager
     def variant(self, numbers: np.ndarray) -> Iterator[str]:

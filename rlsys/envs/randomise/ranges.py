@@ -14,6 +14,8 @@ from rlsys.envs.randomise.words import NONE, PHYSICS_OF, read
 from rlsys.types import UserError
 
 PRESETS = ("dactyl",)
+OF_ADAPT = ("adapt_threshold_high", "adapt_threshold_low", "adapt_episodes", "adapt_step",
+            "boundary_share")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +66,9 @@ class Randomise:
     """The widest gap that an actuator must cross before it moves back (backlash), as a share of an
     action's range; each episode draws its gaps between 0 and this."""
     show_value: bool = False
-    """Show the value function, and not the policy, the observation without noise and the numbers
-    that were drawn. It needs separate_networks."""
+    """Show the value function, and not the policy, the observation without noise, the numbers that
+    were drawn, and arrays whose names begin with "privileged". The policy's LSTM sees no rewards,
+    which tell of them. It needs separate_networks."""
 
     # Physics, see words.py.
     physics: tuple[str, ...] | None = None
@@ -146,6 +149,25 @@ class Randomise:
             low, high = bounded(word).numbers
             if low == high:
                 raise UserError(f"physics {word.text!r} has no width that adapt could widen to")
+
+    def check_used(self, before: "Randomise | None" = None) -> None:
+        """Refuses fields that are given and would do nothing. A field counts as given if it has
+        neither its default nor its value in `before`, from which a run goes on.
+
+        Raises:
+          UserError: there is such a field.
+        """
+        of_preset = self.preset and self.sensor_loss is None
+        lost = of_preset or is_on("sensor_loss", self.sensor_loss)
+        for names, used, need in (
+            (OF_ADAPT, self.adapt, "--randomise.adapt True"),
+            (("variants", "redraw_steps"), self.physics_words, "drawn physics"),
+            (("sensor_loss_seconds",), lost, "--randomise.sensor-loss"),
+        ):
+            for name in names if not used else ():
+                value = getattr(self, name)
+                if value not in (getattr(NOTHING, name), getattr(before or NOTHING, name)):
+                    raise UserError(f"randomise.{name} {value} would do nothing without {need}")
 
     @property
     def draws(self) -> bool:

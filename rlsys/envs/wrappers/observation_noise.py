@@ -16,6 +16,9 @@ class ObservationNoise(Wrapper):
     """Adds noise that is drawn anew at each step to floats of the observation.
 
     A word that names an array of integers, such as an image, is refused.
+
+    Attributes:
+      keys: the names of the arrays that get noise.
     """
 
     FIELD = "observation_noise"
@@ -32,6 +35,7 @@ class ObservationNoise(Wrapper):
         super().__init__(envs)
         amounts = places.read(self.FIELD, words)
         self._layout = places.locate(self.FIELD, amounts, self.name, envs.observation_space)
+        self.keys = {x.key for x in self._layout.slices}
         self._draws = Draws(self.FIELD, self.num_envs, seed)
 
     def normal(self, timestep: Timestep) -> np.ndarray:
@@ -66,7 +70,11 @@ class ObservationOffset(ObservationNoise):
 
 
 class SensorLoss(Wrapper):
-    """Loses sensors for a while; a lost sensor shows its last value."""
+    """Loses sensors for a while; a lost sensor shows its last value.
+
+    Attributes:
+      keys: the names of the arrays that hold the sensors.
+    """
 
     def __init__(self, envs: Envs, words: str, seconds: float, seed: int | Sequence[int]):
         """Wraps environments.
@@ -91,6 +99,7 @@ class SensorLoss(Wrapper):
         self._probability = 1 - np.exp(-found.rate / envs.steps_per_second)
         self._steps = max(1, round(seconds * envs.steps_per_second))
         self._index, self._draws = found.of_entries, Draws("sensor_loss", self.num_envs, seed)
+        self.keys = set(self._index)
         self._left = np.zeros((self.num_envs, len(found.rate)), int)
         self._shown: dict[str, np.ndarray] = {}
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rlsys.envs.interface import Envs
 from rlsys.envs.randomise.effects import Effects
-from rlsys.envs.randomise.places import read
+from rlsys.envs.randomise.places import PRIVILEGED, named, read
 from rlsys.envs.wrappers.action_noise import ActionBacklash, ActionNoise, ActionSmoothing
 from rlsys.envs.wrappers.action_timing import ActionDelay, ActionHold
 from rlsys.envs.wrappers.observation_noise import (
@@ -13,6 +13,7 @@ from rlsys.envs.wrappers.observation_noise import (
     ObservationOffset,
     SensorLoss,
 )
+from rlsys.envs.wrappers.show_value import ShowValue, chain
 
 
 def with_actions(envs: Envs, effects: Effects, seed: int | Sequence[int]) -> Envs:
@@ -59,3 +60,15 @@ def with_observations(envs: Envs, effects: Effects, seed: int | Sequence[int]) -
     if effects.observation_drop:
         envs = ObservationDrop(envs, effects.observation_drop, seed)
     return envs
+
+
+def left_exact(envs: Envs) -> list[str]:
+    """Returns the names of the arrays of a simulator's state that the noise on other observations
+    leaves as they are; none where there is no such noise, or where show_value hides them."""
+    wrappers = chain(envs)
+    noises = [x for x in wrappers if isinstance(x, ObservationNoise | SensorLoss)]
+    if not noises or any(isinstance(x, ShowValue) for x in wrappers):
+        return []
+    changed = set().union(*(x.keys for x in noises))
+    exact = [key for key in named(envs.observation_space) if key not in changed]
+    return [key for key in exact if key.startswith(PRIVILEGED)]
