@@ -90,10 +90,11 @@ def physics(config: Any) -> list[str]:
     for task in config.tasks if given.physics_words else ():
         found = physics_of(plain(task), False)
         every = f"every {given.redraw_steps:,} steps and " if given.redraw_steps else ""
+        draws = given.num_variants(config.num_envs // config.actors)
         out = f"; it has nothing for {' '.join(found.left_out)}" if found.left_out else ""
         lines.append(
-            f"physics: {len(found.parameters)} numbers of {task.name} are drawn, {given.variants} "
-            f"draws at once, anew {every}at each checkpoint{out}"
+            f"physics: {len(found.parameters)} numbers of {task.name} are drawn, {draws} draws "
+            f"at once, anew {every}at each checkpoint{out}"
         )
         if given.adapt:
             lines.append(

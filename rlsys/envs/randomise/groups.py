@@ -110,7 +110,7 @@ class Groups(Backend):
         self._trials.clear()
         seeds, given = [seed] if isinstance(seed, int) else list(seed), self._task.randomise
         share = self.num_envs // len(seeds)
-        num_groups = min(given.variants, share)
+        num_groups = given.num_variants(share)
         for i, own in enumerate(seeds):
             for k, part in enumerate(np.array_split(np.arange(share) + i * share, num_groups)):
                 left = -(-given.redraw_steps * (k + 1) // num_groups)  # one group after another
@@ -169,7 +169,11 @@ class Groups(Backend):
           Refused: they cannot be made.
         """
         size = group.rows.stop - group.rows.start
-        threads = self._num_threads or max(1, len(os.sched_getaffinity(0)) // len(self._groups))
+        # One thread a group leaves cores idle while the last groups end: pairs of environments
+        # share the cores better.
+        cores = len(os.sched_getaffinity(0))
+        threads = max(1, cores // len(self._groups), min(cores, size // 2))
+        threads = self._num_threads or threads
         render = self._can_render and group.index == 0
         task = self._task._replace(randomise=NOTHING)
         return make_variant(

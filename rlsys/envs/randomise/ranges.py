@@ -14,6 +14,7 @@ from rlsys.envs.randomise.words import NONE, PHYSICS_OF, read
 from rlsys.types import UserError
 
 PRESETS = ("dactyl",)
+MOST_VARIANTS, LEAST_OF_VARIANT = 8, 4
 OF_ADAPT = ("adapt_threshold_high", "adapt_threshold_low", "adapt_episodes", "adapt_step",
             "boundary_share")  # fmt: skip
 
@@ -75,9 +76,9 @@ class Randomise:
     """The parts of a task's physics that are drawn, and the ranges, in words such as
     mass=scale:0.5:1.5 and gear@slide=logscale:0.4:2; `none` draws nothing. If None, the preset's
     words are taken."""
-    variants: int = 8
+    variants: int | None = None
     """The number of draws of the physics that are played side by side, each by an equal share of an
-    actor's environments."""
+    actor's environments; if None, one for every 4 environments, but 8 at most."""
     redraw_steps: int = 5_000
     """Each share's physics are drawn anew after this many steps of each of its environments, and at
     each checkpoint; with 0 only at checkpoints. A draw lasts longer than an episode, because
@@ -107,7 +108,7 @@ class Randomise:
         check_effects(self)
         for text in self.physics_words:
             read(text)
-        if self.variants < 1:
+        if self.variants is not None and self.variants < 1:
             raise UserError(f"randomise.variants must be 1 or more, not {self.variants}")
         if self.redraw_steps < 0:
             raise UserError(f"randomise.redraw_steps must be 0 or more, not {self.redraw_steps}")
@@ -183,10 +184,16 @@ class Randomise:
             return PHYSICS_OF.get(self.preset, ())
         return () if self.physics == (NONE,) else self.physics
 
+    def num_variants(self, num_envs: int) -> int:
+        """Returns the number of draws that num_envs environments play side by side. By default not
+        fewer than 4 environments share one: a group of 2 takes as long to wake as to simulate."""
+        wanted = self.variants or min(MOST_VARIANTS, num_envs // LEAST_OF_VARIANT)
+        return min(max(wanted, 1), num_envs)
+
     def check_shares(self, num_envs: int) -> None:
-        """Raises UserError unless the variants of the physics can share an actor's environments
-        evenly; num_envs: the number of these environments."""
-        if self.physics_words and num_envs % self.variants:
+        """Raises UserError unless the variants of the physics, where their number is given, can
+        share an actor's environments evenly; num_envs: the number of these environments."""
+        if self.physics_words and self.variants and num_envs % self.variants:
             raise UserError(
                 f"the {num_envs} environments of an actor cannot be shared evenly by "
                 f"{self.variants} variants of the physics (--randomise.variants)"
