@@ -109,6 +109,15 @@ class Backend:
         """Begins a step, where the back-end can, for receive() to end. It checks no action."""
         self._sent = action
 
+    @classmethod
+    def send_together(
+        cls, several: Sequence[Any], rows: Sequence[slice], action: np.ndarray
+    ) -> None:
+        """Begins a step of several back-ends of this class and one task, each with its rows of
+        action; it checks no action."""
+        for one, own in zip(several, rows, strict=True):
+            one.send(action[own])
+
     def receive(self) -> Played:
         """Ends the step that send() has begun. It counts nothing, as step() does."""
         return self._step(self._sent)

@@ -87,13 +87,21 @@ class EnvPoolEnvs(Backend):
         return self._observations.from_pool(obs, info)
 
     def send(self, action: np.ndarray) -> None:
-        action = self._actions.convert(action)
-        if self._one_player:
-            # EnvPool's send() looks up at each step whose actions these are, in 20 us.
-            ids = self._pool.all_env_ids
-            self._pool._send([ids, ids, action.astype(self._action_type, order="C")])
-        else:
-            self._pool.send(action)
+        self.send_together([self], [slice(None)], action)
+
+    @classmethod
+    def send_together(
+        cls, several: Sequence[Any], rows: Sequence[slice], action: np.ndarray
+    ) -> None:
+        first = several[0]
+        action = first._actions.convert(action).astype(first._action_type, order="C")
+        for one, own in zip(several, rows, strict=True):
+            if first._one_player:
+                # EnvPool's send() looks up at each step whose actions these are, in 20 us.
+                ids = one._pool.all_env_ids
+                one._pool._send([ids, ids, action[own]])
+            else:
+                one._pool.send(action[own])
 
     def _step(self, action: np.ndarray) -> Played:
         self.send(action)

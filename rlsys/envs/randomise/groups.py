@@ -121,7 +121,9 @@ class Groups(Backend):
             self._replace(group)
         self._unplayed = list(self._groups)
         self._started = False
-        self._cut = np.zeros(self.num_envs, bool)
+        self._cut: np.ndarray | None = (
+            None  # [B] bool, episodes that the last step cut; None if none
+        )
 
     def _replace(self, group: Group) -> None:
         """Draws new physics for a group, and makes its environments with them.
@@ -209,15 +211,14 @@ class Groups(Backend):
         raise UserError(f"{TRIES} draws of the physics of {self.name!r} in a row explode at once")
 
     def _step(self, action: np.ndarray) -> Played:
-        for group in self._groups:
-            if not group.due:
-                group.envs.send(action[group.rows])
-        if any(x.due for x in self._groups):
+        playing = [x for x in self._groups if not x.due]
+        envs = [x.envs for x in playing]
+        if playing:
+            envs[0].send_together(envs, [x.rows for x in playing], action)
+        if len(playing) < len(self._groups):
             played = join([self._replaced(x) if x.due else x.envs.receive() for x in self._groups])
         else:
-            envs = [x.envs for x in self._groups]
             played = envs[0].receive_together(envs)
-        self._cut = np.zeros(self.num_envs, bool)
         if not (all_well(played.obs) and all_well(played.reward)):
             played = self._set_aside(played, _well(played.obs) & _well(played.reward))
         for group in self._groups:
@@ -225,8 +226,12 @@ class Groups(Backend):
             late = group.left < 0 and self._ranges is not None
             if (group.left == 0 or late) and group.boundary is None:
                 group.due = True
-            self._cut[group.rows] |= group.due
-        self._cut &= ~(played.terminated | played.truncated | played.first)
+        self._cut = None
+        if due := [x for x in self._groups if x.due]:
+            self._cut = np.zeros(self.num_envs, bool)
+            for group in due:
+                self._cut[group.rows] = True
+            self._cut &= ~(played.terminated | played.truncated | played.first)
         return played
 
     def _replaced(self, group: Group) -> Played:
@@ -280,10 +285,12 @@ class Groups(Backend):
             self._count(group, cut, np.minimum(returns, low))
 
     def step(self, action: np.ndarray) -> Timestep:
-        if self._started:  # what the last step cut was still told by running_episodes()
+        if self._started and self._cut is not None:  # until now running_episodes() told of it
             self._return[self._cut] = 0
             self._length[self._cut] = 0
         timestep = super().step(action)
+        if self._cut is None:
+            return timestep
         return timestep._replace(truncated=timestep.truncated | self._cut)
 
     def _finish(self, ended: np.ndarray) -> None:
@@ -331,8 +338,10 @@ class Groups(Backend):
 def all_well(x: Any) -> bool:
     """Returns whether all floats of arrays are finite and smaller than LARGEST."""
     arrays = [x] if isinstance(x, np.ndarray) else jax.tree.leaves(x)
-    floats = (array for array in arrays if array.dtype.kind == "f")
-    return all(-LARGEST < array.min() and array.max() < LARGEST for array in floats)  # NaN: False
+    floats = (array.ravel() for array in arrays if array.dtype.kind == "f")
+    # Where the sum of squares is small enough, which takes one product to see, so are all numbers.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return all(x @ x < LARGEST**2 or np.abs(x).max() < LARGEST for x in floats)  # NaN: False
 
 
 def _well(x: Any) -> np.ndarray:
