@@ -1,6 +1,6 @@
 """What past selves and randomisation cost: training with them and without, in turn.
 
-    python -m experiments.overhead [--slices 24] [--only past-selves]
+    python -m experiments.overhead [--turns 24] [--only past-selves]
 
 Both runs of a pair live side by side, but only one is awake at a time: they take turns of some
 seconds, so that a machine that is slow for a minute is slow for both. Writes results/overhead.csv,
@@ -57,7 +57,7 @@ class Config:
 
     only: tuple[str, ...] = tuple(PAIRS)
     """The pairs of runs."""
-    slices: int = 24
+    turns: int = 24
     """The number of turns of each run."""
     seconds: float = 4.0
     """A turn ends with the first line of the log after so many seconds."""
@@ -140,9 +140,9 @@ def main(config: Config) -> None:
     rows = list(csv.DictReader(path.open())) if path.exists() else []
     rows = [row for row in rows if row["pair"] not in config.only]
     for name in config.only:
-        rates = np.empty((config.slices, 2))
+        rates = np.empty((config.turns, 2))
         with both(name, config.runs) as runs:
-            for i in range(config.slices):
+            for i in range(config.turns):
                 for j in (0, 1) if i % 2 == 0 else (1, 0):
                     rates[i, j] = runs[j].take_turn(config.seconds)
         rows += [

@@ -89,7 +89,7 @@ class Actors:
         adaptation: Adaptation | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ):
-        """Returns an actor for each of envs.
+        """Makes an actor for each of envs.
 
         Args:
           envs: one Envs for each actor. Tasks are numbered as they first appear.

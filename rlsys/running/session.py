@@ -289,8 +289,7 @@ class Session:
             more = more | health.dead_units(self.network, params, self.last.trajectory)
             more |= exploitability.of_run(self.config.tasks, self.network, params)
             for sampler in self.samplers:
-                lag = self.learner_steps - self.last.learner_step
-                more |= sampler.metrics(self.env_steps) | {"params_lag": lag}
+                more |= self.sampled(sampler)
             if self._opponents:
                 more |= self._opponents.metrics()
             if self._adaptation:
@@ -301,6 +300,12 @@ class Session:
         more = more | self._evaluate()
         with self.run.log.time("log"):
             self.run.write(means | more)
+
+    def sampled(self, sampler: Sampler) -> dict[str, float]:
+        """Gives a sampler's numbers for the log, and how far the actors lag."""
+        assert self.last is not None, "a line comes after an unroll"
+        lag = self.learner_steps - self.last.learner_step
+        return sampler.metrics(self.env_steps) | {"params_lag": lag}
 
     def _evaluate(self) -> dict[str, float]:
         """Gives numbers for the log, if an evaluation is due."""

@@ -77,8 +77,7 @@ def measured(algorithm: Algorithm, configs: list[Any], session: Session) -> list
         state = vmapped.one(states, i)
         more = health.dead_units(session.network, state.params, trajectory)
         if isinstance(algorithm.learning, FromSamples):
-            lag = session.learner_steps - session.last.learner_step
-            more |= session.samplers[i].metrics(session.env_steps) | {"params_lag": lag}
+            more |= session.sampled(session.samplers[i])
         else:
             more |= algorithm.learning.line(config, state, *session.since_change)
         found.append(more)

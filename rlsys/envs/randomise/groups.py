@@ -121,9 +121,8 @@ class Groups(Backend):
             self._replace(group)
         self._unplayed = list(self._groups)
         self._started = False
-        self._cut: np.ndarray | None = (
-            None  # [B] bool, episodes that the last step cut; None if none
-        )
+        # [B] bool, the episodes that the last step cut; None where it cut none.
+        self._cut: np.ndarray | None = None
 
     def _replace(self, group: Group) -> None:
         """Draws new physics for a group, and makes its environments with them.
@@ -174,8 +173,8 @@ class Groups(Backend):
         # One thread a group leaves cores idle while the last groups end: pairs of environments
         # share the cores better.
         cores = len(os.sched_getaffinity(0))
-        threads = max(1, cores // len(self._groups), min(cores, size // 2))
-        threads = self._num_threads or threads
+        fitting = max(1, cores // len(self._groups), min(cores, size // 2))
+        threads = self._num_threads or fitting
         render = self._can_render and group.index == 0
         task = self._task._replace(randomise=NOTHING)
         return make_variant(
