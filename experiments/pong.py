@@ -11,7 +11,7 @@ import dataclasses
 from experiments.study import Options, check_only, study
 from rlsys import cli
 
-WORDS = {name: f"{name} --env Pong-v5 --preset pong-cpu".split() for name in ("ppo", "impala")}
+WORDS = {name: f"{name} --env Pong-v5 --preset pong-cpu".split() for name in ("ppo", "impala", "r2d2")}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -307,8 +307,36 @@ def r2d2(Config: Any) -> Presets:
             log_every=100_000,
             eval_episodes=32,
         ),
+        # Pong on a CPU: a small network, short sequences, and a policy that acts with few actions.
+        "pong-cpu": Config(
+            env="Pong-v5",
+            env_options=Options(minimal_actions=True),
+            env_steps=3_000_000,
+            num_envs=32,
+            discount=0.99,
+            learning_starts=20_000,
+            replay_ratio=1.5,
+            batch_size=8,
+            learning_rate=3e-4,
+            target_update=100,
+            torso="shallow",
+            hidden_size=256,
+            core_size=256,
+            head_size=256,
+            frame_stack=4,
+            pixel_offset=87,  # as PPO's
+            pixel_scale=40,
+            orthogonal=True,
+            unrolls_ahead=1,
+            unroll_length=20,
+            refresh_steps=20,
+            checkpoint_every=200_000,
+            log_every=20_480,
+            eval_episodes=32,
+        ),
     }
-    return Presets(configs, {"atari": "atari", **dict.fromkeys(IMAGES, "atari")})
+    suits = {"atari": "atari", **dict.fromkeys(IMAGES, "atari")}
+    return Presets(configs, suits, {"Pong-v5": "pong-cpu"})
 
 
 def apex(Config: Any) -> Presets:
