@@ -47,16 +47,33 @@ def test_pixels_are_moved_and_scaled_as_the_network_is_told():
     assert np.abs(pi.logits - other.logits).max() > 1e-3
 
 
-@pytest.mark.parametrize(("algorithm", "torso"), [("ppo", "nature"), ("impala", "shallow")])
+@pytest.mark.parametrize(
+    ("algorithm", "torso"), [("ppo", "nature"), ("impala", "shallow"), ("r2d2", "nature")]
+)
 def test_pong_has_a_preset_of_its_own_where_there_is_no_accelerator(algorithm, torso):
     words = ["--env", "Pong-v5"]
     here = algorithms.config_of(algorithm, words)  # tests run on a CPU
     assert (here.torso, here.pixel_offset, here.orthogonal) == ("shallow", 87, True)
     assert algorithms.config_of(algorithm, words, on_cpu=True) == here
+    sticky = algorithms.config_of(algorithm, ["--env", "Pong-v5:sticky_actions=0.25"])
+    assert dataclasses.replace(sticky, env=here.env) == here
     for large in (
         algorithms.config_of(algorithm, words, on_cpu=False),
         algorithms.config_of(algorithm, [*words, "--preset", "atari"]),
-        algorithms.config_of(algorithm, ["--env", "Pong-v5,Breakout-v5"]),
-        algorithms.config_of(algorithm, ["--env", "Breakout-v5"]),
     ):
-        assert (large.torso, large.pixel_offset, large.orthogonal) == (torso, 0, False)
+        chosen = large.torso or "nature"
+        assert (chosen, large.pixel_offset, large.orthogonal) == (torso, 0, False)
+    breakout = algorithms.config_of(algorithm, ["--env", "Breakout-v5"])
+    small = algorithm == "ppo"  # which has a preset for any game of Atari's
+    chosen = breakout.torso or "nature"
+    assert (chosen, breakout.orthogonal) == ("shallow" if small else torso, small)
+    assert breakout.pixel_offset == 0 and breakout.env == "Breakout-v5"
+
+
+def test_several_games_share_the_preset_for_any_game():
+    games = ["--env", "Pong-v5,Breakout-v5"]
+    config = algorithms.config_of("ppo", games)
+    assert (config.torso, config.pixel_offset, config.popart) == ("shallow", 0, True)
+    assert not config.env_options.minimal_actions and config.env_options.life_loss_ends
+    assert algorithms.config_of("ppo", games, on_cpu=False).torso == "nature"
+    assert algorithms.config_of("impala", games).num_envs == 64  # IMPALA has none

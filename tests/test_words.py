@@ -333,7 +333,7 @@ def test_a_device_without_memory_is_a_sentence(capsys):
 
 @pytest.mark.parametrize("encoding", ["ascii", pytest.param("utf-8", marks=pytest.mark.slow)])
 def test_a_wrong_value_is_a_sentence_in_any_encoding(encoding):
-    command = [sys.executable, "-m", "experiments.pong", "--seeds=x"]
+    command = [sys.executable, "-m", "experiments.atari", "--seeds=x"]
     env = {**os.environ, "PYTHONIOENCODING": encoding}
     result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
     assert result.returncode == 2

@@ -24,7 +24,7 @@ def ppo(Config: Any) -> Presets:
     """PPO on cart-pole, its recurrent form, Atari, MuJoCo, Dactyl's hand, games."""
     atari = Config(
         env="Pong-v5",
-        env_options=Options(minimal_actions=True, clip_rewards=True),
+        env_options=Options(minimal_actions=True, life_loss_ends=True, clip_rewards=True),
         env_steps=10_000_000,
         num_envs=64,
         learning_rate=5e-4,
@@ -104,6 +104,19 @@ def ppo(Config: Any) -> Presets:
         step_seconds=0.04,
         eval_episodes=32,
     )
+    # On a CPU: a small network, few environments, many small updates.
+    atari_cpu = dataclasses.replace(
+        atari,
+        env="Breakout-v5",
+        env_steps=3_000_000,
+        num_envs=32,
+        minibatches=8,
+        torso="shallow",
+        hidden_size=256,
+        orthogonal=True,
+        checkpoint_every=300_000,
+        log_every=20_480,
+    )
     configs = {
         "cartpole": Config(),
         "small": Config(env_steps=5_000_000, learning_rate=3e-3),
@@ -114,20 +127,14 @@ def ppo(Config: Any) -> Presets:
             sequence_length=16,
         ),
         "atari": atari,
-        # Pong on a CPU: a small network, few environments, many small updates.
+        "atari-cpu": atari_cpu,
         "pong-cpu": dataclasses.replace(
-            atari,
+            atari_cpu,
+            env="Pong-v5",
             env_steps=1_200_000,
-            num_envs=32,
             popart=False,  # returns are of order 1
-            minibatches=8,
-            torso="shallow",
-            hidden_size=256,
             pixel_offset=87,  # the court's grey, so that what moves on it stands out
             pixel_scale=40,
-            orthogonal=True,
-            checkpoint_every=300_000,
-            log_every=20_480,
         ),
         "pixels": dataclasses.replace(
             atari, torso="impala", env_options=Options(clip_rewards=True)
@@ -165,7 +172,8 @@ def ppo(Config: Any) -> Presets:
         **dict.fromkeys(IMAGES, "pixels"),
         **dict.fromkeys(LONG_GAMES, "long-game"),
     }
-    return Presets(configs, suits, {"Pong-v5": "pong-cpu"}, for_tasks)
+    on_cpu = {"Pong-v5": "pong-cpu", "atari": "atari-cpu"}
+    return Presets(configs, suits, on_cpu, for_tasks)
 
 
 def impala(Config: Any) -> Presets:

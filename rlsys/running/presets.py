@@ -14,7 +14,8 @@ class Presets(NamedTuple):
 
     configs: dict[str, Any]  # the first is the default, "small" is for what nothing else suits
     suits: dict[str, str]  # family of tasks, or a task -> name
-    on_cpu: Mapping[str, str] = MappingProxyType({})  # task -> name, without an accelerator
+    # The same where there is no accelerator. It goes before suits.
+    on_cpu: Mapping[str, str] = MappingProxyType({})
     # (config, number of tasks) -> values of fields that several tasks need
     for_tasks: Callable[[Any, int], dict[str, Any]] = lambda config, num_tasks: {}
 
@@ -61,24 +62,26 @@ class Presets(NamedTuple):
 
     def _suiting(self, env: str, on_cpu: bool) -> str:
         """The name of the preset that suits tasks."""
-        if on_cpu and env in self.on_cpu:
-            return self.on_cpu[env]
         plain = envs.Options()
-        for name, config in self.configs.items():
-            if config.env == env and config.env_options == plain:
-                return name
-        env_id = envs.read_tasks(env, plain)[0].env_id
-        kind = "game" if envs.is_game(env_id) else envs.family(env_id)
-        return self.suits.get(env_id, self.suits.get(kind, "small"))
+        own = [n for n, x in self.configs.items() if (x.env, x.env_options) == (env, plain)]
+        special = self._meant(self.on_cpu, env) if on_cpu else []
+        return [*special, *own, *self._meant(self.suits, env), "small"][0]
 
     def _options(self, config: Any, env: str) -> envs.Options:
         """Options for tasks not the preset's own: the preset's, if it is for their family."""
         options = envs.Options()
-        tasks = envs.read_tasks(env, options)
-        families = {envs.family(task.env_id) for task in tasks}
-        suit = self.suits.get(families.pop()) if len(families) == 1 else None
-        if suit is not None and config.env_options == self.configs[suit].env_options:
+        meant = self._meant(self.suits, env) + self._meant(self.on_cpu, env)
+        if config.env_options in [self.configs[name].env_options for name in meant]:
             options = config.env_options
-        if len(tasks) > 1:  # games do not share which actions they use
+        if len(envs.read_tasks(env, options)) > 1:  # games do not share which actions they use
             options = dataclasses.replace(options, minimal_actions=False)
         return options
+
+    @staticmethod
+    def _meant(table: Mapping[str, str], env: str) -> list[str]:
+        """The names that a table gives to the one task of env, and to the one family of its
+        tasks."""
+        env_ids = {task.env_id for task in envs.read_tasks(env, envs.Options())}
+        kinds = {"game" if envs.is_game(env_id) else envs.family(env_id) for env_id in env_ids}
+        words = [word for group in (env_ids, kinds) if len(group) == 1 for word in group]
+        return [table[word] for word in words if word in table]
