@@ -193,8 +193,10 @@ CHECKS = (
         shows="share",
         number=metric("dead_units"),
         above=0.5,
+        lasts=0.2,
         source="A unit that is 0 for every sample has no gradient, and the more there are the less"
-        " can still be learned (Sokar et al. 2023, The Dormant Neuron Phenomenon in Deep RL).",
+        " can still be learned (Sokar et al. 2023, The Dormant Neuron Phenomenon in Deep RL). In"
+        " Pong's first 260,000 steps, when all images look alike, 0.4 to 0.6 are nothing unusual.",
     ),
     Check(
         name="padding",
