@@ -1,7 +1,7 @@
 """Atari games are learned from pixels on two CPU cores, with the presets that a machine without an
 accelerator takes: `make train ALGO=ppo ENV=Pong-v5`, and the same of other algorithms and games.
 
-    python -m experiments.atari [--only pong-ppo,breakout-ppo] [--seeds 3]
+    python -m experiments.atari [--only pong-ppo breakout-ppo] [--seeds 3]
 
 One run goes at a time, on all cores. Each agent has a csv, curves and a picture in results/.
 """
