@@ -8,6 +8,7 @@ learned_share and replay_ratio of R2D2.
 import csv
 import inspect
 import json
+import math
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -20,7 +21,7 @@ from rlsys import cli, networks, train
 from rlsys.losses import popart
 from rlsys.running import checks
 from rlsys.running.checks import CHECKS
-from rlsys.running.health import LINES, Health, dead_units
+from rlsys.running.health import LINES, MOST_OF_IT, Health, dead_units
 from rlsys.running.log import Log
 from tests import made_up, test_sweep
 
@@ -90,9 +91,11 @@ def warned(seen, name):
     return [i + 1 for i, values in enumerate(seen) if values[f"health/{name}"]]
 
 
-def lines_before(name):
-    """Lines beyond its level that it takes before a check warns."""
-    return max(LINES, 1 + int(check_of[name].lasts * STEPS / 10))
+def lines_before(name, begin):
+    """Lines beyond its level that it takes before a check warns, from line number begin on."""
+    check = check_of[name]
+    started = math.ceil(min(check.not_before, MOST_OF_IT * STEPS) / 10)
+    return max(LINES, 1 + int(check.lasts * STEPS / 10), started - begin + 1)
 
 
 def test_every_check_has_a_case_and_says_where_its_level_is_from():
@@ -116,7 +119,7 @@ def test_a_healthy_run_has_no_warnings():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_warning_begins_lasts_and_ends(name):
-    need = lines_before(name)
+    need = lines_before(name, 11)
     health, seen = run((10, {}), (need + 5, BAD[name]), (LINES - 1, {}))
     assert list(health.warnings()) == [name]
     assert health.warnings()[name] in health.summary() and "steps on" in health.summary()
@@ -131,15 +134,16 @@ def test_a_warning_begins_lasts_and_ends(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_short_is_no_warning(name):
-    need = lines_before(name)
-    parts = [(5, {}), (need - 1, BAD[name]), (1, {}), (need - 1, BAD[name]), (5, {})]
+    need = lines_before(name, 6)
+    later = lines_before(name, 5 + need + 1)
+    parts = [(5, {}), (need - 1, BAD[name]), (1, {}), (later - 1, BAD[name]), (5, {})]
     health, seen = run(*parts)
     assert warned(seen, name) == [] and health.summary() == "health: no warnings"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_odd_line_ends_no_warning(name):
-    need = lines_before(name)
+    need = lines_before(name, 2)
     health, seen = run((1, {}), (need, BAD[name]), (1, {}), (5, BAD[name]), (LINES - 1, {}))
     assert warned(seen, name) == [*range(1 + need, 1 + need + 6 + LINES)]
     assert health.summary().count(" from 20 steps on") == 1 and " and from" not in health.summary()
@@ -150,7 +154,7 @@ def test_a_missing_number_says_nothing(name):
     """It neither begins a warning nor ends one."""
     unknown = dict.fromkeys(BAD[name])
     unknown |= {"popart_scale/one": None} if name == "statistics_on_floor" else {}
-    health, seen = run((5, {}), (lines_before(name), BAD[name]), (50, unknown))
+    health, seen = run((5, {}), (lines_before(name, 6), BAD[name]), (50, unknown))
     assert warned(seen, name)[-1] == len(seen)
     health = Health(CONFIG)
     for i in range(20):
@@ -212,9 +216,28 @@ def test_a_policy_that_moved_far_is_not_frozen_however_many_updates_lie_between(
 
 def test_values_that_err_little_need_not_tell_equal_returns_apart():
     solved = {"explained_variance": -1.0, "value_error": 0.09}
-    assert run((50, solved))[0].summary() == "health: no warnings"
-    health, _ = run((50, {"explained_variance": -1.0, "value_error": 0.11}))
+    assert run((90, solved))[0].summary() == "health: no warnings"
+    health, _ = run((90, {"explained_variance": -1.0, "value_error": 0.11}))
     assert list(health.warnings()) == ["value_explains_nothing"]
+
+
+@pytest.mark.parametrize(
+    ("env_steps", "until", "warns"),
+    [
+        (1_000_000, 400_000, False),  # before START
+        (1_000_000, 600_000, True),
+        (10_000_000, 600_000, False),  # less than a fifth of the run
+        (10_000_000, 3_000_000, True),
+        (200_000, 150_000, False),  # before most of the run is over
+        (200_000, 200_000, True),
+    ],
+)
+def test_a_new_agent_has_time_to_get_well(env_steps, until, warns):
+    health = Health(SimpleNamespace(**vars(CONFIG) | {"env_steps": env_steps}))
+    for steps in range(10_000, env_steps + 1, 10_000):
+        bad = BAD["value_explains_nothing"] if steps <= until else {}
+        health.observe(line(1, **bad, env_steps=steps))
+    assert ("value explains nothing from 10,000" in health.summary()) == warns
 
 
 def test_lines_before_a_change_are_judged_by_the_fields_of_then():

@@ -526,6 +526,7 @@ def test_games_of_several_kinds_share_all_actions():
         ({"rmsprop_decay": 0.9}, r"rmsprop_decay 0\.9 is for optimizer rmsprop, not adam"),
         ({"clip_rho": 0.9}, r"clip_rho must be 1 or more, not 0\.9"),
         ({"clip_pg_rho": 0.0}, r"clip_pg_rho must be positive, not 0\.0"),
+        ({"optimizer_eps": 0.0}, r"optimizer_eps must be positive, not 0\.0"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"actors": 3}, "64 environments cannot be shared evenly by 3 actors"),
         ({"env": "Catch-v0,Catch-v0:permute=1"}, "actors must be a multiple of the 2 tasks, not 1"),

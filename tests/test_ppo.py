@@ -542,6 +542,14 @@ def test_several_tasks_have_an_actor_each(num_tasks):
         ({"sequence_length": 0}, "sequence_length must be 1 or more, not 0"),
         ({"horizon_seconds": 0.1}, r"horizon_seconds 0\.1 must not be shorter than step_seconds"),
         ({"clip_eps": 0.0}, r"clip_eps must be positive, not 0\.0"),
+        ({"adam_eps": 0.0}, r"adam_eps must be positive, not 0\.0"),  # 0 / 0 without a gradient
+        ({"clip_sigmas": 3.0}, r"clip_sigmas 3\.0 needs clip_entries: True"),
+        ({"clip_sigmas": 0.0, "clip_entries": True}, "clip_sigmas must be positive"),
+        ({"core_size": 8}, "an LSTM .* learns nothing through time from sequences of one step"),
+        (
+            {"core_size": 8, "unroll_length": 1, "refresh_steps": 1},
+            "an LSTM .* learns nothing through time from sequences of one step",
+        ),
         ({"epochs": 0}, "epochs must be 1 or more, not 0"),
         ({"actors": 3}, "256 environments cannot be shared evenly by 3 actors"),
         ({"env": "Catch-v0,Catch-v0:permute=1"}, "actors must be a multiple of the 2 tasks, not 1"),

@@ -29,6 +29,7 @@ from rlsys.running.log import Log
 from rlsys.running.run import Run
 from rlsys.sweep import __main__ as command
 from rlsys.sweep import ending, status, vmapped
+from rlsys.sweep import sweep as sweeping
 from rlsys.sweep.members import members
 from rlsys.types import UserError
 
@@ -59,6 +60,7 @@ WORDS = {  # two values by two seeds, 20 to 40 learner steps, a checkpoint half 
         "--checkpoint-every 800 --log-every 160 --learning-rate 1e-3 3e-3 --seed 0 5"
     ),
 }
+SCISSORS = "teams/experiments.rock_paper_scissors:RockPaperScissors"
 NEEDS = {}  # bytes on the host and on the devices, as each sweep below was checked with
 
 
@@ -198,6 +200,26 @@ def test_a_member_is_the_run_alone_with_actors_ahead(swept, tmp_path):
     assert any((x[name] != y[name]).any() for name in x)  # ahead is not in turn
 
 
+@pytest.mark.parametrize(
+    "env",
+    [
+        "TicTacToe-v1",  # both sides, of which one is to move
+        *(
+            pytest.param(env, marks=pytest.mark.slow)
+            for env in ("TicTacToe-v1:opponent=random", "Snake-v1", SCISSORS)
+        ),
+    ],
+)
+@pytest.mark.usefixtures("on_one_device")
+def test_games_and_tasks_with_illegal_actions_can_be_swept(env, tmp_path):
+    words = "--num-envs 12 --unroll-length 8 --refresh-steps 8 --minibatches 2 --hidden-size 8 "
+    words += "--head-size 8 --env-steps 192 --log-every 96 --eval-episodes 1"
+    past = ["--past-share", "0"] if env in ("TicTacToe-v1", SCISSORS) else []
+    command = ["ppo", "--env", env, "--preset", "small", *words.split(), *past, "--seeds", "2"]
+    assert sweep(*command, "--run-dir", tmp_path / "sweep") == 0
+    assert len(logged(tmp_path / "sweep")) == 2
+
+
 @pytest.mark.parametrize("flicker", [0.0, 0.5])
 def test_environments_of_a_member_are_those_of_the_run_alone(flicker):
     words = "--env CartPole-v1 --num-envs 8 --batch-size 8 --actors 2 --seed 3 7"
@@ -335,13 +357,21 @@ def test_stopped_by_a_signal_and_resumed(swept, tmp_path, monkeypatch, capfd):
 
 @pytest.mark.usefixtures("on_one_device")
 @pytest.mark.slow
-def test_a_sweep_that_has_ended_goes_on_with_more_steps(swept, tmp_path, capfd):
+def test_a_sweep_that_has_ended_goes_on_with_more_steps(swept, tmp_path, capfd, monkeypatch):
     """And a field that sets members apart stays as it is."""
     folder = tmp_path / "sweep"
     shutil.copytree(swept("ppo"), folder)
     assert sweep("resume", folder, "--clip-eps", "0.2") == 2
     assert "--clip-eps is what sets the members apart" in capfd.readouterr().err
+    healths = []
+
+    def noting(config, changes):  # which judge old lines by the fields of then
+        healths.append((config.env_steps, changes[0]["fields"]["env_steps"]["after"]))
+        return Health(config, changes)
+
+    monkeypatch.setattr(sweeping, "Health", noting)
     assert sweep("resume", folder, "--env-steps", 960) == 0
+    assert healths == [(960, 960)] * 4
     _, _, said = capfd.readouterr().out.partition("the best first; score: the sampled return")
     assert "greedy return" in said
     scores = [float(x) for x in re.findall(r"seed \d+ +([\d.]+)", said)]

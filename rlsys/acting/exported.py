@@ -20,7 +20,7 @@ from gymnasium import spaces
 from rlsys import networks, streams
 from rlsys.acting import actor_critic, epsilon_greedy
 from rlsys.envs.space_json import from_json
-from rlsys.envs.spaces import make_actions, make_observations
+from rlsys.envs.spaces import make_actions, make_observations, within_bounds
 from rlsys.envs.wrappers.actions import binned
 from rlsys.envs.wrappers.blank import blank
 from rlsys.envs.wrappers.observe import picked
@@ -78,6 +78,8 @@ class ExportedPolicy:
             chosen = binned(name, actions.space, options["action_bins"])
             self._to_action.insert(0, chosen.convert)
             actions = chosen
+        elif isinstance(actions.space, spaces.Box):  # a Gaussian's draws may lie beyond
+            self._to_action.insert(0, functools.partial(within_bounds, actions.space))
         seen = make_observations(name, self.observation_space, actions.space)
         self._to_obs = [seen.convert]
         if options["observe"]:

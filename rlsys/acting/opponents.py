@@ -59,6 +59,8 @@ class SelfPlay:
                 raise UserError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if not 0.0 <= self.past_eta < float("inf"):
             raise UserError(f"past_eta must be 0 or more, not {self.past_eta}")
+        if self.frozen_mode != SelfPlay.frozen_mode and not self.frozen:
+            raise UserError(f"frozen_mode {self.frozen_mode} is for the policy of frozen: set it")
         if self.frozen and not self.past_share:
             raise UserError(f"past_share is 0, so the policy of {self.frozen} would play no game")
 

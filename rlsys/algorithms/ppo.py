@@ -124,16 +124,19 @@ class Config(ActorCriticConfig):
                 f"teams of one size, not {self.env!r}"
             )
         check_at_least(self, 1, "epochs minibatches sequence_length")
-        check_positive(self, "clip_eps step_seconds")
+        check_positive(self, "clip_eps step_seconds clip_sigmas adam_eps")
         check_within(self, 0.0, 1.0, "gae_lambda")
-        check_within(self, 0.0, float("inf"), "horizon_seconds clip_sigmas adam_eps")
+        check_within(self, 0.0, float("inf"), "horizon_seconds")
+        sigmas = self.clip_sigmas
+        if isinstance(sigmas, float) and sigmas != Config.clip_sigmas and not self.clip_entries:
+            raise UserError(f"clip_sigmas {sigmas} needs clip_entries: True")
         if self.unroll_length % self.sequence_length:
             raise UserError(
                 f"unroll_length {self.unroll_length} is no multiple of sequence_length "
                 f"{self.sequence_length}"
             )
         core_size = max(self.core_size, self.value_core_size or 0)
-        if core_size and self.sequence_length == 1 < self.unroll_length:
+        if core_size and self.sequence_length == 1:
             raise UserError(
                 f"an LSTM (core_size {core_size}) learns nothing through time from sequences "
                 f"of one step: set sequence_length, to 16 for instance"

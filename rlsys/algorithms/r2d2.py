@@ -29,7 +29,7 @@ from rlsys import networks, streams
 from rlsys.acting import epsilon_greedy
 from rlsys.acting.epsilon_greedy import Aux, greedy, q_of
 from rlsys.algorithms import presets
-from rlsys.config import ReplayConfig, check_at_least, check_within, register
+from rlsys.config import ReplayConfig, check_at_least, check_positive, check_within, register
 from rlsys.envs import Options
 from rlsys.learning import hosts, learner
 from rlsys.learning.learner import learned_mean
@@ -79,7 +79,7 @@ class Config(ReplayConfig):
         super().__post_init__()
         check_at_least(self, 0, "burn_in")
         check_within(self, 0.0, 1.0, "priority_eta")
-        check_within(self, 0.0, float("inf"), "adam_eps")
+        check_positive(self, "adam_eps")
         complete = self.num_envs * (self.length + 1)
         if self.learning_starts < complete:
             raise UserError(

@@ -53,6 +53,7 @@ class GameEnvs(EnvPoolEnvs):
         self._pool = None
         self._pool = self._new_pool(seeds[::PLAYERS])
         self._games = np.arange(self.num_games, dtype=np.int32)
+        self.to_move = np.zeros(self.num_envs, bool)  # the first step is a reset
 
     def _reset(self) -> Any:
         obs, info = self._pool.reset()

@@ -195,13 +195,18 @@ def check_action(name: str, space: Any, num_envs: int, action: np.ndarray) -> np
             raise UserError(
                 f"an action of {name!r} is not finite: {action[~np.isfinite(action)][0]}"
             )
-        return np.clip(action, space.low, space.high).astype(space.dtype, copy=False)
+        return within_bounds(space, action)
     sizes = space.n if isinstance(space, spaces.Discrete) else space.nvec[None]
     wrong = (action < 0) | (action >= sizes)
     if wrong.any():
         n = np.broadcast_to(sizes, action.shape)[wrong][0]
         raise UserError(f"an action of {name!r} lies in 0 to {n - 1}, not {action[wrong][0]}")
     return action
+
+
+def within_bounds(space: spaces.Box, action: np.ndarray) -> np.ndarray:
+    """Returns actions [B, D] of a Box, clipped to its bounds and of its type."""
+    return np.clip(action, space.low, space.high).astype(space.dtype, copy=False)
 
 
 def _kind(space: spaces.Space) -> str:

@@ -186,6 +186,7 @@ class TeamEnvs(JaxEnvs):
 
     def _make(self, seeds: list[int]) -> None:
         super()._make(seeds[:: self._players])
+        self.to_move = np.zeros(self.num_envs, bool)  # the first step is a reset
 
     def _reset(self) -> Any:
         obs = super()._reset()

@@ -144,10 +144,14 @@ def read(space: gymnasium.Space, obs):
 
 
 def sample_obs(space: gymnasium.Space):
-    """Returns a batch of one observation of zeros: [1, ...], in a dict if the space is a Dict."""
+    """Returns a batch of one observation of zeros: [1, ...], in a dict if the space is a Dict.
+
+    Its arrays have the types that environments give: bool for MultiBinary, else the space's.
+    """
     if isinstance(space, spaces.Dict):
         return {key: sample_obs(space[key]) for key in space}
-    return np.zeros((1, *shape_of(space)), jax.dtypes.canonicalize_dtype(space.dtype))
+    dtype = bool if isinstance(space, spaces.MultiBinary) else space.dtype
+    return np.zeros((1, *shape_of(space)), jax.dtypes.canonicalize_dtype(dtype))
 
 
 def check_images(

@@ -19,6 +19,7 @@ from rlsys.learning import hosts
 from rlsys.running.checks import CHECKS, Check, Line
 from rlsys.types import Trajectory
 
+MOST_OF_IT = 0.8  # share of a run after which no check waits for a new agent to get well
 LINES = 3  # least number of lines in a row after which a check warns, or stops warning
 
 
@@ -99,9 +100,10 @@ class Health:
             self._open.discard(check.name)
 
     def _long(self, check: Check, span: Span) -> bool:
-        """Tell whether the span is long enough for a warning."""
-        least = check.lasts * self._config_at(span.end).env_steps
-        return span.lines >= LINES and span.end - span.begin >= least
+        """Tell whether the span is long enough, and late enough, for a warning."""
+        env_steps = self._config_at(span.end).env_steps
+        started = span.end >= min(check.not_before, MOST_OF_IT * env_steps)
+        return started and span.lines >= LINES and span.end - span.begin >= check.lasts * env_steps
 
     def _warning(self) -> list[Check]:
         """Return the checks that warn now."""

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from rlsys.envs.randomise.groups import Draw
+from rlsys.learning import hosts
 from rlsys.running import files
 
 
@@ -39,7 +40,7 @@ class PhysicsFile:
         """
         if not draws:
             return
-        self._used, text = True, ""
+        text = ""
         for actor, draw in draws:
             self._refused += bool(draw.refused)
             self._played += not draw.refused
@@ -78,10 +79,11 @@ class PhysicsFile:
         files.write_text(self._path, "".join(kept))
 
     def metrics(self) -> dict[str, float]:
-        """Returns the numbers of draws played and refused since the last call, for the log; nothing
-        if the run draws no physics."""
+        """Returns the numbers of draws played and refused since the last call, for the log, of all
+        processes; nothing if the run draws no physics. It is collective, so all must call it."""
+        played, refused = hosts.all_sum(self._played), hosts.all_sum(self._refused)
+        self._played = self._refused = 0
+        self._used |= played + refused > 0
         if not self._used:
             return {}
-        found = {"randomise/draws": self._played, "randomise/refused": self._refused}
-        self._played = self._refused = 0
-        return {name: float(x) for name, x in found.items()}
+        return {"randomise/draws": float(played), "randomise/refused": float(refused)}

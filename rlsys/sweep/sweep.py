@@ -112,7 +112,10 @@ def open_sweep(
             states = vmapped.stack(new)
             states = learner.place(mesh, states, vmapped.SHARDED)
         with display.phase(f"compiling {num} members as one program"):
-            example = vmapped.example(policies[0], states.params, network, config, num, config.join)
+            takes_turns = any(len(envs.to_move) for envs in pools)
+            example = vmapped.example(
+                policies[0], states.params, network, config, num, config.join, takes_turns
+            )
             needs = updates.compile(settings, states, example)
         sentence = memory.check_sweep(num, *needs, mesh.devices.flat)
         content = {"algorithm": algorithm.name, "members": [_to_json(m) for m in members]}
@@ -125,7 +128,7 @@ def open_sweep(
             run.log.say(line)
         resumed = run.env_steps if resume else None
         folders = [run.folder / "members" / str(i) for i in range(num)]
-        healths = [Health(c) for c in configs]
+        healths = [Health(c, run.changes) for c in configs]
         options = {"group": config.num_envs, "display": Display(shown=False)}
         logs = [
             stack.enter_context(Log(path, c.env_steps, resumed, health=health, config=c, **options))

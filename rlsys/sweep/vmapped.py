@@ -120,12 +120,21 @@ def _vmapped(apply: Callable, num_members: int) -> Callable:
     return policy
 
 
-def example(policy: Policy, params, network, config: Any, num_members: int, num_actors: int):
+def example(
+    policy: Policy,
+    params,
+    network,
+    config: Any,
+    num_members: int,
+    num_actors: int,
+    takes_turns: bool,
+):
     """A Trajectory of zeros such as num_actors actors side by side play, to compile for.
 
     Args:
       policy: of one of them, as make_policies gives it.
       params: [S, ...].
+      takes_turns: whether the environments say which rows are to move.
     """
     number, flag = np.zeros(1, np.float32), np.zeros(1, bool)
     timestep = Timestep(networks.sample_obs(network.observation_space), flag, number, number, flag)
@@ -148,6 +157,7 @@ def example(policy: Policy, params, network, config: Any, num_members: int, num_
         zeros([length], aux),
         zeros([], core_state),
         np.zeros(num_actors * num_envs, np.int32),
+        np.zeros((length, num_actors * num_envs), bool) if takes_turns else (),
     )
 
 
