@@ -104,7 +104,8 @@ def ppo(Config: Any) -> Presets:
         step_seconds=0.04,
         eval_episodes=32,
     )
-    # On a CPU: a small network, few environments, many small updates.
+    # On a CPU: a small network, few environments, many small updates. Each pixel is normalised, so
+    # that the little that moves stands out.
     atari_cpu = dataclasses.replace(
         atari,
         env="Breakout-v5",
@@ -113,6 +114,7 @@ def ppo(Config: Any) -> Presets:
         minibatches=8,
         torso="shallow",
         hidden_size=256,
+        normalize_observations=True,
         orthogonal=True,
         checkpoint_every=300_000,
         log_every=20_480,
@@ -133,6 +135,7 @@ def ppo(Config: Any) -> Presets:
             env="Pong-v5",
             env_steps=1_200_000,
             popart=False,  # returns are of order 1
+            normalize_observations=False,
             pixel_offset=87,  # the court's grey, so that what moves on it stands out
             pixel_scale=40,
         ),
