@@ -109,7 +109,7 @@ def ppo(Config: Any) -> Presets:
     atari_cpu = dataclasses.replace(
         atari,
         env="Breakout-v5",
-        env_steps=2_500_000,
+        env_steps=1_500_000,
         num_envs=32,
         minibatches=8,
         torso="shallow",
