@@ -42,6 +42,8 @@ def summarize(folder: Path, learned_by: int) -> dict[str, float | str]:
         return [line[name] for line in late if line[name] is not None]
 
     norms = np.array(known("gradient_norm")) / config.max_gradient_norm
+    # At a checkpoint a line has what there is; of few episodes the short ones have ended first.
+    returns = [line["episode_return"] for line in late if line["episodes"] >= config.num_envs]
     return {
         "kl_median": np.median(known("kl")),
         "gradient_norm_over_clip_median": np.median(norms),
@@ -49,8 +51,8 @@ def summarize(folder: Path, learned_by: int) -> dict[str, float | str]:
         "gradients_clipped": np.mean(known("gradient_clipped")),
         "explained_variance_median": np.median(known("explained_variance")),
         "entropy_median": np.median(known("entropy")),
-        "return_min": min(known("episode_return")),
-        "return_median": np.median(known("episode_return")),
+        "return_min": min(returns),
+        "return_median": np.median(returns),
         "health": health.summary(),
     }
 
