@@ -1,5 +1,5 @@
-"""IMPALA, PPO and Ape-X learn their default task, where 500 is the most there is; PPO also learns it
-without velocities, and IMPALA and PPO with as many environments as make bench has.
+"""IMPALA, PPO and Ape-X learn their default task, where 500 is the most there is; PPO also learns
+it without velocities, and IMPALA and PPO with as many environments as make bench has.
 
 python -m experiments.default_tasks [--seeds 5] [--jobs 2]
 """
