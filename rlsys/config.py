@@ -74,6 +74,15 @@ def check_within(config, low: float, high: float, names: str) -> None:
             raise UserError(f"{name} must be {bounds}, not {value}")
 
 
+def check_default(config, names: str, rest: str) -> None:
+    """Raises UserError if a field that would do nothing is not at its default; names: as in
+    check_positive; rest: what the sentence says after the field's name."""
+    for name in names.split():
+        value = getattr(config, name)
+        if isinstance(value, int | float) and value != getattr(type(config), name):  # as above
+            raise UserError(f"{name} {rest}")
+
+
 @register
 @dataclasses.dataclass(frozen=True)
 class RunConfig:

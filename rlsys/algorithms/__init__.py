@@ -66,10 +66,10 @@ def config_of(
     presets = find(name).presets
     preset, args = cli.take(args, "--preset")
     env, args = cli.take(args, "--env")
-    on_others, default = (presets.choose(preset, env, x) for x in (False, True))
-    # This machine is asked only where it matters, as that starts the devices.
-    if default != on_others and not (jax.default_backend() == "cpu" if on_cpu is None else on_cpu):
-        default = on_others
+    large, small = (presets.choose(preset, env, x) for x in (False, True))
+    if on_cpu is None:  # only where it matters: asking starts the devices
+        on_cpu = small != large and jax.default_backend() == "cpu"
+    default = small if on_cpu else large
     about = f"{about}\n\nPresets: {', '.join(presets.configs)}."
     config = cli.parse(default, args, about, usage=f"rlsys {command} {name}", also=also)
     config.randomise.check_used()

@@ -30,7 +30,14 @@ import optax
 from rlsys import networks
 from rlsys.acting import actor_critic
 from rlsys.algorithms import presets
-from rlsys.config import ActorCriticConfig, check_at_least, check_positive, check_within, register
+from rlsys.config import (
+    ActorCriticConfig,
+    check_at_least,
+    check_default,
+    check_positive,
+    check_within,
+    register,
+)
 from rlsys.learning import hosts, learner
 from rlsys.learning.learner import learned_mean
 from rlsys.learning.optimizer import descend, linear_decay, step_metrics
@@ -92,9 +99,9 @@ class Config(ActorCriticConfig):
         check_positive(self, "optimizer_eps")
         if self.optimizer not in ("rmsprop", "adam"):
             raise UserError(f"optimizer must be rmsprop or adam, not {self.optimizer!r}")
-        decay = self.rmsprop_decay
-        if self.optimizer == "adam" and isinstance(decay, float) and decay != Config.rmsprop_decay:
-            raise UserError(f"rmsprop_decay {decay} is for optimizer rmsprop, not adam")
+        if self.optimizer == "adam":
+            rest = f"{self.rmsprop_decay} is for optimizer rmsprop, not adam"
+            check_default(self, "rmsprop_decay", rest)
         share = self.num_envs // self.actors
         if self.batch_size % share and share % self.batch_size:
             raise UserError(

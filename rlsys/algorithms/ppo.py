@@ -32,7 +32,14 @@ from rlsys.acting import actor_critic
 from rlsys.acting.opponents import SelfPlay
 from rlsys.algorithms import presets
 from rlsys.algorithms.ppo_minibatches import Batch, minibatch, sequences
-from rlsys.config import ActorCriticConfig, check_at_least, check_positive, check_within, register
+from rlsys.config import (
+    ActorCriticConfig,
+    check_at_least,
+    check_default,
+    check_positive,
+    check_within,
+    register,
+)
 from rlsys.envs import both_sides, is_team_game, layout
 from rlsys.envs.teams import Layout
 from rlsys.learning import learner
@@ -114,10 +121,8 @@ class Config(ActorCriticConfig):
             self.self_play.groups(self.games)
         of_teams = "team_spirit team_spirit_end zero_sum"
         check_within(self, 0.0, 1.0, of_teams)
-        for name in of_teams.split():
-            value = getattr(self, name)
-            if not self.teams and isinstance(value, float) and value != getattr(Config, name):
-                raise UserError(f"{name} is for games of two teams, not {self.env!r}")
+        if not self.teams:
+            check_default(self, of_teams, f"is for games of two teams, not {self.env!r}")
         if self.teams and len(set(map(layout, self.tasks))) > 1:
             raise UserError(
                 f"tasks that are learned together with a game of two teams must be such games, of "
@@ -127,9 +132,8 @@ class Config(ActorCriticConfig):
         check_positive(self, "clip_eps step_seconds clip_sigmas adam_eps")
         check_within(self, 0.0, 1.0, "gae_lambda")
         check_within(self, 0.0, float("inf"), "horizon_seconds")
-        sigmas = self.clip_sigmas
-        if isinstance(sigmas, float) and sigmas != Config.clip_sigmas and not self.clip_entries:
-            raise UserError(f"clip_sigmas {sigmas} needs clip_entries: True")
+        if not self.clip_entries:
+            check_default(self, "clip_sigmas", f"{self.clip_sigmas} needs clip_entries: True")
         if self.unroll_length % self.sequence_length:
             raise UserError(
                 f"unroll_length {self.unroll_length} is no multiple of sequence_length "

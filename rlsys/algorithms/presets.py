@@ -11,6 +11,8 @@ from rlsys.envs import Options, Randomise
 from rlsys.running.presets import Presets
 
 IMAGES = ("procgen", "vizdoom")  # families of tasks with images, beside atari
+# How Pong's pixels are seen: the court's grey is 0, so that what moves on it stands out.
+COURT = {"pixel_offset": 87, "pixel_scale": 40}
 # Games of hundreds of steps: to evaluate takes longer.
 LONG_GAMES = ("AnimalShogi-v1", "Backgammon-v1", "Chess-v1", "GardnerChess-v1")
 
@@ -136,8 +138,7 @@ def ppo(Config: Any) -> Presets:
             env_steps=1_200_000,
             popart=False,  # returns are of order 1
             normalize_observations=False,
-            pixel_offset=87,  # the court's grey, so that what moves on it stands out
-            pixel_scale=40,
+            **COURT,
         ),
         "pixels": dataclasses.replace(
             atari, torso="impala", env_options=Options(clip_rewards=True)
@@ -234,8 +235,7 @@ def impala(Config: Any) -> Presets:
             optimizer="adam",
             optimizer_eps=1e-5,
             learning_rate=4e-4,
-            pixel_offset=87,  # as PPO's
-            pixel_scale=40,
+            **COURT,
             orthogonal=True,
             actors=1,
             checkpoint_every=200_000,
@@ -335,8 +335,7 @@ def r2d2(Config: Any) -> Presets:
             core_size=256,
             head_size=256,
             frame_stack=4,
-            pixel_offset=87,  # as PPO's
-            pixel_scale=40,
+            **COURT,
             orthogonal=True,
             unrolls_ahead=1,
             unroll_length=20,

@@ -15,7 +15,7 @@ from rlsys.envs.backend import Played
 from rlsys.envs.envpool import EnvPoolEnvs
 from rlsys.envs.options import Task
 from rlsys.envs.spaces import MASK
-from rlsys.types import Timestep, UserError
+from rlsys.types import UserError
 
 PLAYERS = 2
 
@@ -53,7 +53,7 @@ class GameEnvs(EnvPoolEnvs):
         self._pool = None
         self._pool = self._new_pool(seeds[::PLAYERS])
         self._games = np.arange(self.num_games, dtype=np.int32)
-        self.to_move = np.zeros(self.num_envs, bool)  # the first step is a reset
+        self.to_move = np.zeros(self.num_envs, bool)  # the next step is a reset
 
     def _reset(self) -> Any:
         obs, info = self._pool.reset()
@@ -99,7 +99,3 @@ class GameEnvs(EnvPoolEnvs):
         legal = obs[MASK][order].repeat(PLAYERS, axis=0)
         legal[~self.to_move] = np.arange(legal.shape[-1]) == 0
         return {k: legal if k == MASK else x[rows] for k, x in obs.items()}
-
-    def restart(self, seed: int | Sequence[int], timestep: Timestep) -> Timestep:
-        self.to_move = np.zeros(self.num_envs, bool)  # the next step is a reset
-        return super().restart(seed, timestep)

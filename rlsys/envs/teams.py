@@ -36,7 +36,7 @@ from rlsys.envs.interface import Episode
 from rlsys.envs.jax_envs import JaxEnvs, Program, find_module, program_of
 from rlsys.envs.options import NO_LIMIT, Task
 from rlsys.envs.spaces import MASK
-from rlsys.types import Timestep, UserError
+from rlsys.types import UserError
 
 TEAMS = 2
 WITHIN = ("heuristic",)  # opponents that the environment itself plays, so that one team has rows
@@ -186,7 +186,7 @@ class TeamEnvs(JaxEnvs):
 
     def _make(self, seeds: list[int]) -> None:
         super()._make(seeds[:: self._players])
-        self.to_move = np.zeros(self.num_envs, bool)  # the first step is a reset
+        self.to_move = np.zeros(self.num_envs, bool)  # the next step is a reset
 
     def _reset(self) -> Any:
         obs = super()._reset()
@@ -208,10 +208,6 @@ class TeamEnvs(JaxEnvs):
     def _see(self, obs: Any, ended: np.ndarray) -> None:
         """Sets to_move; ended: [B] bool, the game ended at this step."""
         self.to_move = (obs[MASK].sum(-1) > 1) & ~ended
-
-    def restart(self, seed: int | Sequence[int], timestep: Timestep) -> Timestep:
-        self.to_move = np.zeros(self.num_envs, bool)  # the next step is a reset
-        return super().restart(seed, timestep)
 
     def pop_episodes(self) -> list[Episode]:
         return [x for x in super().pop_episodes() if x.env % self.team_size == 0]
