@@ -20,7 +20,7 @@ MORE = {
 }
 
 LIKE_SGD = {
-    "impala": "--optimizer rmsprop --rmsprop-decay 1.0 --optimizer-eps 0.0 --learning-rate 0.1",
+    "impala": "--optimizer rmsprop --rmsprop-decay 1.0 --optimizer-eps 1e-8 --learning-rate 0.1",
     "r2d2": "--adam-eps 1e6 --learning-rate 1e5",
     "apex": "--rmsprop-decay 1.0 --rmsprop-eps 1.0 --learning-rate 0.1",
 }
