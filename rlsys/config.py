@@ -264,6 +264,7 @@ class RunConfig:
 class ReplayConfig(RunConfig):
     """The fields that every algorithm with a replay shares."""
 
+    learning_rate_decay: float = 0.0  # as in both papers
     unrolls_ahead: int = 0
     replay_capacity: int = 200_000
     """The number of environment steps that the replay can hold."""

@@ -287,6 +287,7 @@ def r2d2(Config: Any) -> Presets:
             stride=8,
             burn_in=0,
             learning_rate=1e-3,
+            learning_rate_decay=1.0,
         ),
         "atari": Config(
             env="Breakout-v5",
@@ -303,7 +304,6 @@ def r2d2(Config: Any) -> Presets:
             replay_ratio=0.8,
             batch_size=64,
             learning_rate=1e-4,
-            learning_rate_decay=0.0,
             adam_eps=1e-3,
             target_update=2500,
             hidden_size=0,  # the convolutions' output goes to the LSTM as it is
@@ -329,6 +329,7 @@ def r2d2(Config: Any) -> Presets:
             replay_ratio=1.5,
             batch_size=8,
             learning_rate=3e-4,
+            learning_rate_decay=1.0,
             target_update=100,
             torso="shallow",
             hidden_size=256,
@@ -362,7 +363,6 @@ def apex(Config: Any) -> Presets:
         replay_ratio=1.3,
         batch_size=512,
         learning_rate=0.00025 / 4,
-        learning_rate_decay=0.0,
         target_update=2500,
         hidden_size=0,  # the convolutions' output goes to the dueling head as it is
         head_size=512,
