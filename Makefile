@@ -128,7 +128,7 @@ randomise: .venv/built  ## Show what would be drawn of a task's physics. ENV=<ta
 	@$(BIN)/python -m rlsys.train randomise $(ENV) $(ARGS)
 
 transfer: .venv/built  ## Play runs in domains that they were not trained in. RUN="<dir> <dir>" [ARGS="--episodes 100"]
-	@$(BIN)/python -m rlsys.train transfer $(RUN) $(ARGS)
+	@$(BIN)/python -m rlsys.train transfer $(foreach run,$(RUN),"$(run)") $(ARGS)
 
 tasks: .venv/built  ## List the families of EnvPool's tasks, or the tasks of one. [FAMILY=atari]
 	@$(BIN)/python -m rlsys tasks $(FAMILY)

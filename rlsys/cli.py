@@ -122,29 +122,37 @@ def fields_of(config: Any) -> dict[str, Any]:
 
 
 def take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
-    """The last value of a flag, and the arguments without it."""
+    """The last value of a flag, and the arguments without it.
+
+    Raises:
+      UserError: the flag has no value, as before another flag or at the end.
+    """
     value, rest, words = None, [], iter(args)
     for word in words:
-        name, _, given = word.partition("=")
+        name, equals, given = word.partition("=")
         if name.replace("_", "-") != flag:
             rest.append(word)
             continue
-        value = given or next(words, None)
-        if value is None:
+        value = given if equals else next(words, "--")
+        if value.startswith("--"):
             raise UserError(f"{flag} needs a value")
     return value, rest
 
 
 def spell_out(args: list[str], config: Any) -> list[str]:
     """Gives each flag that is true or false a value: --popart becomes --popart true, and
-    --no-popart becomes --popart false."""
+    --no-popart becomes --popart false. Numbers with commas between them, as in the name of a task,
+    become several where a flag takes several: --observe 0,2 becomes --observe 0 2."""
     truths = [flag for flag, value in fields_of(config).items() if isinstance(value, bool)]
+    several = [flag for flag, value in fields_of(config).items() if isinstance(value, tuple)]
     found: list[str] = []
     for word, after in itertools.zip_longest(args, args[1:], fillvalue="--"):
         flag = word.replace("_", "-")
-        if flag.startswith("--no-") and f"--{flag[5:]}" in truths:
+        if found and found[-1] in several and re.fullmatch("[0-9,]+", word):
+            found += word.split(",")
+        elif flag.startswith("--no-") and f"--{flag[5:]}" in truths:
             found += [f"--{flag[5:]}", "false"]
-        elif flag in truths and after.startswith("--"):
+        elif flag in truths and (after.startswith("--") or after == "-h"):
             found += [flag, "true"]
         else:
             found.append(word)
@@ -171,7 +179,8 @@ def parse(default: Any, args: list[str], description: str, *, usage: str = "", a
     args = spell_out(args, default)
     for word in args:
         name = word.partition("=")[0].replace("_", "-")
-        if re.match("--?[a-zA-Z]", word) and name not in (*known, "-h"):
+        is_number = word.lower() in ("-inf", "-nan")
+        if re.match("--?[a-zA-Z]", word) and name not in (*known, "-h") and not is_number:
             raise UserError(f"{unknown('field', name, known)}; --help lists all")
     nested = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
     for name, value in nested.items():

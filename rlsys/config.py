@@ -5,6 +5,8 @@ A Config is a frozen dataclass. A sweep may vary its float fields within one com
 
 import dataclasses
 import math
+import types
+import typing
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -98,7 +100,8 @@ class RunConfig:
     env_options: envs.Options = envs.Options()
     randomise: envs.Randomise = envs.NOTHING
     env_steps: int = 1_000_000
-    """The run ends after this many environment steps, counted over all environments."""
+    """The run ends after this many environment steps, counted over all environments. The unrolls
+    that are under way then are played to their end."""
     num_envs: int = 256
     """The number of environments, which the tasks share evenly. In a game each player counts as
     one."""
@@ -208,6 +211,9 @@ class RunConfig:
                     f"{even} of num_envs, not {self.num_envs} / {self.actors}"
                 )
         check_positive(self, "learning_rate max_gradient_norm")
+        if self.normalize_observations:
+            rest = "is not used with normalize_observations, which shifts and scales each pixel"
+            check_default(self, "pixel_offset pixel_scale", rest)
         check_within(self, 0.0, 1.0, "discount learning_rate_decay")
         num_tasks = len(self.tasks)
         if self.actors % num_tasks:
@@ -295,13 +301,8 @@ class ReplayConfig(RunConfig):
         super().__post_init__()
         check_at_least(self, 1, "batch_size n target_update")
         check_positive(self, "replay_ratio")
-        check_within(self, 0.0, 1.0, "epsilon_base")
-        check_within(
-            self,
-            0.0,
-            float("inf"),
-            "priority_exponent importance_exponent epsilon_exponent",
-        )
+        check_within(self, 0.0, 1.0, "epsilon_base importance_exponent")
+        check_within(self, 0.0, float("inf"), "priority_exponent epsilon_exponent")
         if self.learning_starts >= self.env_steps:
             raise UserError(
                 f"learning_starts {self.learning_starts} must be below env_steps {self.env_steps}"
@@ -349,6 +350,8 @@ class ActorCriticConfig(RunConfig):
                 raise UserError(f"{name} {value} needs separate_networks: True")
         check_within(self, 0.0, 1.0, "popart_step_size")
         check_within(self, 0.0, float("inf"), "popart_floor entropy_cost")
+        if not self.popart:
+            check_default(self, "popart_step_size popart_floor", "is for popart, which is off")
 
     @property
     def tasks(self) -> list[envs.Task]:
@@ -391,13 +394,34 @@ def tasks_of(config: dict[str, Any]) -> list[envs.Task]:
     return envs.read_tasks(config["env"], options, check=False)
 
 
+def fits(kind: Any, x: Any) -> bool:
+    """Tells whether a value is of a field's type; a whole number is a float too, a bool is
+    neither.
+
+    Args:
+      kind: bool, int, float, str, None, tuple[<one of these>, ...], or a union of them. Whatever
+        else a Config may have passes.
+    """
+    origin, kinds = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return isinstance(x, tuple) and all(fits(kinds[0], y) for y in x)
+    if origin in (types.UnionType, typing.Union):
+        return any(fits(one, x) for one in kinds)
+    if kind in (int, float) and isinstance(x, bool):
+        return False
+    return not isinstance(kind, type) or isinstance(x, int | float if kind is float else kind)
+
+
 def from_dict(cls, values: dict[str, Any]):
     """Makes a Config from what dataclasses.asdict gave, after JSON has made lists of its tuples.
 
     Raises:
-      UserError: there is no such field, or the fields cannot work together.
+      UserError: there is no such field, a value is of another type than its field, or the fields
+        cannot work together.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}
+    if not isinstance(values, dict):
+        raise UserError(f"{values!r} stands where {cls.__module__} has fields with names")
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise UserError(f"{cls.__module__} has no field {unknown[0]!r}: another version wrote it")
@@ -406,6 +430,10 @@ def from_dict(cls, values: dict[str, Any]):
         default = fields[name].default
         if dataclasses.is_dataclass(default):
             return from_dict(type(default), x)
-        return tuple(x) if isinstance(x, list) else x
+        x = tuple(x) if isinstance(x, list) else x
+        if not fits(fields[name].type, x):
+            kind = getattr(fields[name].type, "__name__", fields[name].type)
+            raise UserError(f"{name} must be of type {kind}, not {x!r}")
+        return x
 
     return cls(**{name: value(name, x) for name, x in values.items()})

@@ -40,7 +40,7 @@ from typing import Any, NamedTuple, Protocol
 from rlsys import algorithms, cli
 from rlsys.config import RunConfig, from_dict
 from rlsys.learning import hosts
-from rlsys.running import config_file, output, process
+from rlsys.running import changes, config_file, output, process
 from rlsys.running.algorithm import Algorithm
 from rlsys.types import UserError
 
@@ -132,8 +132,8 @@ def load(folder: str) -> tuple[Algorithm, Any]:
     saved = config_file.load(folder)
     if "members" in saved:
         raise UserError(
-            f"{folder} is a sweep: its runs are {folder}/members/0 and so on, and "
-            f"make sweep RESUME={folder} goes on with it"
+            f"{folder} is a sweep: make sweep RESUME={folder} goes on with it, and its runs are "
+            f"{folder}/members/0 and so on, to evaluate and to export"
         )
     algorithm = algorithms.find(saved["algorithm"])
     return algorithm, from_dict(algorithm.Config, {**saved["config"], "run_dir": folder})
@@ -209,6 +209,13 @@ def resume(args: list[str], where: hosts.Address | None) -> None:
     algorithm, config = load(folder)
     usage = f"rlsys resume {folder}"
     options = cli.parse(config, args, about, usage=usage, also=Processes())
+    changes.check_folder(config, options)
+    sweep = Path(config.run_dir).parent.parent
+    if Path(config.run_dir).parent.name == "members" and (sweep / "config.json").exists():
+        raise UserError(
+            f"{folder} is a member of a sweep and cannot go on alone: make sweep RESUME={sweep} "
+            f"goes on with all members, and --init-from {folder} begins a run with what it learned"
+        )
     options.randomise.check_used(config.randomise)
     hosts.start(where)
     train(algorithm, options, resume=True)
@@ -229,6 +236,8 @@ def train_against(args: list[str]) -> None:
     algorithm, config = load(folder)
     default = exploit.config_against(algorithm, config)
     options = cli.parse(default, args, exploit.ABOUT, usage=f"rlsys exploit {folder}")
+    if not options.self_play.frozen:
+        raise UserError("exploit plays against a run, which an empty frozen does not name")
     train(algorithm, dataclasses.replace(options, run_dir=exploit.folder_of(options)))
 
 

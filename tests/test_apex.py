@@ -19,6 +19,7 @@ from rlsys.algorithms import apex
 from rlsys.algorithms.apex import ALGORITHM, Config
 from rlsys.learning import learner
 from rlsys.learning.optimizer import centred_rmsprop
+from rlsys.learning.q_update import q_metrics
 from rlsys.types import SAMPLE_SPEC, Trajectory, UserError
 
 B, STEPS = 4, 90
@@ -382,3 +383,12 @@ def test_it_learns(tmp_path):
     assert 60 < last["q_mean"] < 120 and last["replay/drawable_share"] > 0.99
     assert last["gradient_clipped"] < 0.2
     assert not any(v for line in lines for k, v in line.items() if k.startswith("health/"))
+
+
+def test_metrics_of_q_values_are_of_actions_that_there_are():
+    q = np.float32([[[1.0, -3.0, 50.0], [2.0, 4.0, 6.0]]])  # [1, 2, 3]
+    legal = np.array([[[True, True, False], [True, False, True]]])
+    found = q_metrics(q, legal)
+    assert (float(found["q_mean"]), float(found["q_abs_max"])) == (1.5, 4.5)
+    found = q_metrics(q, None)
+    assert (float(found["q_mean"]), float(found["q_abs_max"])) == (10.0, 28.0)

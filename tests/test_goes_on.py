@@ -111,6 +111,7 @@ REFUSED = {
     "--num-envs 16": "cannot go on with num_envs 16 (was 8): ",
     "--popart-floor 0.2": "cannot go on with popart_floor 0.2 (was 0.1): a run with another",
     "--no-popart": "cannot go on with popart False (was True): a run with another",
+    "--run-dir elsewhere": "a run goes on in its own folder, so resume takes no run_dir",
     "--env-steps 400": "has played 480 environment steps and 400 are asked for",
 }
 
@@ -126,6 +127,36 @@ def test_what_cannot_change_is_refused_in_a_sentence(half, capfd):
         assert sentence in error and error.startswith("rlsys: ") and error.count("\n") == 1
         assert before == content()
     assert play("resume", half) == 0  # and the folder is not locked
+
+
+WRONG = {
+    "num_envs": ("8", "num_envs must be of type int, not '8'"),
+    "epochs": (2.5, "epochs must be of type int, not 2.5"),
+    "learning_rate": (None, "learning_rate must be of type float, not None"),
+    "popart": ("false", "popart must be of type bool, not 'false'"),
+    "hidden_size": ([64], "hidden_size must be of type int, not (64,)"),
+    "privileged": ([1], "privileged must be of type tuple[str, ...], not (1,)"),
+    "torso": (3, "torso must be of type str | None, not 3"),
+    "env_options": (None, "None stands where rlsys.envs.options has fields with names"),
+    "env": (5, "config.json is damaged: env is 5"),
+}
+
+
+def test_a_field_of_another_type_is_refused_in_a_sentence(half, capfd):
+    path = half / "config.json"
+    content = json.loads(path.read_text())
+    for name, (value, sentence) in WRONG.items():
+        path.write_text(json.dumps(content | {"config": content["config"] | {name: value}}))
+        assert play("eval", half) == 2
+        error = capfd.readouterr().err
+        assert sentence in error and error.startswith("rlsys: ") and error.count("\n") == 1
+    for wrong in ({"config": [1]}, {"config": {}}, {"changes": "x"}, {"changes": [{}]}):
+        path.write_text(json.dumps(content | wrong))
+        assert play("resume", half) == 2
+        error = capfd.readouterr().err
+        assert "config.json is damaged" in error and error.count("\n") == 1
+    path.write_text(json.dumps(content | {"config": content["config"] | {"learning_rate": 1}}))
+    assert play("resume", half) == 0  # a whole number is a number too
 
 
 def test_a_finished_run_says_so_and_stays_as_it_is(tmp_path, capfd):

@@ -117,6 +117,15 @@ def test_a_healthy_run_has_no_warnings():
     assert health.warnings() == {} and health.summary() == "health: no warnings"
 
 
+def test_a_log_that_is_too_short_is_not_judged():
+    health = Health(CONFIG)
+    for number, lines in enumerate(["0 lines", "1 line", "2 lines"]):
+        said = f"health: not judged, because the log has {lines} and a check needs 3"
+        assert health.summary() == said
+        health.observe(line(number + 1))
+    assert health.summary() == "health: no warnings"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_warning_begins_lasts_and_ends(name):
     need = lines_before(name, 11)

@@ -24,10 +24,10 @@ T, B = 16, 8
 TASK = (0, 0, 0, 1, 0, 0, 2, 2)  # the first of 4 devices has one task, the last another
 CONFIG = Config(
     unroll_length=T, refresh_steps=T, num_envs=B, batch_size=B, discount=0.9, clip_rho=1.1,
-    clip_pg_rho=0.9, vtrace_lambda=0.9, baseline_cost=0.7, entropy_cost=0.03, popart_step_size=0.01,
+    clip_pg_rho=0.9, vtrace_lambda=0.9, baseline_cost=0.7, entropy_cost=0.03,
     popart=False, max_gradient_norm=40.0, optimizer_eps=1e-5,
 )  # fmt: skip
-POPART = dataclasses.replace(CONFIG, popart=True)
+POPART = dataclasses.replace(CONFIG, popart=True, popart_step_size=0.01)
 STATISTICS = popart.PopArtState(
     *np.array([[0.5, -1.0, 3.0], [2.0, 5.0, 9.5], [500.0, 50.0, 0.0]], np.float32)
 )

@@ -260,6 +260,28 @@ def test_policy_and_values_are_two_heads_on_one_torso(task, head_size, num_tasks
     assert not np.any(none) and np.any(head["value"]["kernel"])
 
 
+def test_advantages_are_centred_over_the_actions_that_a_dimension_has():
+    space = spaces.MultiDiscrete([2, 5])
+    network = networks.q_network(
+        spaces.Box(-2.0, 2.0, (3,)), space, hidden_size=8, core_size=0, head_size=0
+    )
+    x = jax.random.normal(jax.random.key(0), (4, 8))
+    params = network.head.init(jax.random.key(1), x)
+
+    def q_with(bias):
+        changed = {"params": params["params"] | {"advantage": {**advantage, "bias": bias}}}
+        return network.head.apply(changed, x)  # [4, 2, 5]
+
+    advantage = params["params"]["advantage"]
+    value = np.asarray(x @ params["params"]["value"]["kernel"])  # biases begin at 0
+    there = np.arange(5)[None] < np.array([[2], [5]])
+    q = np.asarray(q_with(advantage["bias"]))
+    np.testing.assert_allclose(q[:, 0, :2].mean(-1), value[:, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(q[:, 1].mean(-1), value[:, 0], rtol=1e-5, atol=1e-6)
+    other = q_with(advantage["bias"] + 1000.0 * ~there.ravel())  # of actions that are none
+    np.testing.assert_allclose(np.asarray(other)[:, there], q[:, there], rtol=1e-5)
+
+
 def test_the_shallow_torso_is_two_convolutions():
     """Mnih et al. 2013: 16 of 8x8 by 4, 32 of 4x4 by 2, without padding."""
     network = networks.policy_value_network(

@@ -138,6 +138,17 @@ def test_a_game_keeps_its_opponent_to_its_end_and_its_state_begins_anew():
     assert seats.pop_results() == []
 
 
+def test_a_game_that_a_time_limit_cuts_is_a_draw():
+    seats = Seats(number_policy(), 4, SelfPlay(past_share=1.0, past_at_once=1))
+    params, state, key = {"w": jnp.float32(9)}, jnp.zeros(4, jnp.int32), jax.random.key(0)
+    seats.meet(pool_of(0.0), key)
+    cut = timestep(4, False, np.zeros(4), 0.1)._replace(truncated=np.ones(4, bool))
+    for now in (timestep(4, True, np.zeros(4)), timestep(4, False, np.zeros(4), 0.1), cut):
+        assert seats.pop_results() == []
+        seats(params, now, state, key)
+    assert [(x.number, x.reward) for x in seats.pop_results()] == [(0, 0.0), (0, 0.0)]
+
+
 def test_past_selves_draw_other_numbers_than_the_learner():
     """Their keys are made of none of the bits that the learner draws its actions from."""
 

@@ -199,6 +199,25 @@ def test_explained_variance_of_what_hardly_differs_and_of_nothing():
     assert all(np.isfinite(x) for x in measured(target, np.zeros_like(mask)).values())
 
 
+@pytest.mark.parametrize("deviation", [1e4, 1.0, 1e-5, 1e-7, 1e-9])
+def test_a_constant_value_explains_nothing_however_small_returns_are(deviation):
+    config, task, mask = Config(popart=False), np.zeros(4, int), np.ones((8, 4), bool)
+    target = np.random.default_rng(0).normal(0, deviation, (8, 4)).astype(np.float32)
+
+    def on_a_device(v, target):
+        found = actor_critic.moments(config, popart.init(1), v, target, task, mask)
+        return actor_critic.value_metrics(found)
+
+    def measured(v, target):
+        found = jax.vmap(on_a_device, axis_name=learner.BATCH)(v[None], target[None])
+        return jax.tree.map(lambda x: float(x[0]), found)
+
+    found, size = measured(np.zeros_like(target), target), np.sqrt(np.mean(np.float64(target) ** 2))
+    np.testing.assert_allclose(found["explained_variance"], 0.0, atol=1e-6)
+    np.testing.assert_allclose(found["value_error"], target.std() / size, rtol=1e-4)
+    assert measured(target, np.zeros_like(target))["value_error"] == 10.0  # and no more
+
+
 @pytest.mark.parametrize("mean", [0.0, 3e3, -1e4])
 @pytest.mark.parametrize("off", [0.0, 1.0])
 def test_explained_variance_without_popart_keeps_the_digits_of_large_returns(mean, off):

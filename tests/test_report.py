@@ -138,6 +138,12 @@ def test_an_evaluation_of_an_earlier_version_is_refused(tmp_path, capfd):
     (tmp_path / "a/evaluation.json").write_text("")
     assert make(tmp_path / "a", "--out", tmp_path / "out") == 2
     assert "a/evaluation.json is damaged" in capfd.readouterr().err
+    (tmp_path / "a/evaluation.json").write_text('{"others": [{}]}')
+    assert make(tmp_path / "a", "--out", tmp_path / "out") == 2
+    assert "is damaged: an evaluation has no score" in capfd.readouterr().err
+    write_run(tmp_path / "b", config(0), {"episode_return": [1.0]})
+    assert make(tmp_path / "b", "--out", "/dev/null") == 2
+    assert "the folder /dev/null cannot be made: File exists" in capfd.readouterr().err
 
 
 def test_the_newest_parameters_with_most_episodes_count(tmp_path, capfd):
@@ -288,6 +294,10 @@ def test_a_band_runs_from_the_least_seed_to_the_largest():
     ]
     x, low, mean, high = curves._band(rows)
     assert x[0] == 0 and x[-1] == 400
+    ended = [{"env_steps": s, "episode_return": 0.0, "episodes": 3} for s in (10, 20)]
+    late = [row for row in rows[0] if row["env_steps"] >= 50]
+    x_late, low_late, _, high_late = curves._band([late, ended])
+    assert (x_late[0], x_late[-1]) == (50, 400) and (low_late == high_late).all()
     middle = (x > 150) & (x < 250)  # away from the ends' smoothing
     np.testing.assert_allclose(low[middle], x[middle], rtol=0.02)
     np.testing.assert_allclose(mean[middle], 2 * low[middle], rtol=0.02)
@@ -301,6 +311,7 @@ def test_a_band_runs_from_the_least_seed_to_the_largest():
         ("--out x", "no run is named: make report RUNS="),
         ("nowhere", "nowhere/config.json is missing"),
         ("a --seeds 3", "there is no field '--seeds'"),
+        ("a --out --all-fields", "--out needs a value"),
     ],
 )
 def test_what_cannot_work_is_said_in_one_sentence(words, sentence, tmp_path, monkeypatch, capfd):

@@ -425,6 +425,11 @@ def test_a_sweep_is_no_run_and_a_run_no_sweep(swept, tmp_path, monkeypatch, capf
     for words in (["eval", folder], ["resume", folder]):
         assert cli.exit_code(lambda words=words: train.main(list(map(str, words)))) == 2
         assert f"make sweep RESUME={folder}" in capfd.readouterr().err
+    member = f"{folder}/members/0 is a member of a sweep and cannot go on alone: make sweep RESUME"
+    assert cli.exit_code(lambda: train.main(["resume", f"{folder}/members/0"])) == 2
+    assert member in capfd.readouterr().err
+    assert sweep("resume", folder, "--run-dir", tmp_path) == 2
+    assert "resume takes no run_dir" in capfd.readouterr().err
     assert sweep("resume", folder / "members/0") == 2
     assert f"{folder}/members/0 is a single run, not a sweep" in capfd.readouterr().err
     assert sweep("resume", tmp_path) == 2
@@ -499,6 +504,9 @@ def test_words_of_a_sweep():
         ("impala --learning-rat 1 2", "the nearest: --learning-rate"),
         ("impala 3 --seeds 2", "'3' stands before any --field"),
         ("impala --learning-rate 1 0", "learning_rate must be positive, not 0"),
+        ("ppo --seed 1 1", "two members are the same: 'seed 1' and 'seed 1'"),
+        ("ppo --learning-rate 1e-3 0.001", "two members are the same: 'learning-rate 1e-3' and"),
+        ("ppo --run-dir --seeds 2", "--run-dir needs a value"),
         ("ppo --minibatches 3", "cannot be split evenly into 3 minibatches"),
         ("ipala --seeds 2", "there is no algorithm 'ipala'; the nearest: impala"),
     ],

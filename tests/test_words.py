@@ -41,6 +41,7 @@ def test_numbers_are_read_exactly_and_wherever_they_stand():
     assert config(f"--seed {2**62 + 1}").seed == 2**62 + 1
     assert config("--max-episode-steps 1e3").env_options.max_episode_steps == 1000
     assert config("--observe 0 2").env_options.observe == (0, 2)
+    assert config("--observe 0,2").env_options.observe == (0, 2)
     assert config("--learning-rate=1e-2").learning_rate == 0.01
 
 
@@ -87,12 +88,16 @@ def test_a_sweep_takes_the_same_flags():
         ("--learning-rate", "--learning-rate needs a value"),
         ("--learning-rate 1 2", "no field takes 2"),
         ("--observe x", "--observe: "),
+        ("--learning-rate -inf", "learning_rate must be finite, not -inf"),
         ("--learning-rate 1e400", "learning_rate must be finite, not inf"),
         ("--value-cost nan", "value_cost must be finite, not nan"),
         ("--horizon-seconds inf", "horizon_seconds must be finite, not inf"),
         ("--env-steps 1e400", "env_steps must lie within 2^53"),
         ("--num-envs 1e15", "this does not fit the memory"),
         ("--seed -1", "seed must be 0 or more, not -1"),
+        ("--value-cost -5", "value_cost must be 0 or more, not -5.0"),
+        ("--no-popart --popart-floor 5", "popart_floor is for popart, which is off"),
+        ("--preset --num-envs 8", "--preset needs a value"),
     ],
 )
 @pytest.mark.parametrize("columns", ["40", "200"])
@@ -101,6 +106,20 @@ def test_a_wrong_value_is_refused_in_one_sentence(words, said, columns, monkeypa
     assert run(train.main, f"ppo {words}") == 2
     error = capfd.readouterr().err
     assert error.startswith(f"rlsys: {said}") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [(["--out", "x", "--out=y"], "y"), (["--out="], ""), (["a"], None), (["--out", ""], "")],
+)
+def test_a_flag_is_taken_with_its_value(words, value):
+    assert cli.take(words, "--out") == (value, [w for w in words if w == "a"])
+
+
+@pytest.mark.parametrize("words", [["--out"], ["--out", "--all-fields"]])
+def test_a_flag_does_not_take_another_for_its_value(words):
+    with pytest.raises(UserError, match="--out needs a value"):
+        cli.take(words, "--out")
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,9 @@ def learned_turns(network, trajectory: Trajectory, lambda_):
     """Tells which steps are learned from, and the lambda of their returns, by the rules in
     types.py.
 
+    A player who is to move in x_T and has one legal action is taken for one who waits, so that the
+    step before it is not learned from.
+
     Returns:
       mask [T, B] bool, and lambda_t [T, B] at x_1 .. x_T.
     """
@@ -138,18 +141,20 @@ def value_metrics(moments: dict[str, jax.Array]) -> dict[str, jax.Array]:
       scalars by name: explained_variance, 1 - var(target - v) / var(target), which is 1 for perfect
       values, 0 for a constant and less for worse, but -1 at least, so that one bad update does not
       outweigh all others in a mean; and value_error, the deviation of target - v divided by the
-      root mean square of the targets.
+      root mean square of the targets, but 10 at most, as where all targets are 0.
     """
     share = jnp.maximum(moments["share"], 1e-9)
 
     def variance(name):
         return moments[f"{name}_square"] / share - (moments[name] / share) ** 2
 
-    error, tiny = jnp.maximum(variance("error"), 0.0), 1e-12
-    explained = 1.0 - error / jnp.maximum(variance("target"), tiny)
+    error = jnp.maximum(variance("error"), 0.0)
+    size = jnp.maximum(moments["size_square"] / share, 1e-24)
+    # Targets that differ by less than a millionth of their size differ by rounding alone.
+    explained = 1.0 - error / jnp.maximum(variance("target"), 1e-12 * size)
     return {
         "explained_variance": jnp.maximum(explained, -1.0),
-        "value_error": jnp.sqrt(error / jnp.maximum(moments["size_square"] / share, tiny)),
+        "value_error": jnp.minimum(jnp.sqrt(error / size), 10.0),
     }
 
 

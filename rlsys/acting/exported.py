@@ -126,7 +126,8 @@ class ExportedPolicy:
             the environment.
           reward: [B] raw rewards of the last step. A policy with an LSTM needs them, except in the
             first call after reset(); others ignore them, and so does one that was trained beside
-            values that saw more than it.
+            values that saw more than it. In a game of two teams they are what training adds up: the
+            result, and event_rewards times what the game pays for events.
           first: [B] bool, True where obs opens an episode; None where none does. In the first call
             after reset() all do.
 

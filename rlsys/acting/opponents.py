@@ -101,7 +101,7 @@ class Result(NamedTuple):
 
     number: int  # the past self's number
     chance: float  # N p_i: its probability times the number of past selves, when it was drawn
-    reward: float  # the learner's, in the game's last step
+    reward: float  # the learner's, in the game's last step; 0 where a time limit cut the game
 
 
 Pool = tuple[PastSelf, ...]

@@ -110,13 +110,14 @@ class Seats:
 
     def __call__(self, params: Any, timestep: Timestep, core_state: Any, key: jax.Array):
         """Acts for all rows, as a Policy does, and records the games that have ended."""
-        over = (timestep.discount[self._first] == 0) & ~timestep.first[self._first]
+        decided = timestep.discount[self._first] == 0  # a game that a time limit cuts is a draw
+        over = (decided | timestep.truncated[self._first]) & ~timestep.first[self._first]
         if self._forgot:
             over, self._forgot = np.zeros_like(over), False
         for i in np.flatnonzero(over):
             group, game = divmod(i, self._plays.shape[1])
             who = group, self._plays[group, game]
-            reward = float(timestep.reward[self._first[i]])
+            reward = float(timestep.reward[self._first[i]]) if decided[i] else 0.0
             self._results.append(Result(int(self._numbers[who]), float(self._chances[who]), reward))
         begins = np.asarray(timestep.first)[self._first].reshape(self._games)
         self._plays = np.where(begins, self._newer[:, None], self._plays)

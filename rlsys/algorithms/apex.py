@@ -31,7 +31,7 @@ from rlsys.algorithms import presets
 from rlsys.config import ReplayConfig, check_positive, check_within, register
 from rlsys.learning import hosts, learner
 from rlsys.learning.optimizer import centred_rmsprop
-from rlsys.learning.q_update import q_state, q_update
+from rlsys.learning.q_update import q_metrics, q_state, q_update
 from rlsys.losses.n_step import n_step_return
 from rlsys.replay.replay import Replay
 from rlsys.results import evaluate
@@ -122,7 +122,8 @@ def loss(network, config: Config, params, target_params, sample: Sample):
         return network.apply(params, steps, a_tm1[:0], core_state)[0]
 
     # q(S_t, A_t, theta), by a dueling network (section 3.1).
-    q = q_values(params, jax.tree.map(lambda x: x[:1], steps), trajectory.core_state)
+    first = jax.tree.map(lambda x: x[:1], steps)
+    q = q_values(params, first, trajectory.core_state)
     q_a = q_of(q, a_tm1[:1])[0]
 
     # Double Q: theta chooses the action in S_{t+n}, theta^- says what it is worth.
@@ -140,9 +141,8 @@ def loss(network, config: Config, params, target_params, sample: Sample):
     metrics = {
         "loss": value,
         "td_error": jnp.mean(priorities),
-        "q_mean": jnp.mean(q),
-        "q_abs_max": jnp.mean(jnp.max(jnp.abs(q), axis=(0, *range(2, q.ndim)))),
         "importance_weight": jnp.mean(sample.weights),
+        **q_metrics(q, network.legal(first.obs)),
     }
     return value, (priorities, metrics)
 

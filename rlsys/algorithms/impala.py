@@ -96,6 +96,7 @@ class Config(ActorCriticConfig):
         check_positive(self, "clip_pg_rho")
         check_within(self, 1.0, float("inf"), "clip_rho")  # rho-bar >= c-bar (section 4.1)
         check_within(self, 0.0, 1.0, "vtrace_lambda rmsprop_decay")
+        check_within(self, 0.0, float("inf"), "baseline_cost")
         check_positive(self, "optimizer_eps")
         if self.optimizer not in ("rmsprop", "adam"):
             raise UserError(f"optimizer must be rmsprop or adam, not {self.optimizer!r}")

@@ -123,16 +123,19 @@ class Config(ActorCriticConfig):
         check_within(self, 0.0, 1.0, of_teams)
         if not self.teams:
             check_default(self, of_teams, f"is for games of two teams, not {self.env!r}")
-        if self.teams and len(set(map(layout, self.tasks))) > 1:
+        if any(map(both_sides, self.tasks)) and len(set(map(layout, self.tasks))) > 1:
             raise UserError(
-                f"tasks that are learned together with a game of two teams must be such games, of "
-                f"teams of one size, not {self.env!r}"
+                f"tasks that are learned together with a game of two must be such games, in which "
+                f"the policy plays both sides and sides are of one size, not {self.env!r}"
             )
         check_at_least(self, 1, "epochs minibatches sequence_length")
         check_positive(self, "clip_eps step_seconds clip_sigmas adam_eps")
         check_within(self, 0.0, 1.0, "gae_lambda")
-        check_within(self, 0.0, float("inf"), "horizon_seconds")
-        if not self.clip_entries:
+        check_within(self, 0.0, float("inf"), "horizon_seconds value_cost")
+        if self.clip_entries:
+            rest = "is not used with clip_entries, which clips entry by entry"
+            check_default(self, "max_gradient_norm", rest)
+        else:
             check_default(self, "clip_sigmas", f"{self.clip_sigmas} needs clip_entries: True")
         if self.unroll_length % self.sequence_length:
             raise UserError(

@@ -33,7 +33,7 @@ from rlsys.config import ReplayConfig, check_at_least, check_positive, check_wit
 from rlsys.envs import Options
 from rlsys.learning import hosts, learner
 from rlsys.learning.learner import learned_mean
-from rlsys.learning.q_update import q_state, q_update
+from rlsys.learning.q_update import q_metrics, q_state, q_update
 from rlsys.losses.n_step import n_step_return
 from rlsys.losses.q_learning import identity
 from rlsys.losses.r2d2 import sequence_loss, sequence_priority
@@ -156,10 +156,9 @@ def loss(network, config: Config, params, target_params, sample: Sample):
     metrics = {
         "loss": value,
         "td_error": learned_mean(jnp.abs(td_error), mask),
-        "q_mean": jnp.mean(q),
-        "q_abs_max": jnp.mean(jnp.max(jnp.abs(q), axis=(0, *range(2, q.ndim)))),
         "learned_share": jnp.mean(mask),
         "importance_weight": jnp.mean(sample.weights),
+        **q_metrics(q, network.legal(steps.obs)),
     }
     return value, (priorities, metrics)
 

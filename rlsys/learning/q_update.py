@@ -25,6 +25,22 @@ def q_state(network: networks.AgentNetwork, config: Any, optimizer: Callable) ->
     return new._replace(target_params=jax.tree.map(jnp.copy, new.params))
 
 
+def q_metrics(q, legal) -> dict[str, jax.Array]:
+    """Measure Q-values of actions that there are.
+
+    Args:
+      q: [T, B, A] or [T, B, D, K].
+      legal: a bool array that broadcasts to q; None where all actions are legal.
+
+    Returns:
+      q_mean, and q_abs_max: the largest size in a sample, averaged over samples.
+    """
+    legal = jnp.broadcast_to(True if legal is None else legal, q.shape)
+    q = jnp.where(legal, q, 0.0)
+    largest = jnp.max(jnp.abs(q), axis=(0, *range(2, q.ndim)))  # [B]
+    return {"q_mean": jnp.sum(q) / jnp.sum(legal), "q_abs_max": jnp.mean(largest)}
+
+
 def q_update(
     network: networks.AgentNetwork,
     config: Any,

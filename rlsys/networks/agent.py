@@ -207,12 +207,11 @@ def q_network(
     Raises:
       UserError: see make_body and check_images; or the actions are continuous.
     """
-    shape, dtype = action_shape(action_space), compute_dtype(bfloat16)
     if is_continuous(action_space):
         raise UserError(f"Q-values need actions that can be counted, not {action_space}")
     only = make_body(observation_space, action_space, bfloat16=bfloat16, **body)
     check_images(observation_space, frame_stack, **body)
-    head = DuelingHead(shape, head_size, dtype)
+    head = DuelingHead(action_space, head_size, compute_dtype(bfloat16))
     return AgentNetwork(
         observation_space, action_space, head, only, None, frame_stack, normalize_observations
     )

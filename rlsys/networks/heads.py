@@ -22,10 +22,11 @@ class DuelingHead(nn.Module):
     """Computes Q = V + A - mean(A) (Wang et al. 2016, https://arxiv.org/abs/1511.06581, eq. 9).
 
     If actions have D dimensions, each dimension has advantages of its own, and all share the value
-    (Tavakoli et al. 2018, https://arxiv.org/abs/1711.08946).
+    (Tavakoli et al. 2018, https://arxiv.org/abs/1711.08946). The mean is over the actions that a
+    dimension has, which may be fewer than K.
     """
 
-    action_shape: tuple[int, ...]  # (A,) or (D, K)
+    action_space: gymnasium.Space  # Discrete or MultiDiscrete
     hidden_size: int  # 0 for linear streams
     dtype: Any = jnp.float32
 
@@ -38,10 +39,12 @@ class DuelingHead(nn.Module):
             hidden = relu(self, Dense(2 * self.hidden_size, self.dtype)(x))
             value, advantage = jnp.split(hidden.astype(jnp.float32), 2, axis=-1)
         v = Dense(1, name="value")(value)
-        a = Dense(int(np.prod(self.action_shape)), name="advantage")(advantage)
-        a = a.reshape(*x.shape[:-1], *self.action_shape)
-        v = v.reshape(*x.shape[:-1], *[1] * len(self.action_shape))
-        return v + a - a.mean(axis=-1, keepdims=True)
+        shape = distributions.action_shape(self.action_space)
+        a = Dense(int(np.prod(shape)), name="advantage")(advantage)
+        a = a.reshape(*x.shape[:-1], *shape)
+        v = v.reshape(*x.shape[:-1], *[1] * len(shape))
+        valid = distributions.valid_actions(self.action_space)
+        return v + a - a.mean(axis=-1, keepdims=True, where=valid)
 
 
 class PolicyHead(nn.Module):

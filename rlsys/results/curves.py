@@ -121,8 +121,12 @@ def _smooth(rows: Rows) -> np.ndarray:
 
 
 def _band(seeds: list[Rows]) -> tuple[np.ndarray, ...]:
-    """Steps up to the shortest seed's last; least, mean and largest return of the seeds there."""
+    """Steps up to the shortest seed's last; least, mean and largest return of the seeds there.
+
+    Seeds that stopped before another's first line are left out.
+    """
     first = max(rows[0]["env_steps"] for rows in seeds)
+    seeds = [rows for rows in seeds if rows[-1]["env_steps"] >= first]
     x = np.linspace(first, min(rows[-1]["env_steps"] for rows in seeds), 200)
     y = np.stack([np.interp(x, [r["env_steps"] for r in rows], _smooth(rows)) for rows in seeds])
     return x, y.min(axis=0), y.mean(axis=0), y.max(axis=0)

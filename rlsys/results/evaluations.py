@@ -45,6 +45,10 @@ def read(folder: Path) -> list[dict[str, Any]]:
         ) from None
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
+    for evaluation in (first, *others):
+        for name in ("score", "env_steps", "episodes", "seed", "results"):
+            if name not in evaluation:
+                raise UserError(f"{path} is damaged: an evaluation has no {name}")
     return [first, *others]
 
 

@@ -26,7 +26,7 @@ def write(folders: list[str], out: Path, *, all_fields: bool = False) -> Path:
     """Writes report.md and curves.png of runs and sweeps into out; returns the first.
 
     Raises:
-      UserError: a folder is no run.
+      UserError: a folder is no run, or the report cannot be written.
     """
     found = [result for folder in folders for result in results(Path(folder))]
     ends: Rows = []
@@ -42,7 +42,10 @@ def write(folders: list[str], out: Path, *, all_fields: bool = False) -> Path:
         row["status"] = found[row["run"]].status(row["env_steps"])
     twice = repeated(ends)
     ends, curves = ([r for r in rows if r["run"] not in twice] for rows in (ends, curves))
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {out} cannot be made: {error.strerror}") from None
     learning_curves.plot(out / "curves.png", ends, curves)
     text = [
         "# Runs",

@@ -53,6 +53,20 @@ def check(folder: Any, changed: Changed, env_steps: int, total: int) -> None:
         )
 
 
+def check_folder(before: Any, after: Any) -> None:
+    """Refuse a resume that names another folder than the run's.
+
+    Args:
+      before: the Config of the run.
+      after: the Config that it is to go on with.
+
+    Raises:
+      UserError: their folders differ.
+    """
+    if after.run_dir != before.run_dir:
+        raise UserError("a run goes on in its own folder, so resume takes no run_dir")
+
+
 def words(changed: Changed) -> str:
     """Name the changes in words, as in "epochs 2 (was 4)"."""
     return ", ".join(f"{name} {after} (was {before})" for name, (before, after) in changed.items())

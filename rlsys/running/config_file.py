@@ -35,10 +35,15 @@ def load(folder: str | os.PathLike) -> dict[str, Any]:
         content = json.loads(path.read_text())
         what = "members" if "members" in content else "config"
         needed = {"algorithm": str(content["algorithm"]), what: content[what]}
+        for config in configs_of(content):
+            if not isinstance(config["env"], str):
+                raise TypeError(f"env is {config['env']!r}")
+        for change in content.get("changes", []):
+            change["env_steps"], change["fields"].items()
         return {"processes": 1} | content | needed
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {folder} is no run") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
 
 

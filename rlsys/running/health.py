@@ -60,10 +60,12 @@ class Health:
         self._first: Line = {}  # each number's first known value
         self._spans: dict[str, list[Span]] = {}  # by name, of checks whose numbers have been seen
         self._open: set[str] = set()  # names of checks whose last span goes on
+        self._lines = 0  # taken so far
 
     def observe(self, line: Line) -> dict[str, float]:
         """Take a line, and return health/<name>, 1. while that check warns, else 0., of each check
         whose number some line so far had."""
+        self._lines += 1
         for name, value in line.items():
             if value is not None:
                 self._first.setdefault(name, value)
@@ -121,7 +123,8 @@ class Health:
         }
 
     def summary(self) -> str:
-        """Summarise the whole run in one line: each warning that there was, and when."""
+        """Summarise the whole run in one line: each warning that there was, and when; or that the
+        log is too short for any."""
         found, now = [], self._warning()
         for check in CHECKS:
             spans = [s for s in self._spans.get(check.name, []) if self._long(check, s)]
@@ -131,6 +134,9 @@ class Health:
             when = [span.describe(check, end) for span, end in zip(spans, ends, strict=True)]
             if when:
                 found.append(f"{check.words} {' and '.join(when)}")
+        if self._lines < LINES:
+            lines = "1 line" if self._lines == 1 else f"{self._lines} lines"
+            return f"health: not judged, because the log has {lines} and a check needs {LINES}"
         return f"health: {'; '.join(found) or 'no warnings'}"
 
 

@@ -46,7 +46,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "as -1. On a solved task returns hardly differ, and it may be low although the "
                "values are right within value_error."),
         Metric("value_error", "share", "The standard deviation of the errors of the values, "
-               "divided by the root mean square of their targets."),
+               "divided by the root mean square of their targets; more than 10 is logged as 10."),
         Metric("advantage_deviation", "", "The standard deviation of the advantages before PPO "
                "divides by it, in units of popart_scale."),
         Metric(f"popart_mean{OF_TASK}", RETURN, "The mean of the task's value targets, by which "

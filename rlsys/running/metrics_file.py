@@ -51,11 +51,14 @@ class Records:
 
 
 def read(folder: Path) -> list[dict]:
-    """Read the lines of a run's metrics.jsonl, except one that a kill has cut off."""
+    """Read the lines of a run's metrics.jsonl, except those that are damaged, as is one that a kill
+    has cut off."""
     lines, path = [], folder / "metrics.jsonl"
     for text in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(text))
+            line = json.loads(text)
+            if isinstance(line, dict) and "env_steps" in line:
+                lines.append(line)
     return lines
 
 

@@ -151,7 +151,8 @@ class Run:
     def _end(self, error: BaseException | None) -> None:
         """Closes the log, and says how the run ended."""
         self.log.close()
-        if self.stopped or isinstance(error, FloatingPointError):
+        broken = isinstance(error, FloatingPointError)
+        if self.stopped or (broken and self._health and self._health.warnings()):
             self.print_health()
         if isinstance(error, FloatingPointError):
             kept = [f"checkpoint {n}" for n in self.checkpoints.numbers()[-1:]] or ["no checkpoint"]

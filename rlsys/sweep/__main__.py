@@ -19,7 +19,7 @@ import sys
 import time
 
 from rlsys import algorithms, cli
-from rlsys.running import config_file, output, process
+from rlsys.running import changes, config_file, output, process
 from rlsys.sweep.members import Member, members
 from rlsys.sweep.sweep import of_json, sweep
 from rlsys.types import UserError
@@ -84,8 +84,12 @@ def load(folder: str, args: list[str]) -> tuple[str, list[Member]]:
         if word.partition("=")[0].replace("_", "-") in found[0].values:
             raise UserError(f"{word} is what sets the members apart, and cannot be changed")
     about = "Goes on with a sweep; fields may be changed."
+    configs = [cli.parse(member.config, args, about) for member in found]
+    for member, config in zip(found, configs, strict=True):
+        changes.check_folder(member.config, config)
     return algorithm, [
-        m._replace(words=m.words + args, config=cli.parse(m.config, args, about)) for m in found
+        member._replace(words=member.words + args, config=config)
+        for member, config in zip(found, configs, strict=True)
     ]
 
 

@@ -29,7 +29,7 @@ def members(algorithm: str, args: list[str]) -> list[Member]:
       args: a run's, but a flag may have several values; `--seeds N` is `--seed 0 1 .. N-1`.
 
     Raises:
-      UserError: a run's words would be refused, or a flag has no value.
+      UserError: a run's words would be refused, a flag has no value, or two members are the same.
     """
     record = algorithms.find(algorithm)
     lists = _lists(record.Config)
@@ -45,12 +45,15 @@ def members(algorithm: str, args: list[str]) -> list[Member]:
     # A preset's eval_every is for a run alone; one that is asked for is refused.
     asked = "--eval-every" in fixed or "--eval-every" in axes
     ahead = [] if asked else ["--eval-every", "0"]
-    found = []
+    found: list[Member] = []
     for combination in itertools.product(*axes.values()):
         values_of = dict(zip(axes, combination, strict=True))
         words = fixed + [word for pair in values_of.items() for word in pair]
         name = " ".join(f"{flag[2:]} {value}" for flag, value in values_of.items())
         config = algorithms.config_of(algorithm, ahead + words)
+        for other in found:
+            if other.config == config:
+                raise UserError(f"two members are the same: {other.name!r} and {name!r}")
         found.append(Member(name or "alone", values_of, words, config))
     return found
 
