@@ -432,7 +432,8 @@ def from_dict(cls, values: dict[str, Any]):
             return from_dict(type(default), x)
         x = tuple(x) if isinstance(x, list) else x
         if not fits(fields[name].type, x):
-            kind = getattr(fields[name].type, "__name__", fields[name].type)
+            kind = fields[name].type
+            kind = kind.__name__ if isinstance(kind, type) else kind
             raise UserError(f"{name} must be of type {kind}, not {x!r}")
         return x
 
