@@ -207,6 +207,7 @@ def q_network(
     Raises:
       UserError: see make_body and check_images; or the actions are continuous.
     """
+    action_shape(action_space)
     if is_continuous(action_space):
         raise UserError(f"Q-values need actions that can be counted, not {action_space}")
     only = make_body(observation_space, action_space, bfloat16=bfloat16, **body)

@@ -196,8 +196,8 @@ class Display:
             self._print_plain()
 
     def _steps(self) -> str:
-        share = min(100, 100 * self.env_steps // self._total)  # the last unrolls may pass it
-        return f"{share}%  {self.env_steps:,} / {self._total:,} env steps"
+        played = min(self.env_steps, self._total)  # the last unroll may pass it
+        return f"{100 * played // self._total}%  {played:,} / {self._total:,} env steps"
 
     def _clock(self) -> list[str]:
         now = time.perf_counter()

@@ -166,7 +166,7 @@ def test_against_random_moves_the_agent_is_one_team_and_the_other_by_turns():
         ("ppo --env teams/team_fakes", "a team game is named teams/<module>:<class>"),
         ("ppo --env teams/team_fakes:Nothing", "JAX cannot make .* AttributeError"),
         ("ppo --env teams/team_fakes:NoSize", "needs team_size, the number of a team's players"),
-        (f"ppo --env {DUEL},CartPole-v1 --actors 2 --num-envs 80", "teams of one size"),
+        (f"ppo --env {DUEL},CartPole-v1 --actors 2 --num-envs 80", "sides are of one size"),
     ],
 )
 def test_what_cannot_be_played_is_refused_in_a_sentence(words, message):
