@@ -84,13 +84,12 @@ def load(folder: str, args: list[str]) -> tuple[str, list[Member]]:
         if word.partition("=")[0].replace("_", "-") in found[0].values:
             raise UserError(f"{word} is what sets the members apart, and cannot be changed")
     about = "Goes on with a sweep; fields may be changed."
-    configs = [cli.parse(member.config, args, about) for member in found]
-    for member, config in zip(found, configs, strict=True):
+    changed = []
+    for member in found:
+        config = cli.parse(member.config, args, about)
         changes.check_folder(member.config, config)
-    return algorithm, [
-        member._replace(words=member.words + args, config=config)
-        for member, config in zip(found, configs, strict=True)
-    ]
+        changed.append(member._replace(words=member.words + args, config=config))
+    return algorithm, changed
 
 
 if __name__ == "__main__":
