@@ -388,7 +388,21 @@ def test_it_learns(tmp_path):
 def test_metrics_of_q_values_are_of_actions_that_there_are():
     q = np.float32([[[1.0, -3.0, 50.0], [2.0, 4.0, 6.0]]])  # [1, 2, 3]
     legal = np.array([[[True, True, False], [True, False, True]]])
-    found = q_metrics(q, legal)
-    assert (float(found["q_mean"]), float(found["q_abs_max"])) == (1.5, 4.5)
-    found = q_metrics(q, None)
-    assert (float(found["q_mean"]), float(found["q_abs_max"])) == (10.0, 28.0)
+    assert metrics_of(q, legal, [[True, True]]) == (1.5, 4.5)
+    assert metrics_of(q, None, [[True, True]]) == (10.0, 28.0)
+
+
+def test_metrics_of_q_values_are_of_steps_that_are_learned_from():
+    """Not of padding, nor of the next episode's steps that a window happens to hold."""
+    q = np.float32([[[1.0, -3.0], [2.0, 4.0]], [[99.0, 99.0], [0.0, 1.0]]])  # [2, 2, 2]
+    assert metrics_of(q, None, [[True, True], [False, True]]) == (pytest.approx(2.5 / 3), 3.5)
+    assert metrics_of(q, None, [[True, False], [False, False]]) == (-1.0, 3.0)
+    assert metrics_of(q, None, [[False, False]] * 2) == (0.0, 0.0)
+
+
+def metrics_of(q, legal, mask):
+    """q_mean and q_abs_max as they are logged."""
+    found = q_metrics(q, legal, np.array(mask))
+    return tuple(
+        float(found[k].masked / max(found[k].share, 1e-9)) for k in ("q_mean", "q_abs_max")
+    )

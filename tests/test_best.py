@@ -133,6 +133,23 @@ def test_the_best_is_of_the_highest_score(monkeypatch):
     assert "--params best" in own.summary("runs/x")
 
 
+def test_episodes_that_did_not_end_are_told(monkeypatch):
+    """They are a part of the mean, so the log and the sentence say how many ended."""
+    own = make([[1.0], [2.0]], monkeypatch, tasks=("a", "b"))
+    played = {
+        f"{mode} {task}": [Episode(1.0, 9, 0, task, ended=ended) for ended in (True, True, now)]
+        for mode, now in (("greedy", True), ("sampled", False))
+        for task in ("a", "b")
+    }
+    monkeypatch.setattr(best, "play_tasks", lambda *_: played)
+    numbers = own.play({}, 100, 1, lambda: False)
+    assert numbers["eval/greedy_ended"] == 1.0 and numbers["eval/sampled_ended"] == 2 / 3
+    said = own.sentence(numbers)
+    assert ", the best so far; 67 % of the episodes ended, the others count" in said.replace(
+        "67%", "67 %"
+    )
+
+
 def test_an_evaluation_of_a_game_names_its_players(monkeypatch):
     returns = [[0.9, -0.25]]
     names = ["Hex-v1:opponent=random", "Hex-v1:opponent=blocker"]

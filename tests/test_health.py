@@ -47,6 +47,8 @@ FINE = {  # a line of a run that is well
     "learned_share": 0.9,
     "staleness": 1.5,
     "params_lag": 4.0,
+    "env_steps_per_second": 100.0,
+    "learner_steps_per_second": 100.0,
     "replay/sample_age": 600.0,
     "sample_reuse": 4.0,
     "replay_ratio": 2.5,
@@ -98,6 +100,12 @@ def lines_before(name, begin):
     return max(LINES, 1 + int(check.lasts * STEPS / 10), started - begin + 1)
 
 
+def lines_after(name):
+    """Fine lines after which a warning is over: with them half of the latest lines are fine."""
+    window = max(LINES, 1 + int(check_of[name].lasts * STEPS / 10))
+    return (window + 1) // 2
+
+
 def test_every_check_has_a_case_and_says_where_its_level_is_from():
     assert list(BAD) == NAMES
     for check in CHECKS:
@@ -119,8 +127,8 @@ def test_a_healthy_run_has_no_warnings():
 
 def test_a_log_that_is_too_short_is_not_judged():
     health = Health(CONFIG)
-    for number, lines in enumerate(["0 lines", "1 line", "2 lines"]):
-        said = f"health: not judged, because the log has {lines} and a check needs 3"
+    for number, lines in enumerate(["0 lines", "1 line", "2 lines", "3 lines", "4 lines"]):
+        said = f"health: not judged, because the log has {lines} and not 5"
         assert health.summary() == said
         health.observe(line(number + 1))
     assert health.summary() == "health: no warnings"
@@ -128,14 +136,14 @@ def test_a_log_that_is_too_short_is_not_judged():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_warning_begins_lasts_and_ends(name):
-    need = lines_before(name, 11)
-    health, seen = run((10, {}), (need + 5, BAD[name]), (LINES - 1, {}))
+    need, after = lines_before(name, 11), lines_after(name)
+    health, seen = run((10, {}), (need + 5, BAD[name]), (after - 1, {}))
     assert list(health.warnings()) == [name]
     assert health.warnings()[name] in health.summary() and "steps on" in health.summary()
     assert check_of[name].words in health.summary() and "from 110 " in health.summary()
     seen += [health.observe(line(len(seen) + 1))]
     assert health.warnings() == {}
-    assert warned(seen, name) == [*range(10 + need, 10 + need + 5 + LINES)]
+    assert warned(seen, name) == [*range(10 + need, 10 + need + 5 + after)]
     assert f"from 110 to {10 * (15 + need)} steps" in health.summary()
     for other in set(NAMES) - {name}:
         assert warned(seen, other) == []
@@ -143,18 +151,18 @@ def test_a_warning_begins_lasts_and_ends(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_short_is_no_warning(name):
-    need = lines_before(name, 6)
-    later = lines_before(name, 5 + need + 1)
-    parts = [(5, {}), (need - 1, BAD[name]), (1, {}), (later - 1, BAD[name]), (5, {})]
+    need, gap = lines_before(name, 6), 2 * lines_after(name)
+    later = lines_before(name, 5 + need + gap)
+    parts = [(5, {}), (need - 1, BAD[name]), (gap, {}), (later - 1, BAD[name]), (5, {})]
     health, seen = run(*parts)
     assert warned(seen, name) == [] and health.summary() == "health: no warnings"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_odd_line_ends_no_warning(name):
-    need = lines_before(name, 2)
-    health, seen = run((1, {}), (need, BAD[name]), (1, {}), (5, BAD[name]), (LINES - 1, {}))
-    assert warned(seen, name) == [*range(1 + need, 1 + need + 6 + LINES)]
+    need, after = lines_before(name, 2), lines_after(name)
+    health, seen = run((1, {}), (need, BAD[name]), (1, {}), (25, BAD[name]), (after - 1, {}))
+    assert warned(seen, name) == [*range(1 + need, 1 + need + 26 + after)]
     assert health.summary().count(" from 20 steps on") == 1 and " and from" not in health.summary()
 
 
@@ -171,9 +179,59 @@ def test_a_missing_number_says_nothing(name):
         assert f"health/{name}" not in health.observe(values)
 
 
+@pytest.mark.parametrize("lines", [20, 50, 200, 1000])
+def test_how_often_a_line_is_written_decides_nothing(lines):
+    """A value that explains less than nothing on four lines of five, however many there are."""
+    random, total = np.random.default_rng(0), 10_000_000
+    health = Health(SimpleNamespace(**vars(CONFIG) | {"env_steps": total}))
+    for i in range(lines):
+        share = -0.3 if random.random() < 0.8 else 0.1
+        steps = total * (i + 1) // lines
+        health.observe(line(1, explained_variance=share, env_steps=steps))
+    begin = int(health.summary().partition("nothing from ")[2].partition(" ")[0].replace(",", ""))
+    assert begin < 0.2 * total and health.summary().count("steps on") == 1
+
+
+def test_a_warning_stays_told_when_the_run_is_made_longer():
+    """In a longer run the danger would have to last longer, but it was a warning already."""
+    first, more = vars(CONFIG) | {"env_steps": 100}, vars(CONFIG) | {"env_steps": 100_000}
+    fields = {"env_steps": {"before": 100, "after": 100_000}}
+    health = Health(SimpleNamespace(**more), [{"env_steps": 100, "fields": fields}])
+    once = Health(SimpleNamespace(**first))
+    for each in lines_of((10, BAD["entropy_gone"] | BAD["stale"] | {"entropy": 0.0})):
+        health.observe(each)
+        once.observe(each)
+    assert "entropy gone" in once.summary() and health.summary() == once.summary()
+    for i in range(10):
+        health.observe(line(11 + i))
+    assert "entropy gone early from 10 to 100 steps" in health.summary()
+    assert health.warned and not health.warnings()
+
+
+def test_a_policy_without_entropy_from_the_first_line_on_is_told():
+    health, _ = run((40, {"entropy": 0.0}))
+    assert list(health.warnings()) == ["entropy_gone"]
+
+
+def test_a_line_is_of_the_steps_since_the_one_before_it():
+    """Of three lines the second begins in the first half of the run, though it ends in the last."""
+    health = Health(CONFIG)
+    for steps, entropy in ((300, 0.7), (550, 1e-9), (800, 1e-9), (1000, 1e-9)):
+        health.observe(line(1, env_steps=steps, entropy=entropy))
+    assert "entropy gone early from 550 steps on" in health.summary()
+
+
+def test_replay_is_as_stale_as_the_updates_since_the_last_line_make_it():
+    """Not those of the whole run: it may go on with ten times as many."""
+    rates = {"env_steps_per_second": 100.0, "learner_steps_per_second": 1000.0}
+    assert list(run((40, {}), (40, rates))[0].warnings()) == ["stale_replay"]
+    unknown = dict.fromkeys(rates)
+    assert run((40, unknown))[0].observe(line(41, **unknown)).get("health/stale_replay") is None
+
+
 def test_two_warnings_of_one_check_are_both_told():
     bad = BAD["stale"]
-    health, _ = run((5, {}), (4, bad), (4, {}), (87, {**bad, "staleness": 12.0}))
+    health, _ = run((5, {}), (4, bad), (4, {}), (87, bad | {"staleness": 12.0}))
     assert health.summary() == (
         "health: samples stale from 60 to 90 steps (versions of the policy 8.5) and from 140 steps "
         "on (versions of the policy 12)"
@@ -350,11 +408,11 @@ def test_the_log_has_health_and_the_display_tells_of_it(tmp_path, capsys):
         for i, staleness in enumerate([1.0, *[9.0] * 5, *[1.0] * 4]):
             log.write(10 * (i + 1), i, {"staleness": staleness})
     found = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [x["health/stale"] for x in found] == [0, 0, 0, 1, 1, 1, 1, 1, 0, 0]
+    assert [x["health/stale"] for x in found] == [0, 0, 0, 1, 1, 1, 1, 0, 0, 0]
     told = [text for text in capsys.readouterr().out.splitlines() if text.startswith("health")]
     assert told == [
         "health: samples stale from 20 steps on (versions of the policy 9)",
-        "health: over by 90 steps: samples stale from 20 steps on (versions of the policy 9)",
+        "health: over at 80 steps: samples stale from 20 steps on (versions of the policy 9)",
     ]
     health = Health(CONFIG)
     with Log(tmp_path, STEPS, resume_at=50, health=health) as log:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -79,6 +80,17 @@ def test_a_changed_ratio_is_counted_from_where_the_run_goes_on(fields, due):
     again = ReplayRatio(ratio._config)  # and the next resume changes nothing
     again.restore(json.loads(json.dumps(ratio.state())), 101_000)
     assert again.due(101_000) == due and again.state() == ratio.state()
+
+
+def test_what_is_held_is_counted_from_where_the_ratio_changed():
+    ratio, state = saved(replay_ratio=2.0)
+    assert ratio.held(100_000) == pytest.approx(1.96, abs=0.01)  # 2,000 steps teach nothing
+    ratio = ReplayRatio(dataclasses.replace(CONFIG, replay_ratio=8.0))
+    ratio.restore(state, 100_000)
+    assert math.isnan(ratio.held(100_000))
+    ratio.learned(50, 8000)
+    assert ratio.held(101_000) == 8.0
+    assert ReplayRatio(CONFIG).held(0) != 0.0 and ReplayRatio(CONFIG).held(10) == 0.0
 
 
 def test_an_unchanged_ratio_keeps_its_debt():

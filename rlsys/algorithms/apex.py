@@ -142,7 +142,7 @@ def loss(network, config: Config, params, target_params, sample: Sample):
         "loss": value,
         "td_error": jnp.mean(priorities),
         "importance_weight": jnp.mean(sample.weights),
-        **q_metrics(q, network.legal(first.obs)),
+        **q_metrics(q, network.legal(first.obs), sample.mask[:1]),
     }
     return value, (priorities, metrics)
 

@@ -184,7 +184,7 @@ def loss(network, config: Config, params, statistics: popart.PopArtState, trajec
         "pg_loss": jnp.mean(pg_loss),
         "baseline_loss": jnp.mean(v_loss),
         "entropy": learned_mean(entropy, mask_tm1),
-        "v_mean": jnp.mean(v),
+        "v_mean": learned_mean(v[:-1], mask_tm1),
         "rho_mean": learned_mean(rho_tm1, mask_tm1),
         "rho_clipped": learned_mean(rho_tm1 > config.clip_rho, mask_tm1),  # share
         "kl": learned_mean(jnp.expm1(log_rho_tm1) - log_rho_tm1, mask_tm1),

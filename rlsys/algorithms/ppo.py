@@ -255,15 +255,17 @@ def prepare(network, config: Config, state: LearnerState, trajectory: Trajectory
 
     # Advantages of mean 0 and deviation 1 over all learned steps on all devices.
     advantage = advantage / popart.scale(statistics)[task][None]
-    share, mean = learner.pmean((jnp.mean(mask), jnp.mean(mask * advantage)))
+    share, mean, v_mean = learner.pmean(
+        (jnp.mean(mask), jnp.mean(mask * advantage), jnp.mean(mask * v[:-1]))
+    )
     share = jnp.maximum(share, 1e-9)  # it is 0 if every step is masked
     advantage = mask * (advantage - mean / share)
     moments = actor_critic.moments(config, statistics, v[:-1], target, task, mask)
-    square, v_mean, moments = learner.pmean((jnp.mean(advantage**2), jnp.mean(v), moments))
+    square, moments = learner.pmean((jnp.mean(advantage**2), moments))
     deviation = jnp.sqrt(square / share)
     advantage = advantage / (deviation + 1e-8)
     metrics = {
-        "v_mean": v_mean,
+        "v_mean": v_mean / share,
         "advantage_deviation": deviation,
         **actor_critic.value_metrics(moments),
         **more,

@@ -153,12 +153,13 @@ def loss(network, config: Config, params, target_params, sample: Sample):
     # Priority eta max |delta| + (1 - eta) mean |delta|; errors squared, weighted by importance.
     priorities = sequence_priority(td_error, mask, eta=config.priority_eta)
     value = sequence_loss(td_error, mask, sample.weights)
+    acted = jax.tree.map(lambda x: x[:-1], steps.obs)
     metrics = {
         "loss": value,
         "td_error": learned_mean(jnp.abs(td_error), mask),
         "learned_share": jnp.mean(mask),
         "importance_weight": jnp.mean(sample.weights),
-        **q_metrics(q, network.legal(steps.obs)),
+        **q_metrics(q[:-1], network.legal(acted), mask),
     }
     return value, (priorities, metrics)
 

@@ -25,20 +25,27 @@ def q_state(network: networks.AgentNetwork, config: Any, optimizer: Callable) ->
     return new._replace(target_params=jax.tree.map(jnp.copy, new.params))
 
 
-def q_metrics(q, legal) -> dict[str, jax.Array]:
-    """Measure Q-values of actions that there are.
+def q_metrics(q, legal, mask) -> dict[str, Any]:
+    """Measure Q-values of actions that there are, in the steps that are learned from.
 
     Args:
       q: [T, B, A] or [T, B, D, K].
       legal: a bool array that broadcasts to q; None where all actions are legal.
+      mask: [T, B] bool, True where a step is learned from.
 
     Returns:
-      q_mean, and q_abs_max: the largest size in a sample, averaged over samples.
+      q_mean, the mean over a step's actions, averaged over steps; and q_abs_max, the largest size
+      in a sample, averaged over the samples with a step to learn from.
     """
     legal = jnp.broadcast_to(True if legal is None else legal, q.shape)
-    q = jnp.where(legal, q, 0.0)
-    largest = jnp.max(jnp.abs(q), axis=(0, *range(2, q.ndim)))  # [B]
-    return {"q_mean": jnp.sum(q) / jnp.sum(legal), "q_abs_max": jnp.mean(largest)}
+    actions = tuple(range(2, q.ndim))
+    mean = jnp.mean(q, actions, where=legal)  # [T, B]
+    largest = jnp.max(jnp.abs(q), actions, where=legal, initial=0.0)
+    largest = jnp.max(largest, 0, where=mask, initial=0.0)  # [B]
+    return {
+        "q_mean": learner.learned_mean(mean, mask),
+        "q_abs_max": learner.learned_mean(largest, jnp.any(mask, 0)),
+    }
 
 
 def q_update(

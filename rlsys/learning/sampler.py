@@ -101,7 +101,7 @@ class Sampler:
         found = self._replay.metrics()
         found["replay/sequences"] = float(hosts.all_sum(int(found["replay/sequences"])))
         found["replay/sample_age"] *= hosts.count()  # this one's environments are a share of all
-        return found | {"replay_ratio": self._ratio.learned_steps / env_steps}
+        return found | {"replay_ratio": self._ratio.held(env_steps)}
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return arrays and meta (for JSON) for a checkpoint; call it between unrolls."""

@@ -142,17 +142,19 @@ def update(
     sum_e, sum_e2 = totals(e, e**2)
     error = sum_e / some  # mean(y) - center
     variance = jnp.maximum(sum_e2 / some - error**2, 0.0)
-    move = (center - state.mean) + (error - state.rest)  # mean(y) - mu
 
     log_keep = some * jnp.log1p(-jnp.asarray(step_size, jnp.float32))  # -inf for step size 1
     keep, weight = jnp.exp(log_keep), -jnp.expm1(log_keep)
-    step = state.rest + weight * move
-    mean = state.mean + step
+    # If nothing old is kept, start at center: a step from far away would be rounded at its size.
+    start = jnp.where(keep > 0.0, state.mean, center), jnp.where(keep > 0.0, state.rest, 0.0)
+    move = (center - start[0]) + (error - start[1])  # mean(y) - mu
+    step = start[1] + weight * move
+    mean = start[0] + step
     new = PopArtState(
         mean=mean,
         variance=keep * state.variance + weight * (variance + keep * move**2),
         count=state.count + n,
-        rest=step - (mean - state.mean),
+        rest=step - (mean - start[0]),
     )
     new = jax.tree.map(lambda new, old: jnp.where(n > 0.0, new, old), new, state)
     return jax.lax.stop_gradient(new)

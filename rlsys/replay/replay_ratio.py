@@ -6,6 +6,7 @@ due. Kapturowski et al. 2019, section 2.3, call it "the effective number of time
 observation is being replayed", 0.8 for R2D2, and do not say if padding counted.
 """
 
+import math
 from typing import Any
 
 FIELDS = ("replay_ratio", "batch_size", "length", "learning_starts")  # decide what is due
@@ -38,6 +39,11 @@ class ReplayRatio:
         """Count updates that are done, and the steps that they learned in all processes."""
         self.learned_steps += steps
         self._of_update = max(steps / updates, 1.0)
+
+    def held(self, env_steps: int) -> float:
+        """Return the steps learned for each of env_steps played, or since one of FIELDS changed."""
+        played = env_steps - (self._played_before if self._learned_before else 0)
+        return (self.learned_steps - self._learned_before) / played if played > 0 else math.nan
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint's meta keeps."""

@@ -67,9 +67,10 @@ class Evaluations:
 
         Returns:
           Numbers for the log: mean returns as eval/<mode>_return and, of several tasks, also as
-          eval/<mode>_return/<task>; of games of two teams eval/<mode>_win_rate; of tasks that tell
-          of successes eval/successes; the highest score so far as eval/best. Nothing if it was
-          given up, or in other processes than 0.
+          eval/<mode>_return/<task>; the share of the episodes that ended as eval/<mode>_ended (the
+          others count with their return so far); of games of two teams eval/<mode>_win_rate; of
+          tasks that tell of successes eval/successes; the highest score so far as eval/best.
+          Nothing if it was given up, or in other processes than 0.
         """
         if not hosts.is_primary():
             self._at = env_steps
@@ -98,6 +99,7 @@ class Evaluations:
                 for e in episodes
                 if name.partition(" ")[0] == mode
             ]
+            numbers[f"eval/{mode}_ended"] = float(np.mean([e.ended for e in own_episodes]))
             won = [e.episode_return > 0 for e in own_episodes if is_team_game(e.task)]
             if won:
                 numbers[f"eval/{mode}_win_rate"] = float(np.mean(won))
@@ -118,11 +120,16 @@ class Evaluations:
         text = f"evaluation at {self._at:,} steps: {', '.join(means)}"
         if against := self._against(numbers):
             text += f" ({against})"
-        if self.best is None:
-            return text
-        if self.best.env_steps == self._at:
-            return f"{text}, the best so far"
-        return f"{text} (best: {self.best.score:,.5g} at {self.best.env_steps:,})"
+        if self.best and self.best.env_steps == self._at:
+            text += ", the best so far"
+        elif self.best:
+            text += f" (best: {self.best.score:,.5g} at {self.best.env_steps:,})"
+        ended = min(numbers[f"eval/{mode}_ended"] for mode in self._algorithm.eval_modes)
+        if ended < 1.0:
+            text += (
+                f"; {ended:.0%} of the episodes ended, the others count with their return so far"
+            )
+        return text
 
     def _against(self, numbers: dict[str, float]) -> str:
         """Tells against whom a game of two was played, and of several the score against each;

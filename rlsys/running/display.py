@@ -156,7 +156,7 @@ class Display:
         for name in warnings.keys() - told.keys():
             self.say(f"health: {warnings[name]}")
         for name in told.keys() - warnings.keys():
-            self.say(f"health: over by {at.env_steps:,} steps: {told[name]}")
+            self.say(f"health: over at {at.env_steps:,} steps: {told[name]}")
         if at.now >= self._plain_at:
             self._print_plain()
             self._plain_at = at.now + PLAIN_SECONDS

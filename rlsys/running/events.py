@@ -88,14 +88,19 @@ def scalars(line: Mapping[str, float | None]) -> Summary:
 
 
 def evaluation(results: Mapping[str, Mapping[str, float]]) -> Summary:
-    """Return the mean return and the mean length of each mode of play.
+    """Return each mode's mean return, mean length and share of episodes that ended.
 
     results: of an evaluation, by "mode" or, of several tasks, by "mode task".
     """
     found: dict[str, float | None] = {}
     for name, result in results.items():
         mode, _, task = name.partition(" ")
-        for key, value in (("return", result["mean"]), ("length", result["length"])):
+        ended = result["ended"] / result["episodes"]
+        for key, value in (
+            ("return", result["mean"]),
+            ("length", result["length"]),
+            ("ended", ended),
+        ):
             found[f"eval/{mode}_{key}" + (f"/{task}" if task else "")] = value
     return scalars(found)
 

@@ -1,10 +1,13 @@
 """Health warns when a run goes wrong, by the checks of checks.py, and counts dead hidden units.
 
-A warning begins once a number has been beyond its level on several lines of the log in a row and
-for a share of the run. It is over once the number has been within its level on as many lines: one
-odd line changes nothing.
+A number is in danger while it is beyond its level on most of the latest lines of the log: those of
+the share of the run that its check names, and three at least. A warning begins once the danger has
+lasted for that share of the run. So odd lines change nothing, and it matters little how often a
+line is written.
 """
 
+import collections
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -20,20 +23,31 @@ from rlsys.running.checks import CHECKS, Check, Line
 from rlsys.types import Trajectory
 
 MOST_OF_IT = 0.8  # share of a run after which no check waits for a new agent to get well
-LINES = 3  # least number of lines in a row after which a check warns, or stops warning
+LINES = 3  # least number of lines that a number must be beyond its level for a warning
+ENOUGH = 5  # lines of a log after which it can be said that there was no warning
 
 
-class Span(NamedTuple):
-    """Describes lines in a row on which a number was beyond its level."""
+class Judged(NamedTuple):
+    """Describes a line of the log as one check sees it."""
 
-    begin: int  # env_steps of the first line
-    end: int  # env_steps of the last line
-    lines: int
-    told: float  # the number that the last line had
-    fine: int = 0  # lines since the last one on which the number was within its level
+    after: int  # env_steps of the line before it
+    env_steps: int
+    beyond: bool  # whether the number was beyond its level
+    told: float  # the number as the warning shows it
+
+
+@dataclasses.dataclass
+class Danger:
+    """Describes a time in which most lines had a number beyond its level."""
+
+    begin: int  # env_steps of the first line beyond the level
+    end: int  # env_steps of the last such line
+    lines: int  # beyond the level
+    told: float  # the number that the last such line had
+    warned: bool = False  # whether it lasted long enough for a warning
 
     def describe(self, check: Check, end: str) -> str:
-        """Say in words from when to when, and how bad; end: when the span ended, in words."""
+        """Say in words from when to when, and how bad; end: when it ended, in words."""
         return f"from {self.begin:,} {end} ({check.shows} {self.told:.2g})"
 
 
@@ -58,9 +72,12 @@ class Health:
             config = SimpleNamespace(**vars(config) | before)
             self._configs.insert(0, (record["env_steps"], config))
         self._first: Line = {}  # each number's first known value
-        self._spans: dict[str, list[Span]] = {}  # by name, of checks whose numbers have been seen
-        self._open: set[str] = set()  # names of checks whose last span goes on
+        # By name, of checks whose numbers have been seen: the latest lines, and the dangers so far.
+        self._latest: dict[str, collections.deque[Judged]] = {}
+        self._dangers: dict[str, list[Danger]] = {}
+        self._open: set[str] = set()  # names of checks whose last danger goes on
         self._lines = 0  # taken so far
+        self._at = 0  # env_steps of the last line
 
     def observe(self, line: Line) -> dict[str, float]:
         """Take a line, and return health/<name>, 1. while that check warns, else 0., of each check
@@ -73,70 +90,70 @@ class Health:
         for check in CHECKS:
             number = check.number(line, config, self._first)
             if number is not None:
-                self._judge(check, number, line)
-        warning = {check.name for check in self._warning()}
-        return {f"health/{name}": float(name in warning) for name in self._spans}
+                beyond = not check.below <= number <= check.above
+                told = line[check.told] if check.told else number
+                judged = Judged(self._at, line["env_steps"], beyond, told)
+                self._judge(check, judged, config.env_steps)
+        self._at = line["env_steps"]
+        warning = self.warnings()
+        return {f"health/{name}": float(name in warning) for name in self._dangers}
 
     def _config_at(self, env_steps: int) -> Any:
         """Return the Config that a line of the log was written with."""
         return next(config for until, config in self._configs if env_steps <= until)
 
-    def _judge(self, check: Check, number: float, line: Line) -> None:
-        spans, env_steps = self._spans.setdefault(check.name, []), line["env_steps"]
-        told = line[check.told] if check.told else number
-        if check.below <= number <= check.above:
-            self._close(check)
-        elif check.name in self._open:
-            spans[-1] = Span(spans[-1].begin, env_steps, spans[-1].lines + 1, told)
-        elif env_steps <= check.begins_by * self._config_at(env_steps).env_steps:
-            self._open.add(check.name)
-            spans.append(Span(env_steps, env_steps, 1, told))
-
-    def _close(self, check: Check) -> None:
-        """Take a number within its level: one ends a span, but only LINES of them a warning."""
-        if check.name not in self._open:
-            return
-        spans = self._spans[check.name]
-        spans[-1] = spans[-1]._replace(fine=spans[-1].fine + 1)
-        if not self._long(check, spans[-1]) or spans[-1].fine == LINES:
+    def _judge(self, check: Check, line: Judged, total: int) -> None:
+        """Take a check's next line; total: the environment steps of the whole run."""
+        dangers = self._dangers.setdefault(check.name, [])
+        latest = self._latest.setdefault(check.name, collections.deque())
+        latest.append(line)
+        while len(latest) > LINES and latest[0].env_steps < line.env_steps - check.lasts * total:
+            latest.popleft()
+        beyond = [x for x in latest if x.beyond]
+        if 2 * len(beyond) <= len(latest):
             self._open.discard(check.name)
-
-    def _long(self, check: Check, span: Span) -> bool:
-        """Tell whether the span is long enough, and late enough, for a warning."""
-        env_steps = self._config_at(span.end).env_steps
-        started = span.end >= min(check.not_before, MOST_OF_IT * env_steps)
-        return started and span.lines >= LINES and span.end - span.begin >= check.lasts * env_steps
-
-    def _warning(self) -> list[Check]:
-        """Return the checks that warn now."""
-        return [
-            check
-            for check in CHECKS
-            if check.name in self._open and self._long(check, self._spans[check.name][-1])
-        ]
+            return
+        if check.name not in self._open:
+            if beyond[0].after > check.begins_by * total:
+                return
+            self._open.add(check.name)
+            if not dangers or dangers[-1].end < beyond[0].env_steps:  # else the last one goes on
+                dangers.append(Danger(beyond[0].env_steps, 0, len(beyond) - line.beyond, 0.0))
+        danger = dangers[-1]
+        danger.lines += line.beyond
+        danger.end, danger.told = beyond[-1].env_steps, beyond[-1].told
+        late = danger.end >= min(check.not_before, MOST_OF_IT * total)
+        lasts = danger.end - danger.begin >= check.lasts * total
+        danger.warned |= late and lasts and danger.lines >= LINES
 
     def warnings(self) -> dict[str, str]:
         """Return a sentence for each check that warns now, by its name."""
         return {
-            check.name: f"{check.words} {self._spans[check.name][-1].describe(check, 'steps on')}"
-            for check in self._warning()
+            check.name: f"{check.words} {danger.describe(check, 'steps on')}"
+            for check in CHECKS
+            if check.name in self._open and (danger := self._dangers[check.name][-1]).warned
         }
 
+    @property
+    def warned(self) -> bool:
+        """Whether there was a warning so far."""
+        return any(danger.warned for dangers in self._dangers.values() for danger in dangers)
+
     def summary(self) -> str:
-        """Summarise the whole run in one line: each warning that there was, and when; or that the
-        log is too short for any."""
-        found, now = [], self._warning()
+        """Summarise the whole run in one line: each warning that there was, and when; or that there
+        was none, or that the log is too short to tell."""
+        found, now = [], self.warnings()
         for check in CHECKS:
-            spans = [s for s in self._spans.get(check.name, []) if self._long(check, s)]
-            ends = [f"to {span.end:,} steps" for span in spans]
-            if check in now:
+            dangers = [danger for danger in self._dangers.get(check.name, []) if danger.warned]
+            ends = [f"to {danger.end:,} steps" for danger in dangers]
+            if check.name in now:
                 ends[-1] = "steps on"
-            when = [span.describe(check, end) for span, end in zip(spans, ends, strict=True)]
+            when = [danger.describe(check, end) for danger, end in zip(dangers, ends, strict=True)]
             if when:
                 found.append(f"{check.words} {' and '.join(when)}")
-        if self._lines < LINES:
+        if not found and self._lines < ENOUGH:
             lines = "1 line" if self._lines == 1 else f"{self._lines} lines"
-            return f"health: not judged, because the log has {lines} and a check needs {LINES}"
+            return f"health: not judged, because the log has {lines} and not {ENOUGH}"
         return f"health: {'; '.join(found) or 'no warnings'}"
 
 

@@ -111,7 +111,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     ),
     "replay": (
         Metric("replay_ratio", "", "Steps learned from for each step played, since the run "
-               "began."),
+               "began, or since it was resumed with another ratio or other samples."),
         Metric("replay/sequences", "sequences", "The number of samples in the replay that can be "
                "drawn."),
         Metric("replay/drawable_share", "share", "Stored steps that some sample which can be drawn "
@@ -158,6 +158,12 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
                "several tasks."),
         Metric(f"eval/sampled_return{OF_TASK}", RETURN, "The mean return of drawn play in one of "
                "several tasks."),
+        Metric("eval/greedy_ended", "share", "Episodes of such an evaluation, played greedily, "
+               "that ended; the others were cut and count with their return so far."),
+        Metric("eval/sampled_ended", "share", "The same with actions drawn from the policy "
+               "(PPO, IMPALA)."),
+        Metric("eval/ladder_ended", "share", "The same with random actions as often as in training "
+               "(R2D2, Ape-X)."),
         Metric("eval/exploitability", RETURN, "What the best opponent would win from the policy in "
                "a game of poker, on average over who begins; 0 if it cannot be beaten."),
         Metric("eval/greedy_win_rate", "share", "Games of two teams that an evaluation during "
@@ -199,7 +205,7 @@ def describe() -> str:
             lines += [head, *textwrap.wrap(words, 79, initial_indent=" " * 6,
                                            subsequent_indent=" " * 6)]  # fmt: skip
     lines += ["", *textwrap.wrap(
-        "In TensorBoard alone: eval/ also has the mean return and length of each evaluation at the "
-        "end and by make eval, and the gifs.", 79, initial_indent="  ",
-        subsequent_indent="  ")]  # fmt: skip
+        "In TensorBoard alone: eval/ also has the mean return, the mean length and the share of "
+        "ended episodes of each evaluation at the end and by make eval, and the gifs.", 79,
+        initial_indent="  ", subsequent_indent="  ")]  # fmt: skip
     return "\n".join(lines)

@@ -152,7 +152,7 @@ class Run:
         """Closes the log, and says how the run ended."""
         self.log.close()
         broken = isinstance(error, FloatingPointError)
-        if self.stopped or (broken and self._health and self._health.warnings()):
+        if self.stopped or (broken and self._health and self._health.warned):
             self.print_health()
         if isinstance(error, FloatingPointError):
             kept = [f"checkpoint {n}" for n in self.checkpoints.numbers()[-1:]] or ["no checkpoint"]

@@ -213,6 +213,21 @@ def test_the_scale_is_right_at_any_mean(mean, deviation, num_devices):
     assert np.all(np.abs(state.mean - means) < 0.2 * deviations + 1e-7 * np.abs(means))
 
 
+@pytest.mark.parametrize("mean", [1e5, -3e4, 1e3])
+def test_the_mean_is_right_to_far_below_one_float32_from_the_first_batch_on(mean):
+    """Against float64 of the same targets: mean and rest together, of a deviation of 1."""
+    rng, state = np.random.default_rng(22), popart.init(1)
+    expected = np.zeros(())
+    for count in range(0, 4096, 512):
+        targets = rng.normal(mean, 1.0, (16, 32)).astype(np.float32)
+        step_size = max(3e-4, 1.0 / (count + 1.0))
+        state = popart.update(state, targets, np.zeros(32, int), step_size=step_size)
+        keep = (1.0 - np.float64(np.float32(step_size))) ** 512
+        expected = keep * expected + (1.0 - keep) * targets.astype(np.float64).mean()
+        found = np.float64(state.mean[0]) + np.float64(state.rest[0])
+        assert abs(found - expected) < 1e-5, count
+
+
 @pytest.mark.parametrize("step_size", [3e-4, 1e-2])
 def test_a_mean_moves_by_less_than_float32_can_tell_it_from_its_neighbours(step_size):
     """A sample at a time, at 1e5 deviations: without rest the mean would stand still, for its steps
