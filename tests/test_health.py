@@ -514,3 +514,16 @@ def test_the_members_of_a_sweep_have_each_their_own_health(tmp_path, capsys):
     whole = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
     assert not any(name.startswith("health/") for name in whole[-1])
     assert "\nhealth:" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_that_breaks_tells_of_warnings_that_are_over(tmp_path, capsys):
+    folder, words = tmp_path / "run", PPO.replace("--env-steps 10240", "--checkpoint-every 512")
+    train_it(f"{words} --env-steps 4096 --epochs 20", folder)
+    with test_sweep.one_device():
+        more = ["resume", str(folder), "--env-steps", "8192", "--epochs", "2"]
+        assert cli.exit_code(lambda: train.main(more)) == 0
+        capsys.readouterr()
+        more = ["resume", str(folder), "--env-steps", "9216", "--learning-rate", "1e30"]
+        assert cli.exit_code(lambda: train.main(more)) == 1
+    assert "health: reuse too high from 768 to 4,352 steps" in capsys.readouterr().out
