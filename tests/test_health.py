@@ -372,10 +372,13 @@ def test_dead_units_are_those_that_are_0_for_all():
     params = {"params": {"kernel": jnp.array([[2.0, -1, -1, 0], [-1, 0.5, -1, 0]])}}
     trajectory = SimpleNamespace(steps=np.eye(2, dtype=np.float32), action=(), core_state=())
     params = jax.device_put(params, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-    found = dead_units(Two(), params, trajectory)
+    found = dead_units(Two(), params, [trajectory])
     assert found == {"dead_units": pytest.approx(2 / 5)}  # of 4 units and a channel
+    each = [SimpleNamespace(steps=x, action=(), core_state=()) for x in np.eye(2)[:, None]]
+    assert dead_units(Two(), params, each) == found  # though each task has units of its own
+    assert all(dead_units(Two(), params, [one])["dead_units"] > 0.5 for one in each)
     trajectory = SimpleNamespace(steps=-np.eye(2, dtype=np.float32), action=(), core_state=())
-    assert dead_units(Two(), params, trajectory) == {"dead_units": pytest.approx(2 / 5)}
+    assert dead_units(Two(), params, [trajectory]) == {"dead_units": pytest.approx(2 / 5)}
 
 
 @pytest.mark.parametrize("kind", ["memoryless", "recurrent", "stacked"])
@@ -389,14 +392,14 @@ def test_dead_units_of_a_network(kind):
         core_state=network.initial(4),
     )
     units = {"torso": 8, "head": 16}  # the head has 8 of the policy's and 8 of the value's
-    before = dead_units(network, jax.device_put(params), trajectory)["dead_units"]
+    before = dead_units(network, jax.device_put(params), [trajectory])["dead_units"]
     assert 0 <= before < 0.7
     for part, of_part in units.items():
         inner = params["params"][part]
         killed = {**inner["Dense_0"], "bias": np.full_like(inner["Dense_0"]["bias"], -1e6)}
         dead = {"params": {**params["params"], part: {**inner, "Dense_0": killed}}}
         total = sum(units.values()) + (48 if kind == "stacked" else 0)
-        found = dead_units(network, jax.device_put(dead), trajectory)["dead_units"]
+        found = dead_units(network, jax.device_put(dead), [trajectory])["dead_units"]
         assert found >= of_part / total - 1e-6
         assert round(found * total) == pytest.approx(found * total, abs=1e-4)
     out, _ = network.apply(params, trajectory.steps, trajectory.action, trajectory.core_state)

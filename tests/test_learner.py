@@ -85,10 +85,10 @@ def all_reduces(text):
     ("make", "metrics", "others"),
     [
         # Two numbers of each metric that is a mean over the learned steps.
-        (impala_step, 1 + 14 + 4, [[3, 3]] * 2),  # PopArt's sums for 3 tasks, those about the mean
+        (impala_step, 1 + 14 + 5, [[3, 3]] * 2),  # PopArt's sums for 3 tasks, those about the mean
         (ppo_step, 1 + 6 + 3, []),
-        (r2d2_step, 1 + 6 + 1, [[1]]),  # the largest importance weight
-        (apex_step, 1 + 5, [[1]]),
+        (r2d2_step, 1 + 6 + 3, [[1]]),  # the largest importance weight
+        (apex_step, 1 + 5 + 2, [[1]]),
     ],
 )
 def test_an_update_averages_its_gradients_by_one_all_reduce(make, metrics, others):
@@ -101,10 +101,10 @@ def test_an_update_averages_its_gradients_by_one_all_reduce(make, metrics, other
 
 
 def test_ppo_needs_four_small_sums_before_it_learns():
-    """PopArt's two; advantages for their mean, then for their deviation, with the values."""
+    """PopArt's two; advantages and values for their means, then for their deviations."""
     step, *inputs = ppo_preparation(learner.make_mesh(jax.devices()[:4]))
     found = all_reduces(step.lower(*inputs).compile().as_text())
-    assert sorted(sum(sizes) for sizes in found) == [2, 6, 6, 8]
+    assert sorted(sum(sizes) for sizes in found) == [3, 6, 6, 7]
 
 
 def test_gradients_are_those_of_the_mean_over_devices():

@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -158,9 +158,9 @@ class Health:
 
 
 def dead_units(
-    network: networks.AgentNetwork, params: Any, trajectory: Trajectory
+    network: networks.AgentNetwork, params: Any, trajectories: Iterable[Trajectory]
 ) -> dict[str, float]:
-    """Return the share of hidden units (channels of convolutions) that are 0 on a whole unroll.
+    """Return the share of hidden units (channels of convolutions) that are 0 on whole unrolls.
 
     A unit counts as dead if it is 0 in the unrolls of all processes. It is collective, so all must
     call it.
@@ -168,16 +168,20 @@ def dead_units(
     Args:
       network: the network that acted.
       params: the learner's parameters, copied to one device.
-      trajectory: Trajectory [T + 1, B, ...] of this process.
+      trajectories: Trajectories [T + 1, B, ...] of this process, one at least: the latest of each
+        task, as a unit may serve one of them alone.
 
     Returns:
       {"dead_units": the share}, or nothing if the network has no unit that can be dead.
     """
-    inputs = jax.device_put((trajectory.steps, trajectory.action, trajectory.core_state))
-    alive = np.asarray(_alive_units(network)(params, *inputs))
-    if not alive.size:
+    alive = []
+    for trajectory in trajectories:
+        inputs = jax.device_put((trajectory.steps, trajectory.action, trajectory.core_state))
+        alive.append(np.asarray(_alive_units(network)(params, *inputs)))
+    if not alive[0].size:
         return {}
-    return {"dead_units": float(np.mean(~np.any(hosts.gather(alive), axis=0)))}
+    of_all = hosts.gather(np.any(alive, axis=0))
+    return {"dead_units": float(np.mean(~np.any(of_all, axis=0)))}
 
 
 @functools.cache

@@ -70,7 +70,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("params_norm", "", "The norm of all learned parameters."),
         Metric("update_ratio", "share", "The norm of an update divided by that of the "
                "parameters."),
-        Metric("dead_units", "share", "Hidden units that are 0 on a whole unroll."),
+        Metric("dead_units", "share", "Hidden units that are 0 on a whole unroll; if there are "
+               "several tasks, on the latest unroll of each."),
         Metric("params_lag", "updates", "How many updates the parameters that act are behind those "
                "that learn."),
         Metric("staleness", "unrolls", "The same lag in unrolls, each of which is learned from in "

@@ -36,7 +36,7 @@ from rlsys.running.first_lines import first_lines
 from rlsys.running.physics_file import PhysicsFile
 from rlsys.running.ranges_file import RangesFile
 from rlsys.running.run import Run
-from rlsys.types import LearnerState
+from rlsys.types import LearnerState, Trajectory
 
 
 class Session:
@@ -93,6 +93,7 @@ class Session:
         self._samplers, self._state_spec, self._opponents = samplers, state_spec, opponents
         self._num_members, self._name_episodes = num_members, name_episodes
         self.last: Unroll | None = None  # that was learned from
+        self._latest: dict[tuple[int, ...], Trajectory] = {}  # by the tasks that are played in it
         self._counted = 0  # environment steps of it
         self.metrics: list[dict[str, Any]] = []  # of updates, on the devices
         self.line_due = self._save_due = self._evaluation_due = False
@@ -197,6 +198,7 @@ class Session:
         self._physics.add(self.env_steps, self.actors.pop_draws())
         self._tell_of_full_disk()
         self.last = unroll
+        self._latest[tuple(np.unique(unroll.trajectory.task_id))] = unroll.trajectory
         return unroll
 
     def _tell_of_full_disk(self) -> None:
@@ -286,7 +288,7 @@ class Session:
         first = self._first("compiling what the log measures")
         with first, self.run.log.time("log"), self.run.during("the line of the log"):
             params = learner.snapshot(self.state.params)
-            more = more | health.dead_units(self.network, params, self.last.trajectory)
+            more = more | health.dead_units(self.network, params, self.latest)
             more |= exploitability.of_run(self.config.tasks, self.network, params)
             for sampler in self.samplers:
                 more |= self.sampled(sampler)
@@ -300,6 +302,11 @@ class Session:
         more = more | self._evaluate()
         with self.run.log.time("log"):
             self.run.write(means | more)
+
+    @property
+    def latest(self) -> list[Trajectory]:
+        """The latest unrolls that were learned from, one at least of each task so far."""
+        return [*self._latest.values()]
 
     def sampled(self, sampler: Sampler) -> dict[str, float]:
         """Gives a sampler's numbers for the log, and how far the actors lag."""

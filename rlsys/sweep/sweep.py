@@ -69,13 +69,13 @@ def sweep(name: str, members: list[Member], folder: str = "", *, resume: bool = 
 
 def measured(algorithm: Algorithm, configs: list[Any], session: Session) -> list[dict[str, float]]:
     """Returns what the line of each member's log has beside means over updates."""
-    assert session.last is not None, "a line comes after an unroll"
-    played = vmapped.split(session.last.trajectory, len(configs), configs[0].join)
+    played = [vmapped.split(x, len(configs), configs[0].join) for x in session.latest]
     states = session.state._replace(params=learner.snapshot(session.state.params))
     found = []
-    for i, (config, trajectory) in enumerate(zip(configs, played, strict=True)):
+    for i, config in enumerate(configs):
         state = vmapped.one(states, i)
-        more = health.dead_units(session.network, state.params, trajectory)
+        own = [of_members[i] for of_members in played]
+        more = health.dead_units(session.network, state.params, own)
         if isinstance(algorithm.learning, FromSamples):
             more |= session.sampled(session.samplers[i])
         else:
