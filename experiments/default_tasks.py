@@ -13,9 +13,9 @@ RECURRENT = {
     "recurrent": ["ppo", "--preset", "recurrent"],
     "feed-forward": ["ppo", "--preset", "recurrent", "--core-size", "0"],
 }
-MANY_IMPALA = "--num-envs 1024 --batch-size 128 --learning-rate 1e-3 --env-steps 4000000"
-MANY_PPO = "--num-envs 2048 --unroll-length 16 --refresh-steps 16 --learning-rate 3e-3"
-MANY_PPO += " --env-steps 2000000"
+MANY_IMPALA = "--num-envs 1024 --batch-size 128 --learning-rate 5e-4 --env-steps 8000000"
+MANY_PPO = "--num-envs 2048 --unroll-length 16 --refresh-steps 16 --learning-rate 1.5e-3"
+MANY_PPO += " --env-steps 4000000"
 MANY = {"impala": ["impala", *MANY_IMPALA.split()], "ppo": ["ppo", *MANY_PPO.split()]}
 
 
