@@ -353,10 +353,16 @@ def test_old_samples_are_stale_where_they_have_recurrent_states():
     assert not any("health/stale_replay" in health.observe(each) for each in lines_of((40, bad)))
 
 
-def test_a_network_without_hidden_units_has_none_that_are_dead(tmp_path):
-    words = PPO.replace("-size 16", "-size 0").replace("10240", "1024")
-    lines = train_it(f"{words} --no-gif", tmp_path / "run")
-    assert lines and not any("dead_units" in line for line in lines)
+def test_a_network_without_hidden_units_has_none_that_are_dead():
+    class Linear(nn.Module):
+        @nn.compact
+        def __call__(self, steps, action, core_state):
+            return nn.Dense(3)(steps), core_state
+
+    steps = np.ones((2, 4), np.float32)
+    params = Linear().init(jax.random.key(0), steps, (), ())
+    trajectory = SimpleNamespace(steps=steps, action=(), core_state=())
+    assert dead_units(Linear(), params, [trajectory]) == {}
 
 
 def test_dead_units_are_those_that_are_0_for_all():

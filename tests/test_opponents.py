@@ -341,7 +341,8 @@ def learned(num_devices):
     return jax.device_get((state.params, metrics["loss"])), unrolls[0]
 
 
-@pytest.mark.parametrize("num_devices", [pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_devices", [2, 4])
 def test_games_are_learned_from_alike_on_any_number_of_devices(num_devices):
     (one, unroll), (several, _) = learned(1), learned(num_devices)
     assert unroll.learns.any() and not unroll.learns.all()

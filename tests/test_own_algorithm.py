@@ -39,6 +39,7 @@ def test_its_runs_are_played_exported_and_gone_on_with(tmp_path):
     assert play("export", folder, "--out", tmp_path / "policy.zip") == 0
 
 
+@pytest.mark.slow
 def test_it_normalizes_observations_if_asked_to(tmp_path):
     words = f"{OWN} {SHORT} --env CartPole-v1 --env-steps 400 --normalize-observations True"
     assert play(*words.split(), "--run-dir", tmp_path / "run") == 0

@@ -65,6 +65,7 @@ def test_killed_and_resumed_equals_never_killed(tmp_path):
     assert all(x["randomise/refused"] == 0 for x in logged(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_one_device_and_four_are_the_same_run(tmp_path):
     """Draws follow from the seed alone."""
     words = [*WORDS, "--env-steps", 400, "--run-dir"]

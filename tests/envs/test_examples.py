@@ -105,6 +105,7 @@ def test_an_environment_that_fails_ends_the_run_with_a_sentence(tmp_path, capfd)
     assert "failed in step: ZeroDivisionError: the wheel came off (gymnas" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_a_picture_eval_says_so(tmp_path, capfd):
     folder = tmp_path / "run"
     assert ppo("jax/jax_fakes:own", folder, 1024) == 0
