@@ -270,7 +270,7 @@ def r2d2(Config: Any) -> Presets:
     """R2D2 on small tasks that need memory; Kapturowski et al. 2019, table 2, is "atari"."""
     configs = {
         "cartpole": Config(),  # without velocities
-        "small": Config(env_options=Options()),
+        "small": Config(env_options=Options(), learning_rate=5e-4),
         "catch": Config(
             env="Catch-v0",
             env_options=Options(only_first=True),

@@ -54,7 +54,7 @@ class Config(ReplayConfig):
     env_steps: int = 1_500_000
     num_envs: int = 64
     discount: float = 0.997
-    learning_rate: float = 5e-4
+    learning_rate: float = 2e-4
     max_gradient_norm: float = 40.0
     adam_eps: float = 1e-5
     """Adam's epsilon."""
