@@ -307,6 +307,15 @@ def test_a_new_agent_has_time_to_get_well(env_steps, until, warns):
     assert ("value explains nothing from 10,000" in health.summary()) == warns
 
 
+def test_an_odd_line_after_a_new_agent_got_well_is_no_warning():
+    """As of IMPALA on cart-pole: bad up to 320,000 steps, then well but for one line or two."""
+    health = Health(SimpleNamespace(**vars(CONFIG) | {"env_steps": 2_000_000}))
+    for steps in range(10_000, 2_000_001, 10_000):
+        bad = steps <= 320_000 or steps in (490_000, 500_000, 510_000, 700_000)
+        health.observe(line(1, **(BAD["value_explains_nothing"] if bad else {}), env_steps=steps))
+    assert health.summary() == "health: no warnings"
+
+
 def test_lines_before_a_change_are_judged_by_the_fields_of_then():
     """A rate that is a hundredth from a checkpoint on makes no earlier line one of a frozen policy,
     and a rate that is a hundred times as large forgives none."""

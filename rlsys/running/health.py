@@ -2,8 +2,8 @@
 
 A number is in danger while it is beyond its level on most of the latest lines of the log: those of
 the share of the run that its check names, and three at least. A warning begins once the danger has
-lasted for that share of the run. So odd lines change nothing, and it matters little how often a
-line is written.
+lasted for that share of the run and most of the last quarter of those lines have it. So odd lines
+change nothing, and it matters little how often a line is written.
 """
 
 import collections
@@ -124,7 +124,9 @@ class Health:
         danger.end, danger.told = beyond[-1].env_steps, beyond[-1].told
         late = danger.end >= min(check.not_before, MOST_OF_IT * total)
         lasts = danger.end - danger.begin >= check.lasts * total
-        danger.warned |= late and lasts and danger.lines >= LINES
+        recent = [x.beyond for x in latest][-max(LINES, len(latest) // 4) :]
+        still = 2 * sum(recent) > len(recent)  # not one odd line after most of it is over
+        danger.warned |= late and lasts and still and danger.lines >= LINES
 
     def warnings(self) -> dict[str, str]:
         """Return a sentence for each check that warns now, by its name."""
