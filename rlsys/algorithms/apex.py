@@ -46,7 +46,7 @@ class Config(ReplayConfig):
     """Ape-X on cart-pole; see algorithms/presets.py for others."""
 
     num_envs: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     max_gradient_norm: float = 40.0
     batch_size: int = 128
     n: int = 3

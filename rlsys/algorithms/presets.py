@@ -377,7 +377,7 @@ def apex(Config: Any) -> Presets:
     )
     configs = {
         "cartpole": Config(),
-        "small": Config(),
+        "small": Config(learning_rate=1e-3),
         "atari": atari,
         "pixels": dataclasses.replace(atari, env_options=Options(clip_rewards=True)),
     }
