@@ -178,6 +178,7 @@ def train(folder, env, *more):
     return play("ppo", "--preset", "small", "--env", env, *SMALL, "--run-dir", folder, *more)
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_a_picture_of_the_final_policy(tmp_path, capfd):
     folder = tmp_path / "run"
     assert train(folder, "Catch-v0") == 0

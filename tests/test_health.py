@@ -504,10 +504,8 @@ def test_a_warning_is_provoked(name, tmp_path, capsys):
     assert summary and summary[-1].startswith("health: ")
 
 
-@pytest.mark.parametrize(
-    "algorithm",
-    [pytest.param(x, marks=() if x == "r2d2" else pytest.mark.slow) for x in HEALTHY],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", HEALTHY)
 def test_a_healthy_run_says_so(algorithm, tmp_path, capsys):
     lines = train_it(HEALTHY[algorithm], tmp_path / "run")
     judged = {k for x in lines for k in x if k.startswith("health/")}

@@ -120,7 +120,8 @@ def test_ppo_may_begin_with_what_impala_has_learned(folder):
     jax.tree.map(np.testing.assert_array_equal, found.params, old.params)
 
 
-@pytest.mark.parametrize("name", ["ppo", pytest.param("apex", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ppo", "apex"])
 def test_a_run_begins_with_them_and_a_resumed_one_does_not_read_them_again(
     name, folder, tmp_path, capsys
 ):

@@ -22,6 +22,7 @@ def score(folder):
     return content["results"][content["score"]]["mean"]
 
 
+@pytest.mark.slow
 def test_it_learns_catch(tmp_path):
     """A policy at random catches a third of the balls: its mean return is about -0.6."""
     assert play(OWN, "--env-steps", 120_000, "--run-dir", tmp_path / "run") == 0

@@ -88,7 +88,7 @@ def descend(kind, config, num_devices):
     return jax.device_get((state.params, state.popart, batch, metrics))
 
 
-@pytest.mark.parametrize("kind", ["recurrent", pytest.param("memoryless", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["memoryless", pytest.param("recurrent", marks=pytest.mark.slow)])
 def test_the_number_of_devices_does_not_change_the_result(kind):
     """Advantages' mean and deviation, PopArt, masks, and which sequences meet in a minibatch."""
     config = config_of(kind, clip_value=kind == "memoryless", clip_eps=0.02)

@@ -267,7 +267,7 @@ RUNS = {
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=() if "LSTMs" in name else pytest.mark.slow) for name in RUNS],
+    params=[pytest.param(name, marks=pytest.mark.slow) for name in RUNS],
 )
 def trained(request, tmp_path_factory):
     """A run's Algorithm, Config and folder, beside which its policy was exported."""

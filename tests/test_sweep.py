@@ -200,15 +200,9 @@ def test_a_member_is_the_run_alone_with_actors_ahead(swept, tmp_path):
     assert any((x[name] != y[name]).any() for name in x)  # ahead is not in turn
 
 
-@pytest.mark.parametrize(
-    "env",
-    [
-        "TicTacToe-v1",  # both sides, of which one is to move
-        *(
-            pytest.param(env, marks=pytest.mark.slow)
-            for env in ("TicTacToe-v1:opponent=random", "Snake-v1", SCISSORS)
-        ),
-    ],
+@pytest.mark.slow
+@pytest.mark.parametrize(  # in the first, both sides, of which one is to move
+    "env", ["TicTacToe-v1", "TicTacToe-v1:opponent=random", "Snake-v1", SCISSORS]
 )
 @pytest.mark.usefixtures("on_one_device")
 def test_games_and_tasks_with_illegal_actions_can_be_swept(env, tmp_path):

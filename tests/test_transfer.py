@@ -167,6 +167,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_runs_are_tested_in_the_same_domains(runs, capsys):
     both = [runs / "plain", runs / "drawn"]
     words = "--episodes 4 --physics gear=scale:3:3 --grid mass=scale:0.5:2 gear=scale:0.5:2"
