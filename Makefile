@@ -166,8 +166,8 @@ bench: .venv/built  ## Measure the speed of every part, which takes half an hour
 profile: .venv/built  ## Train briefly and say where the time goes. ALGO= [ENV=<task>] [ARGS="--field value ..."]
 	@$(BIN)/python -m experiments.profile $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
 
-test: .venv/built  ## Run the tests, except those that take minutes; two cores need less than ten minutes.
-	@echo "running the tests, which takes less than ten minutes on two cores"
+test: .venv/built  ## Run the tests, except those that take minutes; two cores need 8 to 13 minutes.
+	@echo "running the tests, which takes 8 to 13 minutes on two cores"
 	@$(BIN)/python -m pytest -n 2 -m 'not slow' tests
 
 test-slow: .venv/built  ## Run every test, the long ones too.
