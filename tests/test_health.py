@@ -7,9 +7,11 @@ learned_share and replay_ratio of R2D2.
 
 import csv
 import inspect
+import itertools
 import json
 import math
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import flax.linen as nn
 import jax
@@ -19,7 +21,7 @@ import pytest
 
 from rlsys import cli, networks, train
 from rlsys.losses import popart
-from rlsys.running import checks
+from rlsys.running import checks, session
 from rlsys.running.checks import CHECKS
 from rlsys.running.health import LINES, MOST_OF_IT, Health, dead_units
 from rlsys.running.log import Log
@@ -543,3 +545,15 @@ def test_a_run_that_breaks_tells_of_warnings_that_are_over(tmp_path, capsys):
         more = ["resume", str(folder), "--env-steps", "9216", "--learning-rate", "1e30"]
         assert cli.exit_code(lambda: train.main(more)) == 1
     assert "health: reuse too high from 768 to 4,352 steps" in capsys.readouterr().out
+
+
+def test_the_latest_unroll_of_each_task_is_kept_however_tasks_are_joined(monkeypatch):
+    """Any two of five tasks come together, in ten pairs; no more than five unrolls are kept."""
+    monkeypatch.setattr(session.learner, "place", lambda *_: ())
+    own = MagicMock(env_steps=0, _num_members=1, _latest={})
+    own.config.env_steps, own.state.progress.shape = 1, ()
+    for pair in itertools.combinations(range(5), 2):
+        trajectory = SimpleNamespace(task_id=np.repeat(pair, 4))
+        session.Session._next(own, MagicMock(env_steps=1, trajectory=trajectory))
+    kept = [set(x.task_id.tolist()) for x in session.Session.latest.fget(own)]
+    assert kept == [{0, 4}, {1, 4}, {2, 4}, {3, 4}]

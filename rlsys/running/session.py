@@ -93,7 +93,7 @@ class Session:
         self._samplers, self._state_spec, self._opponents = samplers, state_spec, opponents
         self._num_members, self._name_episodes = num_members, name_episodes
         self.last: Unroll | None = None  # that was learned from
-        self._latest: dict[tuple[int, ...], Trajectory] = {}  # by the tasks that are played in it
+        self._latest: dict[int, Trajectory] = {}  # by task, the last unroll that it is played in
         self._counted = 0  # environment steps of it
         self.metrics: list[dict[str, Any]] = []  # of updates, on the devices
         self.line_due = self._save_due = self._evaluation_due = False
@@ -198,7 +198,7 @@ class Session:
         self._physics.add(self.env_steps, self.actors.pop_draws())
         self._tell_of_full_disk()
         self.last = unroll
-        self._latest[tuple(np.unique(unroll.trajectory.task_id))] = unroll.trajectory
+        self._latest |= dict.fromkeys(unroll.trajectory.task_id.tolist(), unroll.trajectory)
         return unroll
 
     def _tell_of_full_disk(self) -> None:
@@ -305,8 +305,8 @@ class Session:
 
     @property
     def latest(self) -> list[Trajectory]:
-        """The latest unrolls that were learned from, one at least of each task so far."""
-        return [*self._latest.values()]
+        """The latest unroll of each task so far that was learned from, each unroll once."""
+        return [*{id(x): x for x in self._latest.values()}.values()]
 
     def sampled(self, sampler: Sampler) -> dict[str, float]:
         """Gives a sampler's numbers for the log, and how far the actors lag."""
