@@ -166,12 +166,12 @@ bench: .venv/built  ## Measure the speed of every part, which takes half an hour
 profile: .venv/built  ## Train briefly and say where the time goes. ALGO= [ENV=<task>] [ARGS="--field value ..."]
 	@$(BIN)/python -m experiments.profile $(ALGO) $(if $(ENV),--env $(ENV)) $(ARGS)
 
-test: .venv/built  ## Run the tests, except those that take minutes; two cores need 8 to 13 minutes.
-	@echo "running the tests, which takes 8 to 13 minutes on two cores"
+test: .venv/built  ## Run the tests, except those that take minutes; two cores need less than ten minutes.
+	@echo "running the tests, which takes less than ten minutes on two cores"
 	@$(BIN)/python -m pytest -n 2 -m 'not slow' tests
 
-test-slow: .venv/built  ## Run every test, the long ones too.
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup tests
+test-slow: .venv/built  ## Run every test, the long ones too, on programs compiled as for training.
+	@XLA_FLAGS="$${XLA_FLAGS---xla_force_host_platform_device_count=4}" $(BIN)/python -m pytest -n 2 --dist loadgroup tests
 
 lint: .venv/built  ## Check the style and the types of the code.
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

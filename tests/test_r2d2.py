@@ -62,29 +62,36 @@ def play(num_steps, num_envs=4, seed=0, mean_length=7, params_seed=0, agent=True
     return Trajectory(steps, actions, aux, start)
 
 
+initial_priorities = jax.jit(r2d2.initial_priorities)
+
+
 def filled_replay(config, trajectory):
     replay = r2d2.make_replay(config, make_network())
     numbers, learned, mask = replay.add(trajectory)
-    priorities = np.asarray(r2d2.initial_priorities(config, learned, mask))[: len(numbers)]
+    priorities = np.asarray(initial_priorities(config, learned, mask))[: len(numbers)]
     replay.set_priorities(numbers, priorities)
     return replay, numbers, priorities
 
 
-def loss_of(config, sample, params=None, target_params=None):
-    """Loss, priorities and gradient as on one device."""
-    mesh = learner.make_mesh(jax.devices()[:1])
-    params = make_params() if params is None else params
+@functools.cache
+def loss_step():
+    """(config, (params, target_params), sample) -> loss, priorities, gradient; on one device."""
 
     def step(config, state, sample):
         grad = learner.value_and_grad(functools.partial(r2d2.loss, make_network(), config))
         (value, (priorities, _)), grads = grad(state[0], state[1], sample)
         return state, (value, priorities, grads)
 
-    step = learner.data_parallel(
+    mesh = learner.make_mesh(jax.devices()[:1])
+    return learner.data_parallel(
         step, mesh, SAMPLE_SPEC, (learner.REPLICATED, learner.SHARDED, learner.REPLICATED)
     )
+
+
+def loss_of(config, sample, params=None, target_params=None):
+    params = make_params() if params is None else params
     state = jax.tree.map(jnp.copy, (params, params if target_params is None else target_params))
-    return jax.device_get(step(config, state, sample)[1])
+    return jax.device_get(loss_step()(config, state, sample)[1])
 
 
 def test_no_gradient_flows_through_burn_in():
@@ -327,10 +334,20 @@ def test_q_of_discretised_actions_is_the_mean_of_their_dimensions():
     np.testing.assert_allclose(epsilon_greedy.q_of(q, action), [[(0 + 5) / 2, (7 + 10) / 2]])
 
 
-def learn(num_devices, config, optimizer, sample, num_updates=5):
+SGD = optax.sgd(0.05)
+
+
+@functools.cache
+def learn_step(num_devices, optimizer):
     mesh = learner.make_mesh(jax.devices()[:num_devices])
     update = functools.partial(r2d2.update, make_network(), optimizer=lambda config, _: optimizer)
-    step = learner.data_parallel(update, mesh, SAMPLE_SPEC, (learner.SHARDED, learner.REPLICATED))
+    return mesh, learner.data_parallel(
+        update, mesh, SAMPLE_SPEC, (learner.SHARDED, learner.REPLICATED)
+    )
+
+
+def learn(num_devices, config, optimizer, sample, num_updates=5):
+    mesh, step = learn_step(num_devices, optimizer)
     state = r2d2.make_state(make_network(), config)
     state = learner.place(mesh, state._replace(opt_state=optimizer.init(state.params)))
     losses = []
@@ -345,10 +362,10 @@ def test_the_number_of_devices_does_not_change_the_result():
     replay, *_ = filled_replay(CONFIG, play(100))
     _, sample = replay.sample(8)
     assert np.ptp(sample.weights) > 0.1
-    one = learn(1, CONFIG, optax.sgd(0.05), sample)
+    one = learn(1, CONFIG, SGD, sample)
     assert one[3][-1]["loss"] < 0.98 * one[3][0]["loss"]
     for num_devices in several_devices():
-        other = learn(num_devices, CONFIG, optax.sgd(0.05), sample)
+        other = learn(num_devices, CONFIG, SGD, sample)
         jax.tree.map(
             lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-6), one, other
         )
@@ -366,7 +383,7 @@ def test_the_error_that_is_logged_is_the_mean_over_learned_steps():
         jax.tree.map(lambda x: x[CONFIG.burn_in :], steps),
     )
     mask = sample.mask[CONFIG.burn_in :]
-    metrics = learn(1, CONFIG, optax.sgd(0.05), sample, num_updates=1)[3][0]
+    metrics = learn(1, CONFIG, SGD, sample, num_updates=1)[3][0]
     np.testing.assert_allclose(metrics["td_error"], np.abs(td_error)[mask].mean(), rtol=1e-4)
     np.testing.assert_allclose(metrics["learned_share"], mask.mean())
     assert mask.mean() < 0.95
@@ -378,8 +395,8 @@ def test_the_target_network_is_a_copy_made_every_target_update_steps():
     _, sample = replay.sample(8)
     start = jax.device_get(r2d2.make_state(make_network(), config).params)
     for num_updates, expected in ((2, "start"), (3, "now"), (5, "then")):
-        params, target, _, _ = learn(1, config, optax.sgd(0.05), sample, num_updates)
-        copied = start if expected == "start" else learn(1, config, optax.sgd(0.05), sample, 3)[0]
+        params, target, _, _ = learn(1, config, SGD, sample, num_updates)
+        copied = start if expected == "start" else learn(1, config, SGD, sample, 3)[0]
         jax.tree.map(np.testing.assert_array_equal, target, copied)
         assert jax.tree.all(jax.tree.map(np.array_equal, params, target)) == (expected == "now")
 
@@ -398,8 +415,9 @@ def test_the_learning_rate_follows_the_environment_steps():
     def moved(progress):
         state = jax.tree.map(jnp.copy, start)._replace(progress=jnp.float32(progress))
         state, (_, metrics) = step(config, learner.place(mesh, state), sample)
-        apart = jax.tree.map(lambda x, y: jnp.abs(x - y).max(), state.params, start.params)
-        return max(map(float, jax.tree.leaves(apart))), metrics
+        params = jax.device_get((state.params, start.params))
+        apart = jax.tree.map(lambda x, y: np.abs(x - y).max(), *params)
+        return max(jax.tree.leaves(apart)), metrics
 
     whole, metrics = moved(0.0)
     assert metrics["learning_rate"] == 0.5

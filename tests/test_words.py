@@ -246,7 +246,7 @@ def test_a_config_without_words_is_what_the_command_line_trains(name):
 
 @pytest.mark.parametrize("algorithm", ["ppo", pytest.param("impala", marks=pytest.mark.slow)])
 def test_tasks_that_do_not_go_together_name_the_real_mismatch(algorithm, tmp_path, capfd):
-    words = f"{algorithm} --env Pong-v5,CartPole-v1 --run-dir {tmp_path / 'run'}"
+    words = f"{algorithm} --env Pong-v5,CartPole-v1 --num-envs 32 --run-dir {tmp_path / 'run'}"
     assert run(train.main, words) == 2
     error = capfd.readouterr().err
     assert "observations are uint8 [84, 84, 1] against float32 [4]" in error
@@ -328,7 +328,7 @@ def test_make_takes_all_that_is_right(words, line, checkout):  # noqa: F811
 
 
 def test_make_test_says_how_long_it_takes():
-    assert "8 to 13 minutes" in make(ROOT, "-n", "test").stdout
+    assert "less than ten minutes" in make(ROOT, "-n", "test").stdout
 
 
 def test_a_finished_config_is_json(tmp_path):

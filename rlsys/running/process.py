@@ -17,14 +17,14 @@ from rlsys.types import UserError
 def prepare() -> None:
     """Set up the process.
 
-    Compiled programs are kept from one start to the next. Numbers have 32 bits, also where
-    JAX_ENABLE_X64 asks for 64, which is said. Memory that XLA frees stays with the process: given
-    back at every call, it is faulted in again at the next, a third of the time of a convolutional
-    network's update on CPU.
+    Compiled programs are kept from one start to the next, also the small ones, of which a start
+    has dozens. Numbers have 32 bits, also where JAX_ENABLE_X64 asks for 64, which is said. Memory
+    that XLA frees stays with the process: given back at every call, it is faulted in again at the
+    next, a third of the time of a convolutional network's update on CPU.
     """
     if cache := cache_folder():
         jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if jax.config.read("jax_enable_x64"):
         jax.config.update("jax_enable_x64", False)
         print("JAX_ENABLE_X64 is ignored: rlsys computes in 32 bits.", file=sys.stderr)
