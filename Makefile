@@ -171,7 +171,7 @@ test: .venv/built  ## Run the tests, except those that take minutes; two cores n
 	@$(BIN)/python -m pytest -n 2 -m 'not slow' tests
 
 test-slow: .venv/built  ## Run every test, the long ones too, on programs compiled as for training.
-	@XLA_FLAGS="$${XLA_FLAGS---xla_force_host_platform_device_count=4}" $(BIN)/python -m pytest -n 2 --dist loadgroup tests
+	@JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n 2 --dist loadgroup tests
 
 lint: .venv/built  ## Check the style and the types of the code.
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

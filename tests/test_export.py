@@ -14,21 +14,20 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from test_train import play
+from untrained import write_run
 
 import rlsys
-from rlsys import algorithms, streams
+from rlsys import streams, train
 from rlsys.acting import playing
 from rlsys.acting.exported import ExportedPolicy
-from rlsys.config import from_dict
 from rlsys.envs import make, space_json
 from rlsys.envs.spaces import within_bounds
 from rlsys.results import evaluate
-from rlsys.running import config_file
 from rlsys.types import UserError
 
 SMALL = (
     "--num-envs 8 --hidden-size 16 --head-size 8 --unroll-length 8 --refresh-steps 8 "
-    "--unrolls-ahead 0 --eval-episodes 2 --env-steps 640 --checkpoint-every 640 --log-every 640 "
+    "--unrolls-ahead 0 "
 )
 PPO = SMALL + "--sequence-length 8 --minibatches 1 --epochs 1 --actors 1 "
 RUNS = {
@@ -44,26 +43,17 @@ RUNS = {
     "Q-values, no memory": "apex --env CartPole-v1 --batch-size 8 --learning-starts 200 "
     "--replay-capacity 1000 --actors 1 " + SMALL,
     "frames": "ppo --env Pong-v5 --torso shallow --frame-stack 4 --core-size 0 "
-    "--max-episode-steps 40 " + PPO.replace("640", "128"),
+    "--max-episode-steps 40 " + PPO,
 }
 
 
-FAST = ("drawn, recurrent, continuous",)
-
-
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(x, marks=() if x in FAST else pytest.mark.slow) for x in RUNS],
-)
-def trained(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=RUNS)
+def exported(request, tmp_path_factory):
     """A run's Algorithm and Config, and the file that its policy was exported to."""
     folder = tmp_path_factory.mktemp("runs")
-    words = RUNS[request.param].split()
-    assert play(*words, "--run-dir", folder / "run") == 0
+    write_run(folder / "run", RUNS[request.param])
     assert play("export", folder / "run", "--out", folder / "policy.zip") == 0
-    saved = config_file.load(folder / "run")
-    algorithm = algorithms.find(saved["algorithm"])
-    return algorithm, from_dict(algorithm.Config, saved["config"]), folder / "policy.zip"
+    return *train.load(str(folder / "run")), folder / "policy.zip"
 
 
 def raw_action(task, action):
@@ -74,8 +64,8 @@ def raw_action(task, action):
 
 
 @pytest.mark.parametrize("mode", [0, 1])
-def test_actions_equal_evaluations_to_the_bit(trained, mode):
-    algorithm, config, path = trained
+def test_actions_equal_evaluations_to_the_bit(exported, mode):
+    algorithm, config, path = exported
     mode, (task,) = algorithm.eval_modes[mode], config.tasks
     network, params, *_ = evaluate.saved(algorithm, config)
     player = playing.eval_policy(algorithm, config, network, task, 3, 7, mode)
@@ -104,9 +94,9 @@ def test_actions_equal_evaluations_to_the_bit(trained, mode):
     assert rlsys.load_policy(path).mode == algorithm.score_mode
 
 
-def test_a_test_of_memory_shows_the_first_observation_alone(trained, tmp_path):
+def test_a_test_of_memory_shows_the_first_observation_alone(exported, tmp_path):
     """In each episode, whatever the program passes later."""
-    *_, path = trained
+    *_, path = exported
     with zipfile.ZipFile(path) as file:
         about, params = json.loads(file.read("policy.json")), file.read("params.npz")
     for only_first in (False, True):
@@ -129,7 +119,7 @@ def test_a_test_of_memory_shows_the_first_observation_alone(trained, tmp_path):
 def test_a_program_of_ones_own(tmp_path):
     """In five lines, in Gymnasium, without EnvPool and the trainer, from float64 and lists too."""
     words = RUNS["vector"].replace("CartPole-v1", "gymnasium/CartPole-v1")
-    assert play(*words.split(), "--run-dir", tmp_path / "run") == 0
+    write_run(tmp_path / "run", words)
     assert play("export", tmp_path / "run", "--out", tmp_path / "policy.zip") == 0
     code = f"""
         import gymnasium, rlsys, sys
@@ -155,8 +145,8 @@ def test_a_program_of_ones_own(tmp_path):
         assert sorted(file.namelist()) == ["params.npz", "policy.json"]
 
 
-def test_what_does_not_fit_is_refused(trained):
-    _, config, path = trained
+def test_what_does_not_fit_is_refused(exported):
+    _, config, path = exported
     policy = rlsys.load_policy(path)
     shape = policy.observation_space.shape
     obs = np.zeros((2, *shape), policy.observation_space.dtype)
@@ -180,8 +170,8 @@ def test_what_does_not_fit_is_refused(trained):
         policy.reset(0)
 
 
-def test_files_that_are_no_policies(trained, tmp_path):
-    *_, path = trained
+def test_files_that_are_no_policies(exported, tmp_path):
+    *_, path = exported
     with pytest.raises(UserError, match="there is no file"):
         rlsys.load_policy(tmp_path / "none.zip")
     (tmp_path / "text").write_text("no zip")
@@ -204,8 +194,8 @@ def test_files_that_are_no_policies(trained, tmp_path):
             rlsys.load_policy(tmp_path / "other.zip")
 
 
-def test_export_says_what_it_cannot_do(trained, tmp_path, capfd):
-    _, config, _ = trained
+def test_export_says_what_it_cannot_do(exported, tmp_path, capfd):
+    _, config, _ = exported
     folder = Path(config.run_dir)
     assert play("export", folder, "--task", 1) == 2
     assert "task must lie in 0 to 0, not 1" in capfd.readouterr().err
@@ -236,8 +226,8 @@ def test_a_space_that_has_no_json():
         space_json.to_json(spaces.Dict(a=spaces.Text(3)))
 
 
-def test_reset_forgets(trained):
-    *_, path = trained
+def test_reset_forgets(exported):
+    *_, path = exported
     policy: ExportedPolicy = rlsys.load_policy(path, "greedy")
     space = policy.observation_space
     space.seed(0)

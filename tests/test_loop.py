@@ -67,31 +67,6 @@ def compiled_when_warm(folder, algorithm, ahead, compiled, lines):
     return compiled[counts[0] : counts[-1]]
 
 
-@pytest.mark.parametrize("ahead", [pytest.param(0, marks=pytest.mark.slow), 1])
-@pytest.mark.parametrize("algorithm", ["ppo", *SLOW])
-def test_nothing_is_compiled_when_it_is_warm(tmp_path, algorithm, ahead, compiled, lines):
-    """Checkpoints and fresh environments included."""
-    assert compiled_when_warm(tmp_path / "run", algorithm, ahead, compiled, lines) == []
-
-
-@pytest.mark.slow
-def test_a_shape_that_changes_is_compiled_for(tmp_path, monkeypatch, compiled, lines):
-    """And told of by the test above."""
-    calls, unroll = [], actors.unroll
-
-    def changing(*args):
-        trajectory, state = unroll(*args)
-        calls.append(0)
-        if len(calls) > 40:
-            steps = trajectory.steps
-            steps = steps._replace(reward=np.asarray(steps.reward, np.float16))
-            trajectory = trajectory._replace(steps=steps)
-        return trajectory, state
-
-    monkeypatch.setattr(actors, "unroll", changing)
-    assert compiled_when_warm(tmp_path / "run", "impala", 0, compiled, lines)
-
-
 @contextlib.contextmanager
 def guarded(lines):
     """Refuses implicit transfers to devices, of all threads, from the second line with updates on.
@@ -114,10 +89,29 @@ def guarded(lines):
 
 @pytest.mark.parametrize("ahead", [pytest.param(0, marks=pytest.mark.slow), 1])
 @pytest.mark.parametrize("algorithm", ["ppo", *SLOW])
-def test_nothing_is_transferred_unasked_when_it_is_warm(tmp_path, algorithm, ahead, lines):
+def test_a_warm_run_compiles_and_transfers_nothing(tmp_path, algorithm, ahead, compiled, lines):
+    """Transfers are those unasked for; checkpoints and fresh environments included."""
     with guarded(lines) as seen:
-        train.main(words(algorithm, tmp_path / "run", ahead))
+        assert compiled_when_warm(tmp_path / "run", algorithm, ahead, compiled, lines) == []
     assert sum(seen) > 6
+
+
+@pytest.mark.slow
+def test_a_shape_that_changes_is_compiled_for(tmp_path, monkeypatch, compiled, lines):
+    """And told of by the test above."""
+    calls, unroll = [], actors.unroll
+
+    def changing(*args):
+        trajectory, state = unroll(*args)
+        calls.append(0)
+        if len(calls) > 40:
+            steps = trajectory.steps
+            steps = steps._replace(reward=np.asarray(steps.reward, np.float16))
+            trajectory = trajectory._replace(steps=steps)
+        return trajectory, state
+
+    monkeypatch.setattr(actors, "unroll", changing)
+    assert compiled_when_warm(tmp_path / "run", "impala", 0, compiled, lines)
 
 
 def test_a_transfer_unasked_is_refused(tmp_path, monkeypatch, lines):
