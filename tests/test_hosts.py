@@ -390,8 +390,10 @@ def test_processes_that_do_not_belong_together_are_refused(tmp_path, folders, se
     processes = start_two(
         lambda i: [*words, i, "--seed", seeds[i]], lambda i: tmp_path / folders[i]
     )
-    said, codes = finish(processes)
-    assert codes == [2, 2], said
-    for text in said:
-        (line,) = [line for line in text.splitlines() if "Gloo" not in line]
-        assert line.startswith("rlsys: ") and sentence in line
+    texts, codes = finish(processes)
+    assert codes == [2, 2], texts
+    for text in texts:
+        # Gloo's threads may write into each other's lines.
+        said = [x for x in text.splitlines() if "Gloo" not in x and "peer ranks" not in x]
+        assert len(said) == 1, text
+        assert said[0].startswith("rlsys: ") and sentence in said[0]
