@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from test_train import WORDS, checkpoint, logged, play
 
-from rlsys import algorithms, load_policy
-from rlsys.algorithms import impala, r2d2
-from rlsys.config import RunConfig, from_dict
+from rlsys import algorithms, load_policy, train
+from rlsys.algorithms import impala
+from rlsys.config import RunConfig
 from rlsys.envs import Episode, Options, Task
 from rlsys.results import evaluate
 from rlsys.running import best
@@ -227,15 +227,10 @@ def run(tmp_path_factory):
     constant = ["--learning-rate-decay", 0, "--checkpoint-every", 1200]
     assert play(*words("r2d2", folder, *constant, "--env-steps", 1200)) == 0
     with pytest.raises(UserError, match="no best parameters, which a run keeps that is trained"):
-        evaluate.saved(r2d2.ALGORITHM, config_of(folder), "best")
+        evaluate.saved(*train.load(str(folder)), "best")
     resumed = ["--env-steps", STEPS, "--eval-every", EVERY]
     assert play("resume", folder, *resumed) == 0
     return folder
-
-
-def config_of(folder):
-    content = json.loads((folder / "config.json").read_text())["config"]
-    return from_dict(r2d2.Config, {**content, "run_dir": str(folder)})
 
 
 @pytest.mark.slow
@@ -267,7 +262,7 @@ def test_a_run_does_not_go_on_with_damaged_best_parameters(run, tmp_path, monkey
 
 def test_eval_and_export_take_the_best(run, tmp_path, capfd):
     tree, about = best_of(run)
-    found = evaluate.saved(r2d2.ALGORITHM, config_of(run), "best")
+    found = evaluate.saved(*train.load(str(run)), "best")
     same(jax.tree.leaves(found.params), jax.tree.leaves(tree))
     assert found.env_steps == about["best"]["env_steps"]
     assert play("eval", run, "--params", "best", "--episodes", 3) == 0
